@@ -1,0 +1,103 @@
+//! Quantiles of raw samples and the Wilson interval of a proportion.
+
+use serde::Serialize;
+
+/// The `q` quantile of ascending samples, interpolated linearly between neighbours; none if empty.
+pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let rank = last as f64 * q.clamp(0.0, 1.0);
+    let below = rank.floor() as usize;
+    let above = (below + 1).min(last);
+    Some(sorted[below] + (sorted[above] - sorted[below]) * (rank - below as f64))
+}
+
+/// What is reported of a set of samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// How many samples there are.
+    pub count: usize,
+    /// Arithmetic mean.
+    pub mean: Option<f64>,
+    /// Median.
+    pub p50: Option<f64>,
+    /// 90th percentile.
+    pub p90: Option<f64>,
+    /// 99th percentile.
+    pub p99: Option<f64>,
+    /// 99.9th percentile; only with 1,000 samples or more.
+    pub p999: Option<f64>,
+    /// Largest sample.
+    pub max: Option<f64>,
+}
+
+impl Quantiles {
+    /// The quantiles of `samples`, in their unit.
+    pub fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_unstable_by(f64::total_cmp);
+        let count = samples.len();
+        Self {
+            count,
+            mean: (count > 0).then(|| samples.iter().sum::<f64>() / count as f64),
+            p50: quantile(&samples, 0.5),
+            p90: quantile(&samples, 0.9),
+            p99: quantile(&samples, 0.99),
+            p999: if count >= 1000 { quantile(&samples, 0.999) } else { None },
+            max: samples.last().copied(),
+        }
+    }
+}
+
+/// The 95 % Wilson score interval of `hits` in `trials`; `(0, 1)` when nothing was tried.
+pub fn wilson(hits: usize, trials: usize) -> (f64, f64) {
+    if trials == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, z) = (trials as f64, 1.959_963_984_540_054);
+    let p = hits as f64 / n;
+    let centre = p + z * z / (2.0 * n);
+    let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + z * z / n;
+    (((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn quantiles_interpolate() {
+        assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(quantile(&[1.0, 2.0, 3.0, 4.0], 0.5), Some(2.5));
+        assert_eq!(quantile(&[1.0, 2.0, 3.0, 4.0], 1.0), Some(4.0));
+        assert_eq!(Quantiles::of(vec![1.0; 999]).p999, None);
+        assert_eq!(Quantiles::of(vec![1.0; 1000]).p999, Some(1.0));
+    }
+
+    #[test]
+    fn wilson_matches_known_values() {
+        // Newcombe (1998), 81 of 263 and 0 of 20.
+        let (lo, hi) = wilson(81, 263);
+        assert!((lo - 0.2553).abs() < 5e-5 && (hi - 0.3662).abs() < 5e-5, "{lo} {hi}");
+        let (lo, hi) = wilson(0, 20);
+        assert!(lo == 0.0 && (hi - 0.1611).abs() < 5e-5, "{lo} {hi}");
+    }
+
+    proptest! {
+        #[test]
+        fn quantiles_are_ordered_and_bounded(samples in prop::collection::vec(0.0..1e9_f64, 1..200)) {
+            let max = samples.iter().copied().fold(0.0, f64::max);
+            let q = Quantiles::of(samples);
+            prop_assert!(q.p50 <= q.p90 && q.p90 <= q.p99 && q.p99 <= q.max);
+            prop_assert_eq!(q.max, Some(max));
+        }
+
+        #[test]
+        fn the_interval_holds_the_proportion(trials in 1_usize..5000, part in 0.0..1.0_f64) {
+            let hits = (trials as f64 * part) as usize;
+            let (lo, hi) = wilson(hits, trials);
+            let p = hits as f64 / trials as f64;
+            prop_assert!(lo <= p + 1e-12 && p <= hi + 1e-12);
+        }
+    }
+}

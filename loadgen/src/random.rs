@@ -1,0 +1,67 @@
+//! Seeded random streams, one for each cause, so that one choice never disturbs another.
+
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// What random numbers are drawn for. Each cause has its own ChaCha stream under one seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Gaps between arrivals.
+    Arrivals = 1,
+    /// Prompt lengths.
+    InputLengths = 2,
+    /// Output lengths.
+    OutputLengths = 3,
+    /// Times inside the quantum of a coarse trace.
+    Dequantize = 4,
+    /// The order of the token alphabet.
+    Alphabet = 5,
+}
+
+/// A seeded stream of random numbers.
+pub struct Stream(ChaCha12Rng);
+
+impl Stream {
+    /// The stream of one cause under `seed`.
+    pub fn new(seed: u64, cause: Cause) -> Self {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        key[8..15].copy_from_slice(b"loadgen");
+        let mut rng = ChaCha12Rng::from_seed(key);
+        rng.set_stream(cause as u64);
+        Self(rng)
+    }
+
+    /// A stream under a full key, for content addressed by a digest.
+    pub fn keyed(key: [u8; 32]) -> Self {
+        Self(ChaCha12Rng::from_seed(key))
+    }
+
+    /// A number in `[0, 1)` with 53 random bits.
+    pub fn unit(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// An exponential variate of mean 1.
+    pub fn exponential(&mut self) -> f64 {
+        -(1.0 - self.unit()).ln()
+    }
+
+    /// A number in `0..bound`; 0 when `bound` is 0. The bias is below `bound / 2^64`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.0.next_u64()) * u128::from(bound)) >> 64) as u64
+    }
+
+    /// A number in `lo..=hi`.
+    pub fn between(&mut self, lo: u32, hi: u32) -> u32 {
+        lo + self.below(u64::from(hi - lo) + 1) as u32
+    }
+
+    /// Puts `items` in a random order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            let j = self.below(i as u64 + 1) as usize;
+            items.swap(i, j);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! How numbers lie in a tensor, and a tensor's bytes with what is needed to read them.
+
+use crate::quant;
+
+/// Storage of a tensor's values; the quantised ones are ggml's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(non_camel_case_types, reason = "the names by which these formats are known")]
+pub enum DType {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of a single.
+    BF16,
+    /// 32 values: a half scale and 8-bit integers.
+    Q8_0,
+    /// 32 values: a half scale and 4-bit integers around 8.
+    Q4_0,
+    /// 32 values: a half scale, a half minimum and 4-bit integers.
+    Q4_1,
+    /// 256 values: 8 sub-blocks with 6-bit scales and minima, 4-bit integers.
+    Q4_K,
+    /// 256 values: 16 sub-blocks with 8-bit scales, 6-bit integers.
+    Q6_K,
+}
+
+impl DType {
+    /// Values in one block; 1 where there are no blocks.
+    pub fn block_values(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 => 32,
+            Self::Q4_K | Self::Q6_K => 256,
+        }
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q8_0 => 34,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q4_K => 144,
+            Self::Q6_K => 210,
+        }
+    }
+
+    pub(crate) fn from_ggml(id: u32) -> Option<Self> {
+        Some(match id {
+            0 => Self::F32,
+            1 => Self::F16,
+            2 => Self::Q4_0,
+            3 => Self::Q4_1,
+            8 => Self::Q8_0,
+            12 => Self::Q4_K,
+            14 => Self::Q6_K,
+            30 => Self::BF16,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn ggml_id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q8_0 => 8,
+            Self::Q4_K => 12,
+            Self::Q6_K => 14,
+            Self::BF16 => 30,
+        }
+    }
+
+    /// Bytes of a tensor with `shape`, or nothing when rows do not divide into blocks or the product
+    /// overflows.
+    pub(crate) fn tensor_bytes(self, shape: &[usize]) -> Option<u64> {
+        let columns = *shape.last()?;
+        if !columns.is_multiple_of(self.block_values()) {
+            return None;
+        }
+        let values = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64))?;
+        (values / self.block_values() as u64).checked_mul(self.block_bytes() as u64)
+    }
+}
+
+/// One tensor, read from a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorData {
+    /// How the values are stored.
+    pub dtype: DType,
+    /// Dimensions, slowest first: a linear layer's weight is `[outputs, inputs]`.
+    pub shape: Vec<usize>,
+    /// The values as the file holds them, little-endian.
+    pub bytes: Vec<u8>,
+}
+
+impl TensorData {
+    /// Makes a single-precision tensor; `values` must fill `shape`.
+    pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "values fill the shape");
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self { dtype: DType::F32, shape: shape.to_vec(), bytes }
+    }
+
+    /// All values in single precision, row after row.
+    pub fn to_f32(&self) -> Vec<f32> {
+        quant::to_f32(self.dtype, &self.bytes)
+    }
+}

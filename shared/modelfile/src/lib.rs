@@ -1,0 +1,27 @@
+//! Reads model files: GGUF, or safetensors with their JSON companions.
+//!
+//! **Invariant**: nothing in a file is believed. Every count and length is checked against the size
+//! of the file before memory is asked for, every tensor against its neighbours and against the shape
+//! the model's family needs; what does not fit is an error that names the tensor or the field.
+
+mod dtype;
+mod error;
+mod family;
+mod file;
+pub mod fixture;
+mod gguf;
+mod quant;
+mod reader;
+mod safetensors;
+mod spec;
+mod table;
+mod tokenizer;
+mod tokenizer_gguf;
+mod value;
+pub mod write;
+
+pub use dtype::{DType, TensorData};
+pub use error::ModelFileError;
+pub use file::ModelFile;
+pub use spec::{Family, ModelSpec, RopePairs, SpecialTokens};
+pub use tokenizer::Tokenizer;

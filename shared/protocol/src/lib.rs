@@ -1,0 +1,29 @@
+//! Everything that crosses a process boundary: ids, block names, messages, subjects, error classes.
+//!
+//! Pure data: no I/O, no clock, no randomness. Every serialised wire type of the workspace lives
+//! here; control messages are MessagePack maps with named fields ([`wire`]), block bodies are raw
+//! bytes described by a header ([`frame`]).
+
+pub mod blocks;
+pub mod control;
+pub mod error;
+pub mod frame;
+pub mod ids;
+pub mod job;
+pub mod presence;
+pub mod store;
+pub mod subject;
+pub mod token;
+pub mod wire;
+
+pub use blocks::{BLOCK_TOKENS, BlockChain, BlockHash, FileDigest, ModelFingerprint, Scope};
+pub use control::{Acknowledged, Cancel, CancelReason, Keep, KeepReply, Missed, PromptDone};
+pub use error::{ErrorClass, Refusal};
+pub use frame::{BlockFrame, FrameError};
+pub use ids::{Attempt, GatewayId, IdError, RequestId, RequestKey, TokenId, WorkerId};
+pub use job::{Answer, Job, Leg, Sampling, Stopping};
+pub use presence::{PoolState, Role, Speed, WorkerState};
+pub use store::{Ensure, Lookup, LookupReply, Release, StoreReady, StoreStatus, StoreStatusReply};
+pub use subject::{Request, Subject};
+pub use token::{Event, Failure, Finish, Opening, TokenBatch, TokenEvent, TokenLogprob};
+pub use wire::{WireError, decode, encode};

@@ -1,0 +1,95 @@
+//! What a worker says about itself every second.
+
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::{FileDigest, ModelFingerprint};
+use crate::ids::WorkerId;
+
+/// A worker's present assignment. Any worker can do any leg at any time; the role says how much
+/// of each step it gives to prefill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Computes prompts.
+    Prefill,
+    /// Generates.
+    Decode,
+}
+
+impl Role {
+    /// The role as a metric label, trace attribute or command name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// Presence of a worker: put into the presence bucket every second, gone 3 s after its death.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerState {
+    /// Who.
+    pub worker: WorkerId,
+    /// Its assignment.
+    pub role: Role,
+    /// Share of a step's token budget open to prefill, 0 to 1.
+    pub prefill_share: f32,
+    /// When this process started, in milliseconds since the Unix epoch: tells a restart.
+    pub epoch: u64,
+    /// True when it would take a job now.
+    pub ready: bool,
+    /// True when it finishes what it has and takes nothing new.
+    pub draining: bool,
+    /// The model's name.
+    pub model: String,
+    /// Digest of the model's files; a gateway uses only workers that serve its own file.
+    pub files: FileDigest,
+    /// Names this model's blocks.
+    pub fingerprint: ModelFingerprint,
+    /// Longest sequence it can hold.
+    pub context_tokens: u32,
+    /// Compute device, for people.
+    pub device: String,
+    /// Sequences accepted and not yet computing.
+    pub queued_sequences: u32,
+    /// Prompt tokens accepted and not yet computed.
+    pub queued_tokens: u64,
+    /// Sequences that are generating.
+    pub running_sequences: u32,
+    /// Most sequences in one step.
+    pub sequences_max: u32,
+    /// KV pages.
+    pub pool: PoolState,
+    /// Measured speed.
+    pub speed: Speed,
+    /// Where its `/metrics` and `/ready` are served.
+    pub health_address: String,
+}
+
+/// Where the pages of a KV pool are. `free + cached + leased = total` at rest, always
+/// `leaked = 0`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolState {
+    /// Never used or forgotten.
+    pub free: u32,
+    /// Holding a named block that nobody uses now.
+    pub cached: u32,
+    /// Held by sequences.
+    pub leased: u32,
+    /// All.
+    pub total: u32,
+    /// Held by nobody known: a defect.
+    pub leaked: u32,
+}
+
+/// A worker's own estimate of its speed, fitted to its steps; 0 where nothing was measured yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Microseconds of any step.
+    pub step_us: f32,
+    /// Microseconds per prompt token in a step.
+    pub prefill_token_us: f32,
+    /// Microseconds per generating sequence in a step.
+    pub decode_sequence_us: f32,
+}

@@ -1,0 +1,1 @@
+//! One request's way through the cluster, as the gateway sees it.

@@ -1,0 +1,1 @@
+//! Chooses what one engine step computes.

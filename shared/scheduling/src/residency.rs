@@ -1,0 +1,1 @@
+//! Which blocks the store keeps, for whom, and which go first.

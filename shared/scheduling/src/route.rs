@@ -1,0 +1,1 @@
+//! Chooses where a request runs.

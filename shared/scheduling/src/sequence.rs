@@ -1,0 +1,1 @@
+//! One sequence on one worker.
