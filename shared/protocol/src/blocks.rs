@@ -113,7 +113,11 @@ impl BlockChain {
     }
 
     /// Names every full block of `tokens`, from an empty sequence on.
-    pub fn sealed(fingerprint: ModelFingerprint, scope: Scope, tokens: &[TokenId]) -> Vec<BlockHash> {
+    pub fn sealed(
+        fingerprint: ModelFingerprint,
+        scope: Scope,
+        tokens: &[TokenId],
+    ) -> Vec<BlockHash> {
         let mut chain = Self::new(fingerprint, scope);
         tokens.chunks_exact(BLOCK_TOKENS).map(|block| chain.push(block)).collect()
     }
@@ -198,9 +202,16 @@ mod tests {
         let mut chain = BlockChain::new(fingerprint(), Scope::shared());
         chain.push(&tokens[..16]);
         chain.push(&tokens[16..32]);
-        let shown: Vec<String> =
-            names.iter().copied().chain([chain.tail(&tokens[32..])]).map(|n| n.to_string()).collect();
-        assert_eq!(shown, include_str!("../tests/golden/block-names.txt").lines().collect::<Vec<_>>());
+        let shown: Vec<String> = names
+            .iter()
+            .copied()
+            .chain([chain.tail(&tokens[32..])])
+            .map(|n| n.to_string())
+            .collect();
+        assert_eq!(
+            shown,
+            include_str!("../tests/golden/block-names.txt").lines().collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -112,7 +112,14 @@ fn parse(text: &str) -> Option<BlockFrame> {
         && frames as usize == (block_bytes as usize).div_ceil(FRAME_BYTES_MAX).max(1)
         && frame < frames
         && (1..=crate::BLOCK_TOKENS as u32).contains(&tokens);
-    whole.then_some(BlockFrame { frame, frames, tokens, block_bytes, scope: Scope(scope), checksum })
+    whole.then_some(BlockFrame {
+        frame,
+        frames,
+        tokens,
+        block_bytes,
+        scope: Scope(scope),
+        checksum,
+    })
 }
 
 #[cfg(test)]
@@ -151,7 +158,9 @@ mod tests {
     #[test]
     fn numbers_that_do_not_fit_are_refused() {
         let good = BlockFrame::split(16, Scope::shared(), &[0; 10]).remove(0).0.to_string();
-        for (from, to) in [("0/1", "1/1"), ("0/1", "0/2"), (" 16 ", " 17 "), (" 16 ", " 0 "), ("v1", "v2")] {
+        for (from, to) in
+            [("0/1", "1/1"), ("0/1", "0/2"), (" 16 ", " 17 "), (" 16 ", " 0 "), ("v1", "v2")]
+        {
             assert!(good.replacen(from, to, 1).parse::<BlockFrame>().is_err(), "{from} -> {to}");
         }
     }

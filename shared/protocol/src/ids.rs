@@ -135,7 +135,9 @@ mod u128_bytes {
         value.to_be_bytes().serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<u128, D::Error> {
         <[u8; 16]>::deserialize(deserializer).map(u128::from_be_bytes)
     }
 }

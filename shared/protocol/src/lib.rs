@@ -23,7 +23,9 @@ pub use frame::{BlockFrame, FrameError};
 pub use ids::{Attempt, GatewayId, IdError, RequestId, RequestKey, TokenId, WorkerId};
 pub use job::{Answer, Job, Leg, Sampling, Stopping};
 pub use presence::{PoolState, Role, Speed, WorkerState};
-pub use store::{Ensure, Lookup, LookupReply, Release, StoreReady, StoreStatus, StoreStatusReply};
+pub use store::{
+    Discard, Ensure, Lookup, LookupReply, Release, StoreReady, StoreStatus, StoreStatusReply,
+};
 pub use subject::{Request, Subject};
 pub use token::{Event, Failure, Finish, Opening, TokenBatch, TokenEvent, TokenLogprob};
 pub use wire::{WireError, decode, encode};

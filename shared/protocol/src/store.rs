@@ -53,6 +53,15 @@ pub struct Release {
     pub key: RequestKey,
 }
 
+/// Worker → kvstore: this block's body is damaged; forget it, so that it can be stored again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discard {
+    /// Whose block.
+    pub fingerprint: ModelFingerprint,
+    /// The damaged block.
+    pub block: BlockHash,
+}
+
 /// Anyone → kvstore: how are you?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStatus {}

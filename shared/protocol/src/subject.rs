@@ -10,7 +10,7 @@ use crate::control::{Acknowledged, Cancel, Keep, KeepReply, Missed, MissedReply,
 use crate::ids::{GatewayId, WorkerId};
 use crate::job::{Answer, Job};
 use crate::store::{
-    Ensure, Lookup, LookupReply, Release, StoreReady, StoreStatus, StoreStatusReply,
+    Discard, Ensure, Lookup, LookupReply, Release, StoreReady, StoreStatus, StoreStatusReply,
 };
 
 /// Name of the presence bucket.
@@ -82,7 +82,11 @@ pub struct StreamNames {
 impl StreamNames {
     /// The names for a model.
     pub fn new(fingerprint: &ModelFingerprint) -> Self {
-        let namespace = fingerprint.namespace();
+        Self::of_namespace(&fingerprint.namespace())
+    }
+
+    /// The names for the model with this namespace, see [`ModelFingerprint::namespace`].
+    pub fn of_namespace(namespace: &str) -> Self {
         Self {
             stream: format!("KVB_{namespace}"),
             published: format!("kvx.*.{namespace}.*.*"),
@@ -91,10 +95,18 @@ impl StreamNames {
     }
 }
 
+/// The namespace in the name of a model's stream; `None` for any other stream.
+pub fn parse_stream(stream: &str) -> Option<&str> {
+    let namespace = stream.strip_prefix("KVB_")?;
+    let written = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (namespace.len() == 16 && namespace.bytes().all(written)).then_some(namespace)
+}
+
 /// Reads a `kvb.<namespace>.<hash>.<frame>` subject back; `None` for anything else.
 pub fn parse_stored(subject: &str) -> Option<(&str, BlockHash, u32)> {
     let mut parts = subject.split('.');
-    let (tag, namespace, hash, frame) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (tag, namespace, hash, frame) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     if tag != "kvb" || parts.next().is_some() {
         return None;
     }
@@ -139,6 +151,7 @@ request! { StoreRequest:
     Ensure => StoreReady, "ensure", 1 << 10;
     Lookup => LookupReply, "lookup", 3 << 20;
     Release => Acknowledged, "release", 1 << 10;
+    Discard => Acknowledged, "discard", 1 << 10;
     StoreStatus => StoreStatusReply, "status", 1 << 10;
 }
 
@@ -153,5 +166,16 @@ mod tests {
         assert_eq!(parse_stored(&subject), Some(("ab12", block, 2)));
         assert_eq!(parse_stored("kvb.ab12.zz.0"), None);
         assert_eq!(parse_stored(&format!("{subject}.x")), None);
+    }
+
+    #[test]
+    fn a_stream_name_gives_its_namespace_back() {
+        let fingerprint = ModelFingerprint([0xab; 32]);
+        let names = StreamNames::new(&fingerprint);
+        assert_eq!(parse_stream(&names.stream), Some(fingerprint.namespace().as_str()));
+        for other in ["KV_tandem_workers", "KVB_", "KVB_ABABABABABABABAB", "KVB_abababababababab0"]
+        {
+            assert_eq!(parse_stream(other), None, "{other}");
+        }
     }
 }

@@ -11,3 +11,4 @@ pub mod pool;
 pub mod residency;
 pub mod route;
 pub mod sequence;
+pub mod speed;

@@ -1,1 +1,208 @@
-//! One sequence on one worker.
+//! One sequence on one worker: its tokens, pages and how far its KV is computed.
+
+use protocol::{
+    BLOCK_TOKENS, BlockChain, BlockHash, Finish, ModelFingerprint, RequestKey, Scope, Stopping,
+    TokenId,
+};
+
+use crate::pool::Page;
+
+/// What the worker does with a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Ends with the first token.
+    Prefill,
+    /// Starts from blocks that another worker computes, after its first token.
+    Decode,
+    /// From the prompt to the end.
+    Whole,
+}
+
+/// A sequence as it is submitted.
+#[derive(Clone, Debug)]
+pub struct NewSequence {
+    /// Who it is.
+    pub key: RequestKey,
+    /// What to do with it.
+    pub part: Part,
+    /// Prompt.
+    pub prompt: Vec<TokenId>,
+    /// Output of earlier attempts.
+    pub output: Vec<TokenId>,
+    /// When it ends.
+    pub stopping: Stopping,
+    /// Whose blocks.
+    pub scope: Scope,
+    /// Every prompt position's logits are wanted, so no prefix may be skipped.
+    pub score_prompt: bool,
+    /// When it becomes worthless.
+    pub deadline_ms: u64,
+}
+
+/// Where a sequence is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Accepted; has no pages.
+    Waiting,
+    /// Has its pages; stored blocks are on their way into them.
+    Fetching,
+    /// Its blocks are in; the first token is not known yet.
+    AwaitingFirstToken,
+    /// Takes part in steps.
+    Computing,
+    /// Ended; its pages are still held for export.
+    Ended,
+}
+
+/// A sequence on a worker.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// Who it is.
+    pub key: RequestKey,
+    /// What to do with it.
+    pub part: Part,
+    /// Where it is.
+    pub phase: Phase,
+    /// Prompt, then output.
+    pub tokens: Vec<TokenId>,
+    /// Length of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens whose KV is in the pages.
+    pub computed: usize,
+    /// Page of each block, in order.
+    pub pages: Vec<Page>,
+    /// Tokens taken from the worker's own pool at the last admission.
+    pub local_tokens: usize,
+    /// Tokens taken from the store at the last admission.
+    pub stored_tokens: usize,
+    /// Times its pages were taken away.
+    pub preemptions: u32,
+    /// When it becomes worthless.
+    pub deadline_ms: u64,
+    /// When it is given up unless somebody still wants it.
+    pub lease_until_ms: u64,
+    /// Order of acceptance: the youngest is preempted first.
+    pub age: u64,
+    /// Every prompt position's logits are wanted.
+    pub score_prompt: bool,
+    stopping: Stopping,
+    chain: BlockChain,
+    names: Vec<BlockHash>,
+}
+
+impl Sequence {
+    /// A sequence that waits.
+    pub fn new(
+        new: NewSequence,
+        fingerprint: ModelFingerprint,
+        age: u64,
+        lease_until_ms: u64,
+    ) -> Self {
+        let prompt_tokens = new.prompt.len();
+        let mut tokens = new.prompt;
+        tokens.extend(new.output);
+        let mut sequence = Self {
+            key: new.key,
+            part: new.part,
+            phase: Phase::Waiting,
+            tokens,
+            prompt_tokens,
+            computed: 0,
+            pages: Vec::new(),
+            local_tokens: 0,
+            stored_tokens: 0,
+            preemptions: 0,
+            deadline_ms: new.deadline_ms,
+            lease_until_ms,
+            age,
+            score_prompt: new.score_prompt,
+            stopping: new.stopping,
+            chain: BlockChain::new(fingerprint, new.scope),
+            names: Vec::new(),
+        };
+        sequence.extend_names();
+        sequence
+    }
+
+    /// Tokens generated so far, those of earlier attempts included.
+    pub fn output(&self) -> &[TokenId] {
+        &self.tokens[self.prompt_tokens..]
+    }
+
+    /// Names of all full blocks of the tokens known now.
+    pub fn names(&self) -> &[BlockHash] {
+        &self.names
+    }
+
+    /// Name of the partly filled last block, if there is one.
+    pub fn tail_name(&self) -> Option<BlockHash> {
+        let tail = &self.tokens[self.names.len() * BLOCK_TOKENS..];
+        (!tail.is_empty()).then(|| self.chain.tail(tail))
+    }
+
+    /// Tokens without KV.
+    pub fn uncomputed(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// Full blocks that may be taken from elsewhere: the last token is always computed here,
+    /// unless another worker has already chosen what follows it.
+    pub fn reusable_blocks(&self) -> usize {
+        if self.score_prompt {
+            return 0;
+        }
+        match self.awaits_first_token() {
+            true => self.names.len(),
+            false => (self.tokens.len() - 1) / BLOCK_TOKENS,
+        }
+    }
+
+    /// True for a sequence whose next token another worker chooses.
+    pub fn awaits_first_token(&self) -> bool {
+        self.part == Part::Decode && self.phase != Phase::Computing && self.preemptions == 0
+    }
+
+    /// Pages needed to hold every known token and the next one.
+    pub fn pages_needed(&self) -> usize {
+        (self.tokens.len() + 1).div_ceil(BLOCK_TOKENS)
+    }
+
+    /// Appends a token and says whether the sequence ends with it.
+    pub fn push(&mut self, token: TokenId, context_tokens: usize) -> Option<Finish> {
+        self.tokens.push(token);
+        self.extend_names();
+        if self.stopping.stop_tokens.contains(&token)
+            && self.stopping.min_tokens as usize <= self.output().len()
+        {
+            Some(Finish::Stop)
+        } else if self.stopping.max_tokens as usize <= self.output().len()
+            || context_tokens <= self.tokens.len()
+        {
+            Some(Finish::Length)
+        } else {
+            None
+        }
+    }
+
+    /// True when the prompt is only scored.
+    pub fn wants_no_token(&self) -> bool {
+        self.stopping.max_tokens as usize <= self.output().len()
+    }
+
+    /// Tokens that may not be chosen next: those that would end the sequence too early.
+    pub fn banned(&self) -> &[TokenId] {
+        if self.output().len() < self.stopping.min_tokens as usize {
+            &self.stopping.stop_tokens
+        } else {
+            &[]
+        }
+    }
+
+    fn extend_names(&mut self) {
+        while (self.names.len() + 1) * BLOCK_TOKENS <= self.tokens.len() {
+            let start = self.names.len() * BLOCK_TOKENS;
+            let name = self.chain.push(&self.tokens[start..start + BLOCK_TOKENS]);
+            self.names.push(name);
+        }
+    }
+}
