@@ -120,12 +120,7 @@ fn download(pin: &Pin, folder: &Path) -> Result<PathBuf, ProvisionError> {
         };
         let last_lines = last_lines(&stderr, 6);
         let status = output.status.to_string();
-        return Err(ProvisionError::Pip {
-            requirement: pin.requirement,
-            status,
-            last_lines,
-            hint,
-        });
+        return Err(ProvisionError::Pip { requirement: pin.requirement, status, last_lines, hint });
     }
     fs::read_dir(folder)
         .map_err(|error| ProvisionError::io(folder, error))?

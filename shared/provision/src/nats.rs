@@ -174,7 +174,8 @@ impl NatsServer {
                 self.monitor_port = monitor_port;
                 return Ok(());
             }
-            let status = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
+            let status =
+                self.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
             if let Some(status) = status {
                 self.process = None;
                 return Err(NatsError::Ended {

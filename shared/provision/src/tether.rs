@@ -29,7 +29,7 @@ child=$!
     kill -KILL "$child" 2>/dev/null
 ) >/dev/null 2>&1 &
 watcher=$!
-exec 3<&-
+exec 3<&- 2>/dev/null
 trap 'kill -TERM "$child" 2>/dev/null' TERM INT HUP
 wait "$child"; code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done

@@ -1,0 +1,204 @@
+//! Spans as a test wants to see them, and the tree they form.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span, span, status};
+
+/// The role of a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpanKind {
+    /// Work inside one process.
+    Internal,
+    /// The answering side of a request.
+    Server,
+    /// The asking side of a request.
+    Client,
+    /// Creation of a message.
+    Producer,
+    /// Processing of a message.
+    Consumer,
+    /// The sender did not say.
+    Unspecified,
+}
+
+/// Something that happened at one moment of a span.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpanEvent {
+    /// What happened.
+    pub name: String,
+    /// When, in nanoseconds since 1970.
+    pub at_ns: u64,
+    /// Its attributes, as text.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// One finished span, with its ids in lower-case hexadecimal and its attributes as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpanRecord {
+    /// The trace it belongs to.
+    pub trace_id: String,
+    /// Its own id.
+    pub span_id: String,
+    /// Its parent's id, unless it is a root.
+    pub parent_span_id: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// `service.name` of the process that recorded it.
+    pub service: String,
+    /// `service.instance.id` of that process.
+    pub instance: String,
+    /// Its role.
+    pub kind: SpanKind,
+    /// Its beginning, in nanoseconds since 1970.
+    pub start_ns: u64,
+    /// Its end, in nanoseconds since 1970.
+    pub end_ns: u64,
+    /// Its attributes, as text.
+    pub attributes: BTreeMap<String, String>,
+    /// What happened during it.
+    pub events: Vec<SpanEvent>,
+    /// The span ids it links to.
+    pub links: Vec<String>,
+    /// The error message, if its status is error.
+    pub error: Option<String>,
+}
+
+impl SpanRecord {
+    /// How long it lasted, in milliseconds.
+    pub fn duration_ms(&self) -> f64 {
+        self.end_ns.saturating_sub(self.start_ns) as f64 / 1e6
+    }
+
+    pub(crate) fn all_of(group: ResourceSpans) -> Vec<Self> {
+        let resource = text_map(group.resource.map(|one| one.attributes).unwrap_or_default());
+        let attribute = |name: &str| resource.get(name).cloned().unwrap_or_default();
+        let (service, instance) = (attribute("service.name"), attribute("service.instance.id"));
+        let spans = group.scope_spans.into_iter().flat_map(|scope| scope.spans);
+        spans.map(|span| Self::new(span, &service, &instance)).collect()
+    }
+
+    fn new(span: Span, service: &str, instance: &str) -> Self {
+        let failed = |one: &status::StatusCode| *one == status::StatusCode::Error;
+        Self {
+            kind: kind_of(span.kind()),
+            trace_id: hex(&span.trace_id),
+            span_id: hex(&span.span_id),
+            parent_span_id: Some(hex(&span.parent_span_id)).filter(|id| !id.is_empty()),
+            name: span.name,
+            service: service.to_owned(),
+            instance: instance.to_owned(),
+            start_ns: span.start_time_unix_nano,
+            end_ns: span.end_time_unix_nano,
+            attributes: text_map(span.attributes),
+            events: span.events.into_iter().map(event_of).collect(),
+            links: span.links.iter().map(|link| hex(&link.span_id)).collect(),
+            error: span.status.filter(|one| failed(&one.code())).map(|one| one.message),
+        }
+    }
+}
+
+fn event_of(event: span::Event) -> SpanEvent {
+    SpanEvent {
+        name: event.name,
+        at_ns: event.time_unix_nano,
+        attributes: text_map(event.attributes),
+    }
+}
+
+fn kind_of(kind: span::SpanKind) -> SpanKind {
+    match kind {
+        span::SpanKind::Internal => SpanKind::Internal,
+        span::SpanKind::Server => SpanKind::Server,
+        span::SpanKind::Client => SpanKind::Client,
+        span::SpanKind::Producer => SpanKind::Producer,
+        span::SpanKind::Consumer => SpanKind::Consumer,
+        span::SpanKind::Unspecified => SpanKind::Unspecified,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn text_map(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
+    attributes.into_iter().map(|pair| (pair.key, text(pair.value))).collect()
+}
+
+fn text(value: Option<AnyValue>) -> String {
+    match value.and_then(|value| value.value) {
+        None => String::new(),
+        Some(any_value::Value::StringValue(text)) => text,
+        Some(any_value::Value::BoolValue(value)) => value.to_string(),
+        Some(any_value::Value::IntValue(value)) => value.to_string(),
+        Some(any_value::Value::DoubleValue(value)) => value.to_string(),
+        Some(any_value::Value::ArrayValue(array)) => {
+            array.values.into_iter().map(|value| text(Some(value))).collect::<Vec<_>>().join(",")
+        }
+        Some(other) => format!("{other:?}"),
+    }
+}
+
+/// The spans of one trace, arranged by parent; its `Display` draws the tree.
+#[derive(Debug, Clone, Default)]
+pub struct TraceTree {
+    spans: Vec<SpanRecord>,
+}
+
+impl TraceTree {
+    /// Arranges spans, in order of their beginning.
+    pub fn new(mut spans: Vec<SpanRecord>) -> Self {
+        spans.sort_by_key(|span| (span.start_ns, span.end_ns));
+        Self { spans }
+    }
+
+    /// All spans, in order of their beginning.
+    pub fn spans(&self) -> &[SpanRecord] {
+        &self.spans
+    }
+
+    /// The spans without a parent.
+    pub fn roots(&self) -> Vec<&SpanRecord> {
+        self.spans.iter().filter(|span| span.parent_span_id.is_none()).collect()
+    }
+
+    /// The spans that name a parent which is not here.
+    pub fn orphans(&self) -> Vec<&SpanRecord> {
+        let ids: BTreeSet<&str> = self.spans.iter().map(|span| span.span_id.as_str()).collect();
+        let lacks_parent = |parent: &String| !ids.contains(parent.as_str());
+        self.spans.iter().filter(|s| s.parent_span_id.as_ref().is_some_and(lacks_parent)).collect()
+    }
+
+    /// The direct children of a span, in order of their beginning.
+    pub fn children(&self, span_id: &str) -> Vec<&SpanRecord> {
+        self.spans.iter().filter(|span| span.parent_span_id.as_deref() == Some(span_id)).collect()
+    }
+
+    /// All spans with this name, in order of their beginning.
+    pub fn named(&self, name: &str) -> Vec<&SpanRecord> {
+        self.spans.iter().filter(|span| span.name == name).collect()
+    }
+
+    fn draw(&self, f: &mut fmt::Formatter<'_>, span: &SpanRecord, depth: usize) -> fmt::Result {
+        let origin = self.spans.first().map_or(0, |first| first.start_ns);
+        let offset_ms = span.start_ns.saturating_sub(origin) as f64 / 1e6;
+        let label = format!("{:indent$}{} {}", "", span.service, span.name, indent = depth * 2);
+        writeln!(f, "{label:<48} +{offset_ms:9.3} ms {:10.3} ms", span.duration_ms())?;
+        if depth < 32 {
+            for child in self.children(&span.span_id) {
+                self.draw(f, child, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for TraceTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for root in self.roots().into_iter().chain(self.orphans()) {
+            self.draw(f, root, 0)?;
+        }
+        Ok(())
+    }
+}
