@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import secrets
+import subprocess
 import sys
 import tempfile
 import time
@@ -86,7 +87,9 @@ class JaegerCheck(unittest.TestCase):
         path, log = pathlib.Path(cls.directory, "jaeger.json"), pathlib.Path(cls.directory, "jaeger.log")
         path.write_text(json.dumps(config))
         cls.url = f"http://127.0.0.1:{query}"
-        jaeger = cls.enterClassContext(check.running("jaeger", [os.environ["JAEGER"], "--config", path], log))
+        build = [HERE.parent / "jaeger-build"]
+        program = os.environ.get("JAEGER") or subprocess.check_output(build, text=True).strip()
+        jaeger = cls.enterClassContext(check.running("jaeger", [program, "--config", path], log))
         check.wait_for("jaeger", f"{cls.url}/api/v3/services", jaeger, log, 60)
 
     def found(self, damage):
