@@ -1,1 +1,349 @@
-//! Chooses where a request runs.
+//! Chooses where a request runs: predicted milliseconds for every useful placement, cheapest wins.
+//!
+//! The cost of a (prefill, decode) pair is a part that depends on the prefill worker, one that
+//! depends on the decode worker, and nothing else; so the few cheapest of each side hold the
+//! cheapest pair, and a decision looks at each worker once.
+
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::fmt;
+
+use protocol::{BLOCK_TOKENS, ErrorClass, Refusal, Role, WorkerId};
+
+use self::view::EXPECTED_OUTPUT_TOKENS;
+pub use self::view::{Need, Pending, WorkerView};
+
+mod view;
+
+/// Candidates kept per side; two would do for `prefill != decode`, the rest explain the choice.
+const KEPT: usize = 3;
+/// Microseconds to hand one block over, until workers measure it.
+const TRANSFER_BLOCK_US: f32 = 1_500.0;
+
+/// When prefill and decode run on different workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Disaggregate {
+    /// Whenever there are both roles and the prompt fills a block.
+    #[default]
+    Always,
+    /// When the prices say so.
+    Auto,
+    /// Never.
+    Never,
+}
+
+impl std::str::FromStr for Disaggregate {
+    type Err = UnknownPolicy;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
+        match text {
+            "always" => Ok(Self::Always),
+            "auto" => Ok(Self::Auto),
+            "never" => Ok(Self::Never),
+            _ => Err(UnknownPolicy(text.to_owned())),
+        }
+    }
+}
+
+/// A text that names no policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("disaggregation {0:?}, expected \"always\", \"auto\" or \"never\"")]
+pub struct UnknownPolicy(pub String);
+
+/// Where a request runs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Choice {
+    /// Prompt here, generation there.
+    Split {
+        /// Computes the prompt.
+        prefill: WorkerId,
+        /// Generates.
+        decode: WorkerId,
+    },
+    /// Both on one worker.
+    Whole {
+        /// Which.
+        worker: WorkerId,
+    },
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Split { prefill, decode } => write!(f, "{prefill}>{decode}"),
+            Self::Whole { worker } => write!(f, "{worker}"),
+        }
+    }
+}
+
+/// Predicted milliseconds of a placement, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Price {
+    /// Until its prompt begins.
+    pub queue_ms: f32,
+    /// Computing the uncached part of the prompt.
+    pub prefill_ms: f32,
+    /// Handing the blocks over, as far as computing does not hide it.
+    pub transfer_ms: f32,
+    /// Until decode has room, and generating.
+    pub decode_ms: f32,
+    /// Time that others lose, summed over them.
+    pub harm_ms: f32,
+}
+
+impl Price {
+    /// What the router compares.
+    pub fn total_ms(&self) -> f32 {
+        self.queue_ms + self.prefill_ms + self.transfer_ms + self.decode_ms + self.harm_ms
+    }
+
+    /// Predicted time to first token.
+    pub fn ttft_ms(&self) -> f32 {
+        self.queue_ms + self.prefill_ms
+    }
+}
+
+impl fmt::Display for Price {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { queue_ms, prefill_ms, transfer_ms, decode_ms, harm_ms } = self;
+        write!(
+            f,
+            "queue {queue_ms:.1} + prefill {prefill_ms:.1} + transfer {transfer_ms:.1} + decode \
+             {decode_ms:.1} + harm {harm_ms:.1} = {:.1} ms",
+            self.total_ms()
+        )
+    }
+}
+
+/// One placement and its price.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Where.
+    pub choice: Choice,
+    /// At what price.
+    pub price: Price,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.choice, self.price)
+    }
+}
+
+/// A decision that explains itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placement {
+    /// The cheapest allowed placements, the chosen one first.
+    pub candidates: Vec<Candidate>,
+    /// How many workers could have taken part.
+    pub considered: usize,
+}
+
+impl Placement {
+    /// The chosen one.
+    pub fn chosen(&self) -> &Candidate {
+        &self.candidates[0]
+    }
+}
+
+/// Why a request runs nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// No worker of this model is ready.
+    #[error("no worker is ready")]
+    NoWorkers,
+    /// Every ready worker has failed this request already.
+    #[error("no other worker is ready: {excluded} already failed this request")]
+    Excluded {
+        /// How many.
+        excluded: usize,
+    },
+    /// No ready worker can ever hold the sequence.
+    #[error("a sequence of {tokens} tokens fits on no worker: the largest holds {tokens_max}")]
+    TooLong {
+        /// Prompt and output.
+        tokens: u32,
+        /// The largest of any worker.
+        tokens_max: u32,
+    },
+}
+
+impl RouteError {
+    /// What follows from it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NoWorkers | Self::Excluded { .. } => ErrorClass::Retry,
+            Self::TooLong { .. } => ErrorClass::Invalid,
+        }
+    }
+}
+
+impl From<RouteError> for Refusal {
+    fn from(error: RouteError) -> Self {
+        Self::new(error.class(), error.to_string())
+    }
+}
+
+/// Prices every useful placement of `need` on the workers that are ready and not in `avoid`, and
+/// takes the cheapest that `policy` allows; ties go to the lowest ids.
+///
+/// Roles are preferences: a request with nothing to generate runs whole on a prefill worker, and
+/// where one role is missing the other does everything.
+pub fn place(
+    need: &Need,
+    views: &[WorkerView],
+    avoid: &BTreeSet<WorkerId>,
+    policy: Disaggregate,
+) -> Result<Placement, RouteError> {
+    let fits = |view: &&WorkerView| {
+        view.ready && (avoid.is_empty() || !avoid.contains(&view.worker)) && view.can_hold(need)
+    };
+    let mut sides = Sides::default();
+    for view in views.iter().filter(fits) {
+        sides.add(need, view);
+    }
+    if sides.considered == 0 {
+        return Err(why_nowhere(need, views, avoid));
+    }
+    let both = !sides.prefill.is_empty() && !sides.decode.is_empty();
+    let fills_a_block = BLOCK_TOKENS as u32 <= need.tokens;
+    let mut candidates = if need.output_tokens <= 1 {
+        sides.whole(Some(Role::Prefill))
+    } else if !both || policy == Disaggregate::Never {
+        sides.whole(None)
+    } else if policy == Disaggregate::Auto {
+        let mut all = sides.split();
+        all.extend(sides.whole(None));
+        all
+    } else if fills_a_block {
+        sides.split()
+    } else {
+        sides.whole(Some(Role::Decode))
+    };
+    candidates.sort_by(|a, b| {
+        a.price.total_ms().total_cmp(&b.price.total_ms()).then_with(|| a.choice.cmp(&b.choice))
+    });
+    candidates.truncate(2 * KEPT);
+    Ok(Placement { candidates, considered: sides.considered })
+}
+
+fn why_nowhere(need: &Need, views: &[WorkerView], avoid: &BTreeSet<WorkerId>) -> RouteError {
+    let mut ready = views.iter().filter(|view| view.ready).peekable();
+    if ready.peek().is_none() {
+        return RouteError::NoWorkers;
+    }
+    if ready.clone().any(|view| view.can_hold(need)) {
+        return RouteError::Excluded { excluded: avoid.len() };
+    }
+    let holds = |view: &WorkerView| {
+        view.context_tokens.min(view.pages_total.saturating_mul(BLOCK_TOKENS as u32))
+    };
+    let tokens = need.tokens.saturating_add(need.output_tokens);
+    RouteError::TooLong { tokens, tokens_max: ready.map(holds).max().unwrap_or(0) }
+}
+
+/// The cheapest workers of each kind, cheapest first.
+#[derive(Default)]
+struct Sides<'a> {
+    considered: usize,
+    prefill: Cheapest<'a>,
+    decode: Cheapest<'a>,
+    whole_prefill: Cheapest<'a>,
+    whole_decode: Cheapest<'a>,
+}
+
+impl<'a> Sides<'a> {
+    fn add(&mut self, need: &Need, view: &'a WorkerView) {
+        self.considered += 1;
+        let (prompt, generation) = (price_prompt(need, view), price_generation(need, view));
+        let whole = Price {
+            decode_ms: generation.decode_ms,
+            harm_ms: prompt.harm_ms + generation.harm_ms,
+            transfer_ms: 0.0,
+            ..prompt
+        };
+        match view.role {
+            Role::Prefill => {
+                self.prefill.offer(view, prompt);
+                self.whole_prefill.offer(view, whole);
+            }
+            Role::Decode => {
+                self.decode.offer(view, generation);
+                self.whole_decode.offer(view, whole);
+            }
+        }
+    }
+
+    fn split(&self) -> Vec<Candidate> {
+        let pair = |(prefill, p): &(&WorkerView, Price), (decode, d): &(&WorkerView, Price)| {
+            let choice =
+                Choice::Split { prefill: prefill.worker.clone(), decode: decode.worker.clone() };
+            let price = Price { decode_ms: d.decode_ms, harm_ms: p.harm_ms + d.harm_ms, ..*p };
+            Candidate { choice, price }
+        };
+        let decodes = &self.decode.0;
+        self.prefill.0.iter().flat_map(|p| decodes.iter().map(move |d| pair(p, d))).collect()
+    }
+
+    /// Every worker alone; those of `role` only, if there are any.
+    fn whole(&self, role: Option<Role>) -> Vec<Candidate> {
+        let (prefill, decode) = (&self.whole_prefill.0, &self.whole_decode.0);
+        let kept: Vec<_> = match role {
+            Some(Role::Prefill) if !prefill.is_empty() => prefill.iter().collect(),
+            Some(Role::Decode) if !decode.is_empty() => decode.iter().collect(),
+            _ => prefill.iter().chain(decode).collect(),
+        };
+        let candidate = |(view, price): &(&WorkerView, Price)| Candidate {
+            choice: Choice::Whole { worker: view.worker.clone() },
+            price: *price,
+        };
+        kept.into_iter().map(candidate).collect()
+    }
+}
+
+/// Up to [`KEPT`] workers by price, then id.
+#[derive(Default)]
+struct Cheapest<'a>(Vec<(&'a WorkerView, Price)>);
+
+impl<'a> Cheapest<'a> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn offer(&mut self, view: &'a WorkerView, price: Price) {
+        let before = |other: &(&WorkerView, Price)| {
+            let by_price = other.1.total_ms().total_cmp(&price.total_ms());
+            by_price.then_with(|| other.0.worker.cmp(&view.worker)) == Ordering::Less
+        };
+        let at = self.0.partition_point(before);
+        if at < KEPT {
+            self.0.truncate(KEPT - 1);
+            self.0.insert(at, (view, price));
+        }
+    }
+}
+
+/// The prefill side, the part of the transfer that computing does not hide included.
+fn price_prompt(need: &Need, view: &WorkerView) -> Price {
+    let (queue_ms, prefill_ms) = view.first_token_ms(need);
+    let block_ms = TRANSFER_BLOCK_US / 1_000.0;
+    let transfer_ms = (need.blocks() * block_ms - prefill_ms).max(block_ms);
+    let harm_ms = view.running_sequences as f32 * prefill_ms;
+    Price { queue_ms, prefill_ms, transfer_ms, harm_ms, decode_ms: 0.0 }
+}
+
+fn price_generation(need: &Need, view: &WorkerView) -> Price {
+    let speed = &view.speed;
+    let others = view.running_sequences as f32;
+    let tokens = need.expected_output();
+    let token_ms = (speed.step_us + (others + 1.0) * speed.decode_sequence_us) / 1_000.0;
+    let sequences = view.running_sequences.saturating_add(view.queued_sequences);
+    let above = (sequences + 1).saturating_sub(view.sequences_max) as f32;
+    let mut waits = above / view.sequences_max as f32;
+    if view.pages_open < need.pages_max(view) {
+        waits += 1.0;
+    }
+    let decode_ms = token_ms * (tokens + waits * EXPECTED_OUTPUT_TOKENS as f32);
+    let harm_ms = others * tokens * speed.decode_sequence_us / 1_000.0;
+    Price { decode_ms, harm_ms, ..Price::default() }
+}

@@ -1,0 +1,97 @@
+//! The one or two legs of an attempt and how far each has come.
+
+use protocol::{Leg, WorkerId};
+
+use crate::route::Choice;
+
+/// How far a leg has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LegState {
+    /// A job was sent; no answer yet.
+    Asked,
+    /// The worker holds something for it.
+    Taken,
+    /// The worker holds nothing any more.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LegKind {
+    Prefill,
+    Decode,
+    Whole,
+}
+
+/// At most one leg per worker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Legs(Vec<(LegKind, WorkerId, LegState)>);
+
+impl Legs {
+    pub(super) fn of(choice: &Choice) -> Self {
+        let asked = |kind, worker: &WorkerId| (kind, worker.clone(), LegState::Asked);
+        Self(match choice {
+            Choice::Split { prefill, decode } => {
+                vec![asked(LegKind::Prefill, prefill), asked(LegKind::Decode, decode)]
+            }
+            Choice::Whole { worker } => vec![asked(LegKind::Whole, worker)],
+        })
+    }
+
+    /// What each worker is to be asked.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = (WorkerId, Leg)> {
+        let other = |kind| self.worker(kind).cloned();
+        self.0.iter().filter_map(move |(kind, worker, _)| {
+            let leg = match kind {
+                LegKind::Prefill => Leg::Prefill { decode: other(LegKind::Decode)? },
+                LegKind::Decode => Leg::Decode { prefill: other(LegKind::Prefill)? },
+                LegKind::Whole => Leg::Whole,
+            };
+            Some((worker.clone(), leg))
+        })
+    }
+
+    pub(super) fn kind(&self, worker: &WorkerId) -> Option<LegKind> {
+        self.0.iter().find(|leg| leg.1 == *worker).map(|leg| leg.0)
+    }
+
+    pub(super) fn worker(&self, kind: LegKind) -> Option<&WorkerId> {
+        self.0.iter().find(|leg| leg.0 == kind).map(|leg| &leg.1)
+    }
+
+    pub(super) fn state(&self, worker: &WorkerId) -> Option<LegState> {
+        self.0.iter().find(|leg| leg.1 == *worker).map(|leg| leg.2)
+    }
+
+    /// A leg that is done stays done.
+    pub(super) fn set(&mut self, worker: &WorkerId, state: LegState) {
+        let leg = self.0.iter_mut().find(|leg| leg.1 == *worker && leg.2 != LegState::Done);
+        if let Some(leg) = leg {
+            leg.2 = state;
+        }
+    }
+
+    /// Decode has begun, so prefill holds nothing any more.
+    pub(super) fn finish_prefill(&mut self) {
+        if let Some(worker) = self.worker(LegKind::Prefill).cloned() {
+            self.set(&worker, LegState::Done);
+        }
+    }
+
+    pub(super) fn all_taken(&self) -> bool {
+        !self.0.is_empty() && self.0.iter().all(|leg| leg.2 != LegState::Asked)
+    }
+
+    pub(super) fn in_state(&self, state: LegState) -> impl Iterator<Item = &WorkerId> {
+        self.0.iter().filter(move |leg| leg.2 == state).map(|leg| &leg.1)
+    }
+
+    /// Marks every leg done; returns the workers that still hold something or may yet.
+    pub(super) fn give_up(&mut self) -> Vec<WorkerId> {
+        let open = self.0.iter_mut().filter(|leg| leg.2 != LegState::Done);
+        open.map(|leg| {
+            leg.2 = LegState::Done;
+            leg.1.clone()
+        })
+        .collect()
+    }
+}
