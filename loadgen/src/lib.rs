@@ -1,1 +1,31 @@
-//! loadgen.
+//! Open-loop load generation for servers that speak the OpenAI API, with reports that judge
+//! themselves.
+//!
+//! A run is planned first: [`plan`] holds every request with its absolute send time, from
+//! [`arrivals`] or from a [`trace`]. [`pacer`] then hands each one out at its time, [`client`] sends
+//! it, and [`report`] computes the figures. Nothing a server does moves the plan.
+
+pub mod arrivals;
+pub mod body;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod identity;
+pub mod live;
+pub mod pacer;
+pub mod plan;
+pub mod prefix;
+pub mod progress;
+pub mod prompt;
+pub mod quantile;
+pub mod random;
+pub mod record;
+pub mod reply;
+pub mod report;
+pub mod run;
+pub mod session;
+pub mod sse;
+pub mod trace;
+pub mod units;
+pub mod vocabulary;
+pub mod workload;

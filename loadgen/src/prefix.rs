@@ -22,7 +22,7 @@ impl InfiniteCache {
     pub fn admit(&mut self, blocks: &[u32], input_tokens: u32, block_tokens: u32) -> Hit {
         let mut hit = Hit::default();
         let mut leading = true;
-        for (at, block) in blocks.iter().enumerate() {
+        for block in blocks {
             let there = self.seen.get(*block as usize).copied().unwrap_or(false);
             leading &= there;
             if leading {
@@ -30,11 +30,8 @@ impl InfiniteCache {
             } else if there {
                 hit.stray_blocks += 1;
             }
-            if !there {
-                self.store(*block);
-            }
-            debug_assert!(at == 0 || u64::from(block_tokens) * (at as u64) < u64::from(input_tokens));
         }
+        blocks.iter().for_each(|block| self.store(*block));
         hit.tokens = (hit.blocks as u64 * u64::from(block_tokens)).min(u64::from(input_tokens));
         hit
     }
@@ -45,6 +42,11 @@ impl InfiniteCache {
             self.seen.resize(at + 1, false);
         }
         self.seen[at] = true;
+    }
+
+    /// How many different blocks it holds.
+    pub fn unique_blocks(&self) -> usize {
+        self.seen.iter().filter(|seen| **seen).count()
     }
 }
 

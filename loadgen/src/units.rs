@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit_and_read_back_what_they_print() {
-        for (text, ns) in [("500ms", 500_000_000), ("1.5s", 1_500_000_000), ("2m", 120_000_000_000)] {
+        for (text, ns) in [("500ms", 500_000_000), ("1.5s", 1_500_000_000), ("2m", 120_000_000_000)]
+        {
             assert_eq!(text.parse(), Ok(Nanos(ns)));
             assert_eq!(Nanos(ns).to_string().parse(), Ok(Nanos(ns)));
         }

@@ -17,9 +17,8 @@ pub(super) fn record(text: &str) -> Result<Record, String> {
     let [time, input, output] = columns[..] else {
         return Err(format!("expected 3 columns, found {}", columns.len()));
     };
-    let at_ns = time_ns(time).ok_or_else(|| {
-        format!("{time:?} is not a time such as 2023-11-16 18:15:46.6805900")
-    })?;
+    let at_ns = time_ns(time)
+        .ok_or_else(|| format!("{time:?} is not a time such as 2023-11-16 18:15:46.6805900"))?;
     let count = |name: &str, value: &str| {
         value.parse::<u32>().map_err(|e| format!("{name} is {value:?}: {e}"))
     };

@@ -27,7 +27,9 @@ impl LineError {
         let path = path.to_owned();
         match self {
             Self::Io(source) => TraceError::Io { path, source },
-            Self::Bad(line, problem) => TraceError::Line { path, line, problem: problem.to_owned() },
+            Self::Bad(line, problem) => {
+                TraceError::Line { path, line, problem: problem.to_owned() }
+            }
         }
     }
 }

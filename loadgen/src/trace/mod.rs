@@ -126,7 +126,8 @@ impl Interner {
 pub fn read(path: &Path, format: Option<Format>, block_tokens: u32) -> Result<Trace, TraceError> {
     let io = |source| TraceError::Io { path: path.to_owned(), source };
     let mut lines = Lines::new(BufReader::new(File::open(path).map_err(io)?));
-    let at = |line: usize, problem: String| TraceError::Line { path: path.to_owned(), line, problem };
+    let at =
+        |line: usize, problem: String| TraceError::Line { path: path.to_owned(), line, problem };
     let mut parser: Option<Parser> = None;
     let mut interner = Interner::default();
     let mut records: Vec<Record> = Vec::new();
@@ -138,7 +139,11 @@ pub fn read(path: &Path, format: Option<Format>, block_tokens: u32) -> Result<Tr
                 None => detect(text).ok_or_else(|| unknown(path, text))?,
             };
             let mut fresh = Parser::new(found, block_tokens);
-            fresh.start(text, &mut interner).map_err(|p| at(number, p))?.into_iter().for_each(|r| records.push(r));
+            fresh
+                .start(text, &mut interner)
+                .map_err(|p| at(number, p))?
+                .into_iter()
+                .for_each(|r| records.push(r));
             parser = Some(fresh);
             continue;
         };
@@ -227,7 +232,8 @@ mod tests {
 
     #[test]
     fn mooncake_times_are_milliseconds_from_the_first_record() {
-        let later = GOOD.replace("27", "1027").replace("[0, 18446744073709551615]", "[0, 4294967295]");
+        let later =
+            GOOD.replace("27", "1027").replace("[0, 18446744073709551615]", "[0, 4294967295]");
         let trace = read_text(&format!("{GOOD}\n{later}\n")).unwrap();
         assert_eq!(trace.format, Format::Mooncake);
         let times: Vec<i64> = trace.records.iter().map(|r| r.at_ns).collect();
@@ -270,7 +276,10 @@ mod tests {
     fn azure_errors_name_the_line() {
         for (row, expected) in [
             ("2023-11-16 18:15:46.6805900,374", "line 2: expected 3 columns, found 2"),
-            ("2023-13-16 18:15:46.6805900,374,44", "line 2: \"2023-13-16 18:15:46.6805900\" is not"),
+            (
+                "2023-13-16 18:15:46.6805900,374,44",
+                "line 2: \"2023-13-16 18:15:46.6805900\" is not",
+            ),
             ("2023-02-29 18:15:46,374,44", "is not a time"),
             ("2023-11-16 18:15:46.6805900,x,44", "line 2: ContextTokens"),
             ("2023-11-16 18:15:46.6805900,0,44", "line 2: ContextTokens is 0"),

@@ -1,0 +1,279 @@
+//! The plan of a run: every request with its absolute send time, made before anything is sent.
+
+use std::io::{self, Write};
+
+use crate::prefix::InfiniteCache;
+use crate::prompt::Block;
+use crate::random::{Cause, Stream};
+use crate::trace::Trace;
+use crate::trace::shape::Shaped;
+use crate::units::Range;
+
+/// One request to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedRequest {
+    /// When, from the start of the run.
+    pub intended_ns: i64,
+    /// Prompt tokens.
+    pub input_tokens: u32,
+    /// Output tokens, at least 1.
+    pub output_tokens: u32,
+    /// Tokens in a full block of this prompt.
+    pub block_tokens: u32,
+    /// The prompt's blocks, the last one perhaps partly filled.
+    pub blocks: Vec<Block>,
+}
+
+/// What happens to requests that exceed the server's context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnTooLong {
+    /// They are left out and counted.
+    Skip,
+    /// The run does not start.
+    Error,
+    /// The output, then the prompt, is shortened until the request fits, and that is counted.
+    Truncate,
+}
+
+/// Why a plan cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A request exceeds the context, and `OnTooLong::Error` was asked for.
+    #[error(
+        "request {index} needs {input_tokens} + {output_tokens} tokens, the server's context \
+         holds {context_tokens} (see --on-too-long)"
+    )]
+    TooLong {
+        /// Its place in the plan.
+        index: usize,
+        /// Its prompt tokens.
+        input_tokens: u32,
+        /// Its output tokens.
+        output_tokens: u32,
+        /// What the server can hold.
+        context_tokens: u32,
+    },
+    /// Every request was left out.
+    #[error("all {0} requests exceed the server's context of {1} tokens; try --scale")]
+    NothingFits(usize, u32),
+}
+
+/// Everything that will be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The requests, by intended time.
+    pub requests: Vec<PlannedRequest>,
+    /// Requests left out because they exceed the context.
+    pub refused_too_long: usize,
+    /// Requests shortened to fit the context.
+    pub truncated: usize,
+}
+
+/// What an infinite cache that stores at once would hit in a plan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct IdealHits {
+    /// Part of the blocks.
+    pub block_hit: f64,
+    /// Part of the prompt tokens.
+    pub token_hit: f64,
+    /// Part of the prompt tokens that a server can reuse which stores blocks of its own size and
+    /// always computes the last token.
+    pub server_token_hit: f64,
+    /// The same in tokens.
+    pub server_tokens: u64,
+}
+
+impl Plan {
+    /// A plan of unique prompts at `times`.
+    pub fn synthetic(times: &[i64], input: Range, output: Range, seed: u64) -> Self {
+        let mut inputs = Stream::new(seed, Cause::InputLengths);
+        let mut outputs = Stream::new(seed, Cause::OutputLengths);
+        let request = |(index, at): (usize, &i64)| {
+            let input_tokens = inputs.between(input.lo, input.hi).max(1);
+            let output_tokens = outputs.between(output.lo, output.hi);
+            unique(index, *at, input_tokens, output_tokens)
+        };
+        let requests = times.iter().enumerate().map(request).collect();
+        Self { requests, ..Self::default() }
+    }
+
+    /// A plan that replays a trace.
+    pub fn replay(trace: &Trace, shaped: &Shaped) -> Self {
+        let requests = shaped.records.iter().enumerate().map(|(index, record)| {
+            if record.blocks.is_empty() {
+                return unique(index, record.at_ns, record.input_tokens, record.output_tokens);
+            }
+            let name =
+                |number: &u32| Block { number: *number, id: trace.block_ids[*number as usize] };
+            PlannedRequest {
+                intended_ns: record.at_ns,
+                input_tokens: record.input_tokens,
+                output_tokens: record.output_tokens.max(1),
+                block_tokens: shaped.block_tokens,
+                blocks: record.blocks.iter().map(name).collect(),
+            }
+        });
+        Self { requests: requests.collect(), ..Self::default() }
+    }
+
+    /// Deals with the requests that exceed `context_tokens`.
+    pub fn fit(mut self, context_tokens: u32, on_too_long: OnTooLong) -> Result<Self, PlanError> {
+        let before = self.requests.len();
+        let context = u64::from(context_tokens);
+        let mut kept = Vec::with_capacity(before);
+        for (index, mut request) in self.requests.into_iter().enumerate() {
+            let needs = u64::from(request.input_tokens) + u64::from(request.output_tokens);
+            if needs > context {
+                match on_too_long {
+                    OnTooLong::Error => {
+                        return Err(PlanError::TooLong {
+                            index,
+                            input_tokens: request.input_tokens,
+                            output_tokens: request.output_tokens,
+                            context_tokens,
+                        });
+                    }
+                    OnTooLong::Skip => {
+                        self.refused_too_long += 1;
+                        continue;
+                    }
+                    OnTooLong::Truncate => {
+                        self.truncated += 1;
+                        shorten(&mut request, context_tokens.max(2));
+                    }
+                }
+            }
+            kept.push(request);
+        }
+        if kept.is_empty() {
+            return Err(PlanError::NothingFits(before, context_tokens));
+        }
+        self.requests = kept;
+        Ok(self)
+    }
+
+    /// From the first intended time to the last.
+    pub fn span_ns(&self) -> i64 {
+        match (self.requests.first(), self.requests.last()) {
+            (Some(first), Some(last)) => last.intended_ns - first.intended_ns,
+            _ => 0,
+        }
+    }
+
+    /// One more than the largest block number.
+    pub fn block_count(&self) -> usize {
+        let blocks = self.requests.iter().flat_map(|r| &r.blocks);
+        blocks.map(|block| block.number as usize + 1).max().unwrap_or(0)
+    }
+
+    /// What an ideal cache would hit, in all and with server blocks of `server_block` tokens.
+    pub fn ideal_hits(&self, server_block: u32) -> IdealHits {
+        let mut cache = InfiniteCache::default();
+        let (mut blocks, mut tokens, mut hit_blocks, mut hit_tokens) = (0, 0, 0, 0);
+        let mut server_tokens = 0;
+        let granule = u64::from(server_block.max(1));
+        for request in &self.requests {
+            let numbers: Vec<u32> = request.blocks.iter().map(|b| b.number).collect();
+            let hit = cache.admit(&numbers, request.input_tokens, request.block_tokens);
+            blocks += numbers.len();
+            tokens += u64::from(request.input_tokens);
+            hit_blocks += hit.blocks;
+            hit_tokens += hit.tokens;
+            let reusable = hit.tokens.min(u64::from(request.input_tokens).saturating_sub(1));
+            server_tokens += reusable / granule * granule;
+        }
+        let part = |hit: f64, all: f64| if all > 0.0 { hit / all } else { 0.0 };
+        IdealHits {
+            block_hit: part(hit_blocks as f64, blocks as f64),
+            token_hit: part(hit_tokens as f64, tokens as f64),
+            server_token_hit: part(server_tokens as f64, tokens as f64),
+            server_tokens,
+        }
+    }
+
+    /// Writes the plan, one JSON object a line.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        for request in &self.requests {
+            let ids: Vec<u64> = request.blocks.iter().map(|b| b.id).collect();
+            let line = serde_json::json!({
+                "intended_ns": request.intended_ns,
+                "input_tokens": request.input_tokens,
+                "output_tokens": request.output_tokens,
+                "block_tokens": request.block_tokens,
+                "block_ids": ids,
+            });
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A request whose prompt is one block of its own.
+fn unique(index: usize, at_ns: i64, input_tokens: u32, output_tokens: u32) -> PlannedRequest {
+    PlannedRequest {
+        intended_ns: at_ns,
+        input_tokens,
+        output_tokens: output_tokens.max(1),
+        block_tokens: input_tokens,
+        blocks: vec![Block { number: index as u32, id: index as u64 }],
+    }
+}
+
+fn shorten(request: &mut PlannedRequest, context_tokens: u32) {
+    request.input_tokens = request.input_tokens.min(context_tokens - 1);
+    request.output_tokens = request.output_tokens.min(context_tokens - request.input_tokens);
+    request.blocks.truncate(request.input_tokens.div_ceil(request.block_tokens) as usize);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        let lengths = Range { lo: 10, hi: 200 };
+        Plan::synthetic(&[0, 5, 9, 9, 30], lengths, Range { lo: 0, hi: 50 }, 4)
+    }
+
+    fn shared(numbers: &[u32], input_tokens: u32) -> PlannedRequest {
+        let blocks = numbers.iter().map(|n| Block { number: *n, id: u64::from(*n) }).collect();
+        PlannedRequest { intended_ns: 0, input_tokens, output_tokens: 8, block_tokens: 8, blocks }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes() {
+        let bytes = |plan: &Plan| {
+            let mut out = Vec::new();
+            plan.write(&mut out).unwrap();
+            out
+        };
+        assert_eq!(bytes(&plan()), bytes(&plan()));
+        assert!(plan().requests.iter().all(|r| r.output_tokens >= 1 && r.input_tokens >= 10));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_refused_or_shortened_and_always_counted() {
+        let long =
+            Plan { requests: vec![shared(&[0, 1, 2], 24), shared(&[0], 4)], ..Plan::default() };
+        let kept = long.clone().fit(20, OnTooLong::Skip).unwrap();
+        assert_eq!((kept.requests.len(), kept.refused_too_long), (1, 1));
+        let error = long.clone().fit(20, OnTooLong::Error).unwrap_err();
+        assert!(error.to_string().contains("request 0 needs 24 + 8 tokens"), "{error}");
+        let cut = long.clone().fit(20, OnTooLong::Truncate).unwrap();
+        assert_eq!((cut.requests.len(), cut.truncated), (2, 1));
+        assert_eq!((cut.requests[0].input_tokens, cut.requests[0].output_tokens), (19, 1));
+        assert_eq!(cut.requests[0].blocks.len(), 3);
+        assert!(matches!(long.fit(1, OnTooLong::Skip), Err(PlanError::NothingFits(2, 1))));
+    }
+
+    #[test]
+    fn a_server_reuses_whole_blocks_of_its_own_and_computes_the_last_token() {
+        let requests = vec![shared(&[0, 1, 2], 24), shared(&[0, 1, 2], 24), shared(&[0, 9], 16)];
+        let plan = Plan { requests, ..Plan::default() };
+        let ideal = plan.ideal_hits(16);
+        assert_eq!(ideal.token_hit, 32.0 / 64.0);
+        assert_eq!(ideal.block_hit, 4.0 / 8.0);
+        // 24 hit tokens hold one block of 16, 8 hit tokens none.
+        assert_eq!(ideal.server_tokens, 16);
+        assert_eq!(plan.ideal_hits(8).server_tokens, 16 + 8);
+    }
+}

@@ -1,0 +1,112 @@
+//! What is kept of each request: its stamps, its reply, and how it failed if it did.
+
+use std::fmt;
+
+use crate::reply::Reply;
+
+/// The kinds of failure that are counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailureClass {
+    /// An answer with this status instead of 200.
+    Http(u16),
+    /// No connection.
+    Connect,
+    /// The connection broke in mid-request.
+    Broken,
+    /// Not finished within the time-out.
+    Timeout,
+    /// An error event in the stream.
+    SseError,
+    /// Not what the API says.
+    Malformed,
+    /// The stream ended before `[DONE]`.
+    Truncated,
+    /// Not sent, because too many were in flight.
+    Dropped,
+    /// The prompt could not be made.
+    Prompt,
+}
+
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(status) => write!(f, "http {status}"),
+            Self::Connect => f.write_str("connect"),
+            Self::Broken => f.write_str("broken connection"),
+            Self::Timeout => f.write_str("timeout"),
+            Self::SseError => f.write_str("sse error"),
+            Self::Malformed => f.write_str("malformed"),
+            Self::Truncated => f.write_str("truncated stream"),
+            Self::Dropped => f.write_str("dropped"),
+            Self::Prompt => f.write_str("prompt"),
+        }
+    }
+}
+
+/// A failure and what was said about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Its kind.
+    pub class: FailureClass,
+    /// A message for people.
+    pub message: String,
+}
+
+/// Everything kept of one request that was offered. Times count from the start of the run.
+#[derive(Clone, Debug)]
+pub struct RequestRecord {
+    /// Its place in the plan.
+    pub index: usize,
+    /// When the schedule wanted it sent.
+    pub intended_ns: i64,
+    /// When the generator got to it.
+    pub issued_ns: i64,
+    /// When it was sent, after waiting for a slot if there is a limit.
+    pub dispatched_ns: Option<i64>,
+    /// When its body was handed to a ready connection.
+    pub written_ns: Option<i64>,
+    /// What came back.
+    pub reply: Reply,
+    /// When it was over.
+    pub finished_ns: i64,
+    /// How it failed.
+    pub failure: Option<Failure>,
+    /// Its `x-request-id`.
+    pub request_id: String,
+    /// The trace id in its `traceparent`.
+    pub trace_id: String,
+}
+
+impl RequestRecord {
+    /// How late the generator was.
+    pub fn lag_ns(&self) -> i64 {
+        (self.issued_ns - self.intended_ns).max(0)
+    }
+
+    /// How long it waited for a slot.
+    pub fn queue_wait_ns(&self) -> Option<i64> {
+        self.dispatched_ns.map(|at| at - self.issued_ns)
+    }
+
+    /// Whether it was answered completely.
+    pub fn succeeded(&self) -> bool {
+        self.failure.is_none()
+    }
+
+    /// Time to first token since `from_ns`.
+    pub fn ttft_ns(&self, from_ns: i64) -> Option<i64> {
+        self.reply.first_token_ns().map(|at| at - from_ns)
+    }
+
+    /// Time to last token since `from_ns`.
+    pub fn e2e_ns(&self, from_ns: i64) -> Option<i64> {
+        self.reply.last_token_ns().map(|at| at - from_ns)
+    }
+
+    /// (last − first) / (output tokens − 1); none below two tokens.
+    pub fn tpot_ns(&self) -> Option<f64> {
+        let gaps = self.reply.output_tokens().checked_sub(1).filter(|n| *n > 0)?;
+        let span = self.reply.last_token_ns()? - self.reply.first_token_ns()?;
+        Some(span as f64 / gaps as f64)
+    }
+}

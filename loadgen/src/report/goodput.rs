@@ -1,0 +1,73 @@
+//! Goodput: how many of all offered requests met every SLO.
+
+use serde::Serialize;
+
+use crate::quantile::wilson;
+use crate::record::RequestRecord;
+use crate::units::{Slo, SloMetric};
+
+/// One SLO on its own.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SloAttainment {
+    /// As it was given.
+    pub slo: String,
+    /// Part of the offered requests that met it.
+    pub attainment: f64,
+}
+
+/// Requests that met every SLO.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Goodput {
+    /// Requests that met every SLO.
+    pub good: usize,
+    /// Requests offered, failures included.
+    pub offered: usize,
+    /// Good over offered.
+    pub attainment: f64,
+    /// Lower end of its 95 % Wilson interval.
+    pub low: f64,
+    /// Upper end of its 95 % Wilson interval.
+    pub high: f64,
+    /// Good requests per second.
+    pub rps: f64,
+    /// Each SLO on its own.
+    pub per_slo: Vec<SloAttainment>,
+}
+
+/// Judges `records` by `slos`; none without SLOs.
+pub fn goodput(records: &[RequestRecord], slos: &[Slo], wall_s: f64) -> Option<Goodput> {
+    if slos.is_empty() {
+        return None;
+    }
+    let offered = records.len();
+    let part = |n: usize| if offered == 0 { 0.0 } else { n as f64 / offered as f64 };
+    let good = records.iter().filter(|r| slos.iter().all(|slo| meets(r, slo))).count();
+    let (low, high) = wilson(good, offered);
+    let per_slo = slos.iter().map(|slo| SloAttainment {
+        slo: slo.to_string(),
+        attainment: part(records.iter().filter(|r| meets(r, slo)).count()),
+    });
+    Some(Goodput {
+        good,
+        offered,
+        attainment: part(good),
+        low,
+        high,
+        rps: good as f64 / wall_s.max(1e-9),
+        per_slo: per_slo.collect(),
+    })
+}
+
+/// Whether a request was answered within the bound, counted from its intended time. A reply of one
+/// token has no time per further token, so it meets any bound on that.
+fn meets(record: &RequestRecord, slo: &Slo) -> bool {
+    if !record.succeeded() {
+        return false;
+    }
+    let bound = slo.bound.0;
+    match slo.metric {
+        SloMetric::Ttft => record.ttft_ns(record.intended_ns).is_some_and(|ns| ns <= bound),
+        SloMetric::E2e => record.e2e_ns(record.intended_ns).is_some_and(|ns| ns <= bound),
+        SloMetric::Tpot => record.tpot_ns().is_none_or(|ns| ns <= bound as f64),
+    }
+}

@@ -1,0 +1,251 @@
+//! The report as text for people.
+
+use std::fmt::Write;
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{CellAlignment, Table};
+
+use super::Report;
+use crate::quantile::Quantiles;
+use crate::trace::stats::{Lengths, TraceStats};
+
+/// Renders the report of a run.
+pub fn render(report: &Report) -> String {
+    let mut out = String::new();
+    head(report, &mut out);
+    out.push_str(&latency(report));
+    out.push('\n');
+    work(report, &mut out);
+    if !report.errors.is_empty() {
+        out.push_str(&errors(report));
+        out.push('\n');
+    }
+    if !report.slowest.is_empty() {
+        out.push_str(&slowest(report));
+        out.push('\n');
+    }
+    verdict(report, &mut out);
+    out
+}
+
+/// Appends one line; writing to a string cannot fail.
+macro_rules! line {
+    ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
+}
+
+fn head(report: &Report, out: &mut String) {
+    let (load, counts, schedule) = (&report.workload, &report.counts, &report.schedule);
+    line!(out, "run {} · {}{} · model {}", load.run_id, load.url, load.endpoint, load.model);
+    line!(out, "load      {} · seed {}", load.source, load.seed);
+    line!(out, "prompts   {}", load.prompts);
+    let context = load.context_tokens.map_or("unknown".to_owned(), |n| n.to_string());
+    line!(
+        out,
+        "planned   {} requests over {:.1} s · refused as longer than the context of {context}: {} · \
+         shortened: {}",
+        counts.planned,
+        schedule.span_s,
+        counts.refused_too_long,
+        counts.truncated
+    );
+    line!(
+        out,
+        "offered   {} · completed {} · failed {} · cancelled {} · never sent {} · wrong length {}",
+        counts.offered,
+        counts.completed,
+        counts.failed,
+        counts.cancelled,
+        counts.unsent,
+        counts.wrong_length
+    );
+    line!(
+        out,
+        "schedule  offered {:.3}/s · achieved {:.3}/s ({:.1} %) · lag p50 {} p99 {} max {} ms",
+        schedule.offered_rps,
+        schedule.achieved_rps,
+        100.0 * schedule.achieved_rps / schedule.offered_rps.max(1e-12),
+        ms(schedule.lag_ms.p50),
+        ms(schedule.lag_ms.p99),
+        ms(schedule.lag_ms.max)
+    );
+    for warning in &load.warnings {
+        line!(out, "warning   {warning}");
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn latency(report: &Report) -> String {
+    let mut table = table(&["ms", "n", "mean", "p50", "p90", "p99", "p99.9", "max"]);
+    let latency = &report.latency;
+    for (name, q) in [
+        ("TTFT response (from intended)", &latency.ttft_response_ms),
+        ("TTFT service (from send)", &latency.ttft_service_ms),
+        ("E2E response (from intended)", &latency.e2e_response_ms),
+        ("E2E service (from send)", &latency.e2e_service_ms),
+        ("TPOT", &latency.tpot_ms),
+        ("ITL", &latency.itl_ms),
+        ("wait for a slot", &report.schedule.queue_wait_ms),
+        ("connect and head", &report.schedule.connect_ms),
+    ] {
+        table.add_row(row(name, q));
+    }
+    table.to_string()
+}
+
+fn row(name: &str, q: &Quantiles) -> Vec<String> {
+    let values = [q.mean, q.p50, q.p90, q.p99, q.p999, q.max].map(ms);
+    [name.to_owned(), q.count.to_string()].into_iter().chain(values).collect()
+}
+
+fn ms(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".to_owned(), |v| format!("{v:.2}"))
+}
+
+fn percent(value: Option<f64>) -> String {
+    value.map_or_else(|| "not reported".to_owned(), |v| format!("{:.1} %", 100.0 * v))
+}
+
+fn work(report: &Report, out: &mut String) {
+    let (work, cache) = (&report.throughput, &report.cache);
+    line!(
+        out,
+        "work      {:.1} s · {:.3} requests/s · {:.1} output tokens/s · {:.1} tokens/s with prompts",
+        work.wall_s,
+        work.requests_per_s,
+        work.output_tokens_per_s,
+        work.total_tokens_per_s
+    );
+    let overhead = work.prompt_overhead_tokens.map_or("unknown".to_owned(), |v| format!("{v:+.2}"));
+    line!(
+        out,
+        "tokens    {} prompt (server's count differs by {overhead} a request) · {} output",
+        work.prompt_tokens,
+        work.output_tokens
+    );
+    line!(
+        out,
+        "reuse     ideal {} of prompt tokens, {} in blocks of {} · observed {} · efficiency {}",
+        percent(Some(cache.ideal_token_hit)),
+        percent(Some(cache.ideal_server_token_hit)),
+        cache.server_block_tokens,
+        percent(cache.observed_token_hit),
+        percent(cache.efficiency)
+    );
+    if let Some(goodput) = &report.goodput {
+        line!(
+            out,
+            "goodput   {} of {} = {} (95 %: {} to {}) · {:.3} good requests/s",
+            goodput.good,
+            goodput.offered,
+            percent(Some(goodput.attainment)),
+            percent(Some(goodput.low)),
+            percent(Some(goodput.high)),
+            goodput.rps
+        );
+        for slo in &goodput.per_slo {
+            line!(out, "          {} met by {}", slo.slo, percent(Some(slo.attainment)));
+        }
+    }
+    if let Some(cores) = report.client_cpu_cores {
+        line!(out, "client    {cores:.2} cores busy");
+    }
+}
+
+fn errors(report: &Report) -> String {
+    let mut table = table(&["error", "count", "first"]);
+    for error in &report.errors {
+        table.add_row(vec![error.class.clone(), error.count.to_string(), error.example.clone()]);
+    }
+    table.to_string()
+}
+
+fn slowest(report: &Report) -> String {
+    let mut table =
+        table(&["slowest by TTFT: trace id", "request", "TTFT ms", "E2E ms", "in", "out"]);
+    for slow in &report.slowest {
+        table.add_row(vec![
+            slow.trace_id.clone(),
+            slow.index.to_string(),
+            format!("{:.2}", slow.ttft_ms),
+            format!("{:.2}", slow.e2e_ms),
+            slow.input_tokens.to_string(),
+            slow.output_tokens.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn verdict(report: &Report, out: &mut String) {
+    if report.verdict.valid {
+        line!(out, "VALID     p99 lag within {:.3} ms", report.verdict.lag_limit_us as f64 / 1e3);
+    }
+    for reason in &report.verdict.reasons {
+        line!(out, "INVALID   {reason}");
+    }
+}
+
+/// Renders the statistics of a trace.
+pub fn render_stats(stats: &TraceStats) -> String {
+    let mut out = String::new();
+    line!(out, "{} · {}", stats.name, stats.format);
+    line!(
+        out,
+        "{} requests over {:.1} s · mean {:.3}/s · inter-arrival CV {:.2} · peak {:.2}/s in 10 s, \
+         {:.2}/s in 60 s",
+        stats.requests,
+        stats.duration_s,
+        stats.mean_rps,
+        stats.ia_cv,
+        stats.peak10_rps,
+        stats.peak60_rps
+    );
+    if let Some(step) = stats.quantum_s {
+        line!(
+            out,
+            "warning: the time stamps lie on a grid of {step:.3} s; the CV and the bursts are \
+             artefacts of it (run with --dequantize)"
+        );
+    }
+    let mut table = table(&["tokens", "mean", "p50", "p90", "p99", "max", "sum"]);
+    for (name, Lengths { quantiles: q, sum }) in
+        [("input", &stats.input), ("output", &stats.output)]
+    {
+        let values = [q.mean, q.p50, q.p90, q.p99, q.max];
+        let values = values.map(|v| v.map_or("–".to_owned(), |v| format!("{v:.1}")));
+        let row = std::iter::once(name.to_owned()).chain(values).chain([sum.to_string()]);
+        table.add_row(row.collect::<Vec<_>>());
+    }
+    line!(out, "{table}");
+    if let Some(reuse) = &stats.reuse {
+        line!(
+            out,
+            "prefix reuse, infinite cache, blocks of {}: {} unique of {} blocks · block hit {:.4} · \
+             token hit {:.4} (second half {:.4})",
+            reuse.block_tokens,
+            reuse.unique_blocks,
+            reuse.total_blocks,
+            reuse.block_hit,
+            reuse.token_hit,
+            reuse.token_hit_2nd_half
+        );
+        line!(
+            out,
+            "requests with a hit {:.4}, fully cached {:.4} · commonest block in {:.4} of the \
+             requests · blocks used once {:.4} · hits behind a miss {}",
+            reuse.reqs_with_hit,
+            reuse.reqs_fully_cached,
+            reuse.top1_block_share,
+            reuse.blocks_used_once,
+            reuse.non_prefix_seen
+        );
+    }
+    out
+}

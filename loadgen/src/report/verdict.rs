@@ -1,0 +1,140 @@
+//! Whether a run may be believed: the generator judges itself.
+
+use serde::Serialize;
+
+use super::{ErrorCount, Latency, ScheduleReport};
+use crate::units::{NS_PER_MS, Nanos};
+
+/// Part of the offered rate that must be achieved.
+const LEAST_ACHIEVED: f64 = 0.99;
+/// Part of the machine's cores that the client may use.
+const MOST_CPU: f64 = 0.8;
+
+/// The judgement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Whether the figures describe the server rather than the generator.
+    pub valid: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// The p99 lag that was allowed.
+    pub lag_limit_us: i64,
+}
+
+/// What the judgement rests on.
+pub struct Facts<'a> {
+    /// How the schedule was kept.
+    pub schedule: &'a ScheduleReport,
+    /// Failures by class.
+    pub errors: &'a [ErrorCount],
+    /// The p99 lag that is allowed.
+    pub lag_limit: Nanos,
+    /// Whether drops were asked for.
+    pub drops_allowed: bool,
+    /// Why the run was cut short, if it was.
+    pub cut_short: Option<&'a str>,
+    /// Cores this process kept busy.
+    pub cpu_cores: Option<f64>,
+}
+
+/// The larger of 1 ms and 1 % of the median time to first token.
+pub fn default_lag_limit(latency: &Latency) -> Nanos {
+    let part_ns = latency.ttft_service_ms.p50.unwrap_or(0.0) * 0.01 * NS_PER_MS as f64;
+    Nanos(NS_PER_MS.max(part_ns as i64))
+}
+
+/// Judges a run.
+pub fn judge(facts: &Facts<'_>) -> Verdict {
+    let mut reasons = Vec::new();
+    if let Some(reason) = facts.cut_short {
+        reasons.push(format!("the run was cut short: {reason}"));
+    }
+    let limit_ms = facts.lag_limit.0 as f64 / NS_PER_MS as f64;
+    if let Some(p99) = facts.schedule.lag_ms.p99.filter(|p99| *p99 > limit_ms) {
+        reasons.push(format!(
+            "p99 lag {p99:.3} ms exceeds {limit_ms:.3} ms: the generator was late, the figures \
+             from the send are too good (--lag-limit states another limit)"
+        ));
+    }
+    let ScheduleReport { offered_rps, achieved_rps, .. } = facts.schedule;
+    if *achieved_rps < LEAST_ACHIEVED * offered_rps {
+        reasons.push(format!(
+            "only {:.1} % of the offered requests were sent while the schedule ran",
+            100.0 * achieved_rps / offered_rps
+        ));
+    }
+    let of_class = |class: &str| facts.errors.iter().find(|e| e.class == class);
+    if let Some(dropped) = of_class("dropped").filter(|_| !facts.drops_allowed) {
+        reasons.push(format!("{} requests were dropped", dropped.count));
+    }
+    if let Some(prompt) = of_class("prompt") {
+        reasons.push(format!("{} prompts could not be made: {}", prompt.count, prompt.example));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    if let Some(busy) = facts.cpu_cores.filter(|busy| *busy > MOST_CPU * cores) {
+        reasons.push(format!("the generator used {busy:.1} of {cores} cores"));
+    }
+    Verdict { valid: reasons.is_empty(), reasons, lag_limit_us: facts.lag_limit.0 / 1000 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantile::Quantiles;
+
+    fn schedule(lag_ms: f64, achieved_rps: f64) -> ScheduleReport {
+        ScheduleReport {
+            offered_rps: 100.0,
+            achieved_rps,
+            lag_ms: Quantiles::of(vec![lag_ms]),
+            ..ScheduleReport::default()
+        }
+    }
+
+    fn facts(schedule: &ScheduleReport) -> Facts<'_> {
+        Facts {
+            schedule,
+            errors: &[],
+            lag_limit: Nanos(NS_PER_MS),
+            drops_allowed: false,
+            cut_short: None,
+            cpu_cores: Some(0.1),
+        }
+    }
+
+    #[test]
+    fn each_fault_alone_makes_a_run_invalid() {
+        let good = schedule(0.9, 99.0);
+        assert!(judge(&facts(&good)).valid);
+        let (late, slow) = (schedule(1.1, 100.0), schedule(0.0, 98.9));
+        let dropped = |class: &str| {
+            [ErrorCount { class: class.to_owned(), count: 3, example: String::new() }]
+        };
+        let (drops, prompts) = (dropped("dropped"), dropped("prompt"));
+        for (bad, expected) in [
+            (facts(&late), "p99 lag 1.100 ms exceeds 1.000 ms"),
+            (facts(&slow), "only 98.9 %"),
+            (Facts { errors: &drops, ..facts(&good) }, "3 requests were dropped"),
+            (Facts { errors: &prompts, ..facts(&good) }, "3 prompts could not be made"),
+            (Facts { cut_short: Some("Ctrl-C"), ..facts(&good) }, "cut short: Ctrl-C"),
+            (Facts { cpu_cores: Some(1e6), ..facts(&good) }, "cores"),
+        ] {
+            let verdict = judge(&bad);
+            assert!(!verdict.valid && verdict.reasons.len() == 1, "{verdict:?}");
+            assert!(verdict.reasons[0].contains(expected), "{verdict:?}");
+        }
+        let allowed = Facts { errors: &drops, drops_allowed: true, ..facts(&good) };
+        assert!(judge(&allowed).valid);
+        assert!(judge(&Facts { lag_limit: Nanos(2 * NS_PER_MS), ..facts(&late) }).valid);
+    }
+
+    #[test]
+    fn the_lag_limit_grows_with_the_time_to_first_token() {
+        let with = |ttft_ms: f64| Latency {
+            ttft_service_ms: Quantiles::of(vec![ttft_ms]),
+            ..Latency::default()
+        };
+        assert_eq!(default_lag_limit(&with(20.0)), Nanos(NS_PER_MS));
+        assert_eq!(default_lag_limit(&with(500.0)), Nanos(5 * NS_PER_MS));
+    }
+}

@@ -1,0 +1,277 @@
+//! The run loop: sends every request at its time, waits for the last, and never slows the schedule.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout_at};
+
+use crate::body::Endpoint;
+use crate::client::{Call, Client};
+use crate::clock::{Clock, cpu_seconds};
+use crate::identity::Identity;
+use crate::live::Live;
+use crate::pacer::{DUE_QUEUE, Job, Pace, Pacer};
+use crate::progress::Progress;
+use crate::record::{Failure, FailureClass, RequestRecord};
+use crate::reply::Reply;
+
+/// What happens to a request that is due while the limit of requests in flight is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnFull {
+    /// It waits, and its waiting counts as response time.
+    Queue,
+    /// It is not sent and counts as failed.
+    Drop,
+    /// The run ends.
+    Abort,
+}
+
+/// How requests are sent.
+#[derive(Clone, Copy, Debug)]
+pub struct SendOptions {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// From when a request is due to when it must be over.
+    pub timeout: Duration,
+    /// Limit of requests in flight.
+    pub max_inflight: Option<usize>,
+    /// What happens at the limit.
+    pub on_full: OnFull,
+    /// How long requests in flight may go on once the run is stopped.
+    pub grace: Duration,
+}
+
+/// What a run left behind.
+#[derive(Debug, Default)]
+pub struct RunOutcome {
+    /// Requests that were offered, in order of the plan.
+    pub records: Vec<RequestRecord>,
+    /// Requests in flight that the operator cut off.
+    pub cancelled: usize,
+    /// Requests that the operator kept from being offered.
+    pub unsent: usize,
+    /// Why the run was cut short.
+    pub cut_short: Option<String>,
+    /// CPU seconds of this process.
+    pub cpu_s: Option<f64>,
+    /// From the start of the schedule to the end of the last request.
+    pub wall_ns: i64,
+}
+
+/// Why a run could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The pacing threads could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// A pacing thread panicked.
+    #[error("a pacing thread panicked")]
+    PacerPanicked,
+    /// A request task panicked.
+    #[error("a request task panicked: {0}")]
+    TaskPanicked(String),
+}
+
+struct Shared {
+    client: Client,
+    options: SendOptions,
+    identity: Identity,
+    clock: Clock,
+    live: Arc<Live>,
+    slots: Option<Arc<Semaphore>>,
+}
+
+/// Sends with one client, counted in `live`.
+pub struct Runner {
+    /// The client.
+    pub client: Client,
+    /// How requests are sent.
+    pub options: SendOptions,
+    /// The ids they carry.
+    pub identity: Identity,
+    /// Counters for the progress display.
+    pub live: Arc<Live>,
+}
+
+impl Runner {
+    /// Runs the plan in `pace`. Each message in `stop` stops more: first the offering, with a
+    /// grace for what is in flight, then everything.
+    pub async fn run(
+        self,
+        pace: Pace,
+        mut stop: mpsc::Receiver<String>,
+        mut progress: Progress,
+    ) -> Result<RunOutcome, RunError> {
+        let planned = pace.plan.requests.len();
+        let clock = pace.clock;
+        let cpu_before = cpu_seconds();
+        let slots = self.options.max_inflight.map(|n| Arc::new(Semaphore::new(n)));
+        let (options, live) = (self.options, self.live.clone());
+        let (client, identity) = (self.client, self.identity);
+        let shared = Arc::new(Shared { client, options, identity, clock, live, slots });
+        let (due, mut jobs) = mpsc::channel(DUE_QUEUE);
+        let pacer = Pacer::start(pace, due)?;
+        let mut flight = Flight::default();
+        flight.offer(&shared, &mut jobs, &mut stop, &mut progress).await?;
+        pacer.stop();
+        drop(jobs);
+        flight.land(options.grace, &mut stop, &mut progress, &self.live).await?;
+        let wall_ns = clock.now_ns();
+        tokio::task::spawn_blocking(|| pacer.join())
+            .await
+            .map_err(|_| RunError::PacerPanicked)?
+            .map_err(|_| RunError::PacerPanicked)?;
+        progress.finish(&self.live.snapshot());
+        let mut records = flight.records;
+        records.sort_unstable_by_key(|record| record.index);
+        Ok(RunOutcome {
+            unsent: planned - records.len() - flight.cancelled,
+            cancelled: flight.cancelled,
+            cut_short: flight.cut_short,
+            cpu_s: cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before),
+            wall_ns,
+            records,
+        })
+    }
+}
+
+/// The requests in flight and those that are over.
+#[derive(Default)]
+struct Flight {
+    tasks: JoinSet<RequestRecord>,
+    records: Vec<RequestRecord>,
+    cancelled: usize,
+    cut_short: Option<String>,
+}
+
+impl Flight {
+    /// Sends what is due until the plan is through or the run is stopped.
+    async fn offer(
+        &mut self,
+        shared: &Arc<Shared>,
+        jobs: &mut mpsc::Receiver<Job>,
+        stop: &mut mpsc::Receiver<String>,
+        progress: &mut Progress,
+    ) -> Result<(), RunError> {
+        let abort_on_full = shared.options.on_full == OnFull::Abort;
+        loop {
+            tokio::select! {
+                biased;
+                job = jobs.recv() => match job {
+                    Some(job) => { self.tasks.spawn(request(job, shared.clone())); }
+                    None => return Ok(()),
+                },
+                Some(done) = self.tasks.join_next() => {
+                    let dropped = self.collect(done)?;
+                    if dropped && abort_on_full {
+                        self.cut_short = Some("too many requests in flight".to_owned());
+                        return Ok(());
+                    }
+                }
+                Some(reason) = stop.recv() => {
+                    self.cut_short = Some(reason);
+                    return Ok(());
+                }
+                () = progress.tick() => progress.show(&shared.live.snapshot()),
+            }
+        }
+    }
+
+    /// Waits for what is in flight: until its time-outs, or for a grace after a stop.
+    async fn land(
+        &mut self,
+        grace: Duration,
+        stop: &mut mpsc::Receiver<String>,
+        progress: &mut Progress,
+        live: &Live,
+    ) -> Result<(), RunError> {
+        let mut deadline = self.cut_short.is_some().then(|| Instant::now() + grace);
+        while !self.tasks.is_empty() {
+            let patience = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                Some(done) = self.tasks.join_next() => { self.collect(done)?; }
+                () = tokio::time::sleep_until(patience), if deadline.is_some() => {
+                    self.cancelled += self.tasks.len();
+                    self.tasks.shutdown().await;
+                }
+                Some(reason) = stop.recv() => {
+                    let first = self.cut_short.is_none();
+                    self.cut_short.get_or_insert(reason);
+                    deadline = Some(if first { Instant::now() + grace } else { Instant::now() });
+                }
+                () = progress.tick() => progress.show(&live.snapshot()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the record of a request that is over; says whether it was dropped.
+    fn collect(&mut self, done: Result<RequestRecord, JoinError>) -> Result<bool, RunError> {
+        let record = done.map_err(|e| RunError::TaskPanicked(e.to_string()))?;
+        let dropped = record.failure.as_ref().is_some_and(|f| f.class == FailureClass::Dropped);
+        self.records.push(record);
+        Ok(dropped)
+    }
+}
+
+/// One request from its time to its end.
+async fn request(job: Job, shared: Arc<Shared>) -> RequestRecord {
+    let issued_ns = shared.clock.now_ns();
+    let deadline = Instant::now() + shared.options.timeout;
+    let ids = shared.identity.of(job.index);
+    let mut record = RequestRecord {
+        index: job.index,
+        intended_ns: job.intended_ns,
+        issued_ns,
+        dispatched_ns: None,
+        written_ns: None,
+        reply: Reply::default(),
+        finished_ns: issued_ns,
+        failure: None,
+        request_id: ids.request_id,
+        trace_id: ids.trace_id,
+    };
+    shared.live.issued(record.lag_ns());
+    let sent = send(&shared, job.body, ids.traceparent, &mut record);
+    record.failure = match timeout_at(deadline, sent).await {
+        Ok(Ok(())) => None,
+        Ok(Err(failure)) => Some(failure),
+        Err(_) => Some(Failure {
+            class: FailureClass::Timeout,
+            message: format!("not over {:?} after it was due to be sent", shared.options.timeout),
+        }),
+    };
+    record.finished_ns = shared.clock.now_ns();
+    shared.live.finished(&record);
+    record
+}
+
+async fn send(
+    shared: &Shared,
+    body: Result<bytes::Bytes, String>,
+    traceparent: String,
+    record: &mut RequestRecord,
+) -> Result<(), Failure> {
+    let body = body.map_err(|message| Failure { class: FailureClass::Prompt, message })?;
+    let _slot = match &shared.slots {
+        None => None,
+        Some(slots) => {
+            Some(match (slots.clone().try_acquire_owned(), shared.options.on_full) {
+                (Ok(slot), _) => slot,
+                (Err(_), OnFull::Queue) => slots.clone().acquire_owned().await.map_err(|e| {
+                    Failure { class: FailureClass::Dropped, message: e.to_string() }
+                })?,
+                (Err(_), OnFull::Drop | OnFull::Abort) => {
+                    let message = "the limit of requests in flight was reached".to_owned();
+                    return Err(Failure { class: FailureClass::Dropped, message });
+                }
+            })
+        }
+    };
+    let call = Call { body, traceparent };
+    let endpoint = shared.options.endpoint;
+    shared.client.exchange(endpoint, call, shared.clock, &shared.live, record).await
+}

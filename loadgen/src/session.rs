@@ -1,0 +1,216 @@
+//! Carries out one command of the command line.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::body::BodyTemplate;
+use crate::cli::{Cli, Command, ReportingArgs, RunArgs, SendingArgs, TargetArgs, TraceCommand};
+use crate::client::{Client, ModelInfo};
+use crate::clock::Clock;
+use crate::identity::Identity;
+use crate::live::Live;
+use crate::pacer::Pace;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::report::{Limits, Report, Workload, lines, table};
+use crate::run::{OnFull, RunOutcome, Runner, SendOptions};
+use crate::trace;
+use crate::trace::stats::stats;
+use crate::units::Nanos;
+use crate::workload::{self, Load};
+
+/// From the end of the preparations to the first intended time.
+const LEAD: Duration = Duration::from_millis(200);
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As asked.
+    Good,
+    /// The generator does not believe its own figures.
+    Invalid,
+    /// Not one request was answered.
+    NothingCompleted,
+    /// The operator ended it.
+    CutShort,
+}
+
+impl Ending {
+    /// The exit status.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::Invalid => 3,
+            Self::NothingCompleted => 4,
+            Self::CutShort => 130,
+        }
+    }
+}
+
+/// Carries out the command; the text for standard output and how it ended.
+pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
+    match cli.command {
+        Command::Run(args) => {
+            let (stop, stopped) = mpsc::channel(4);
+            let mut listener = JoinSet::new();
+            listener.spawn(listen_for_ctrl_c(stop));
+            run(&args, stopped).await
+        }
+        Command::Trace(TraceCommand::Inspect { file, format, trace_block, json }) => {
+            let stats = stats(&trace::read(&file, format, trace_block)?);
+            let text = if json {
+                serde_json::to_string_pretty(&stats)? + "\n"
+            } else {
+                table::render_stats(&stats)
+            };
+            Ok((text, Ending::Good))
+        }
+    }
+}
+
+async fn listen_for_ctrl_c(stop: mpsc::Sender<String>) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        if stop.send("Ctrl-C".to_owned()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Makes a load, sends it and reports. Each message in `stop` stops more of it.
+pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String, Ending)> {
+    let identity = Identity::random(args.sending.trace_ratio);
+    let client =
+        Client::new(&args.target.url, &args.target.headers, CONNECT_TIMEOUT, &identity.run_id())?;
+    let model = choose_model(&client, &args.target).await?;
+    let endpoint = args.target.endpoint;
+    let load = workload::build(&args.load, &args.replay, endpoint, model.max_model_len)?;
+    let workload = describe(args, &load, &model, &identity);
+    let Load { plan, prompts, warnings, .. } = load;
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    let plan = Arc::new(plan);
+    if let Some(path) = &args.reporting.emit_schedule {
+        write_file(path, |out| plan.write(out))?;
+    }
+    let live = Arc::new(Live::default());
+    let template = template(&args.sending, &args.target, model.id)?;
+    let progress = Progress::new(args.reporting.progress, plan.requests.len());
+    let clock = Clock::starting_in(LEAD);
+    let pace = Pace { plan: plan.clone(), prompts, template, clock };
+    let runner = Runner { client, options: send_options(args), identity, live };
+    let outcome = runner.run(pace, stop, progress).await?;
+    finish(&args.reporting, args.sending.on_full, workload, (&plan, &outcome))
+}
+
+async fn choose_model(client: &Client, target: &TargetArgs) -> Result<ModelInfo> {
+    let models = client.models(PREFLIGHT_TIMEOUT).await?;
+    let names = || models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>().join(", ");
+    match &target.model {
+        Some(wanted) => models
+            .iter()
+            .find(|model| model.id == *wanted)
+            .cloned()
+            .with_context(|| format!("the server has no model {wanted:?}, only: {}", names())),
+        None => models.first().cloned().context("the server lists no model"),
+    }
+}
+
+fn describe(args: &RunArgs, load: &Load, model: &ModelInfo, identity: &Identity) -> Workload {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Workload {
+        run_id: identity.run_id(),
+        started_unix_ms: since.as_millis() as u64,
+        url: args.target.url.trim_end_matches('/').to_owned(),
+        endpoint: args.target.endpoint.path(),
+        model: model.id.clone(),
+        context_tokens: model.max_model_len,
+        source: load.source.clone(),
+        prompts: load.prompt_note.clone(),
+        seed: args.load.seed,
+        warnings: load.warnings.clone(),
+    }
+}
+
+fn template(sending: &SendingArgs, target: &TargetArgs, model: String) -> Result<BodyTemplate> {
+    let extra = match &sending.extra_body {
+        None => serde_json::Map::new(),
+        Some(text) => match serde_json::from_str(text) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => bail!("--extra-body {text:?} is not a JSON object"),
+        },
+    };
+    Ok(BodyTemplate {
+        endpoint: target.endpoint,
+        model,
+        temperature: sending.temperature,
+        ignore_eos: !sending.heed_eos,
+        extra,
+    })
+}
+
+fn send_options(args: &RunArgs) -> SendOptions {
+    let duration = |nanos: Nanos| Duration::from_nanos(nanos.0.unsigned_abs());
+    SendOptions {
+        endpoint: args.target.endpoint,
+        timeout: duration(args.sending.timeout),
+        max_inflight: args.sending.max_inflight.map(|n| n as usize),
+        on_full: args.sending.on_full,
+        grace: duration(args.sending.grace),
+    }
+}
+
+fn finish(
+    reporting: &ReportingArgs,
+    on_full: OnFull,
+    workload: Workload,
+    (plan, outcome): (&Plan, &RunOutcome),
+) -> Result<(String, Ending)> {
+    let limits = Limits {
+        slos: reporting.slos.clone(),
+        lag: reporting.lag_limit,
+        drops_allowed: on_full == OnFull::Drop,
+        server_block_tokens: reporting.server_block,
+        slowest: reporting.slowest,
+    };
+    let report = Report::new(workload, plan, outcome, &limits);
+    if let Some(path) = &reporting.json {
+        write_file(path, |out| {
+            serde_json::to_writer_pretty(&mut *out, &report)?;
+            writeln!(out)
+        })?;
+    }
+    if let Some(path) = &reporting.jsonl {
+        write_file(path, |out| lines::write(out, plan, &outcome.records))?;
+    }
+    let ending = if report.cut_short.is_some() {
+        Ending::CutShort
+    } else if report.counts.completed == 0 {
+        Ending::NothingCompleted
+    } else if report.verdict.valid {
+        Ending::Good
+    } else {
+        Ending::Invalid
+    };
+    Ok((table::render(&report), ending))
+}
+
+fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut out = BufWriter::new(file);
+    write(&mut out)
+        .and_then(|()| out.flush())
+        .with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,264 @@
+//! Turns a trace into the load of one run: window, dequantize, scale, speed up.
+
+use super::{Record, Trace};
+use crate::random::{Cause, Stream};
+use crate::units::{Nanos, Window};
+
+/// What to do with arrivals that share one coarse time stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dequantize {
+    /// Leave them: they arrive all at once.
+    None,
+    /// Spread them evenly up to the next time stamp.
+    Uniform,
+    /// Spread them as a Poisson process would, given how many there are.
+    Poisson,
+}
+
+/// How a trace is replayed.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// The piece of trace time that is replayed.
+    pub window: Option<Window>,
+    /// Trace seconds per real second.
+    pub speedup: f64,
+    /// Lengths and block size are divided by this.
+    pub scale: u32,
+    /// What happens to coarse time stamps.
+    pub dequantize: Dequantize,
+    /// Seed of the Poisson spread.
+    pub seed: u64,
+}
+
+/// A grid that the time stamps of a trace lie on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantum {
+    /// Distance of two neighbouring time stamps.
+    pub step_ns: i64,
+    /// Most requests at one instant.
+    pub largest_burst: usize,
+}
+
+/// A trace made ready for a run.
+#[derive(Clone, Debug)]
+pub struct Shaped {
+    /// The requests; times are real ones from the start of the run.
+    pub records: Vec<Record>,
+    /// Tokens in a full block after scaling; 0 when the trace names no blocks.
+    pub block_tokens: u32,
+    /// The grid that was found in the time stamps.
+    pub quantum: Option<Quantum>,
+}
+
+/// Why a trace cannot be replayed as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ShapeError {
+    /// The speed-up is zero, negative or not finite.
+    #[error("the speed-up must be a positive number, not {0}")]
+    Speedup(f64),
+    /// Scaling would tear the blocks.
+    #[error("--scale {scale} does not divide the block size {block_tokens}")]
+    Scale {
+        /// The divisor asked for.
+        scale: u32,
+        /// Tokens in a block of the trace.
+        block_tokens: u32,
+    },
+    /// Nothing arrives in the window.
+    #[error("no request arrives in the window {window}; the trace spans 0s..{span}")]
+    EmptyWindow {
+        /// The window asked for.
+        window: Window,
+        /// The arrival of the last request.
+        span: Nanos,
+    },
+    /// The time stamps lie on no grid.
+    #[error("--dequantize was asked for, but the time stamps lie on no grid")]
+    NoQuantum,
+}
+
+/// Applies `shape` to `trace`. Times are taken before `speedup`, from the start of the window.
+pub fn shape(trace: &Trace, shape: &Shape) -> Result<Shaped, ShapeError> {
+    if !(shape.speedup.is_finite() && shape.speedup > 0.0) {
+        return Err(ShapeError::Speedup(shape.speedup));
+    }
+    let scale = shape.scale.max(1);
+    if !trace.block_tokens.is_multiple_of(scale) {
+        return Err(ShapeError::Scale { scale, block_tokens: trace.block_tokens });
+    }
+    let times: Vec<i64> = trace.records.iter().map(|r| r.at_ns).collect();
+    let quantum = find_quantum(&times);
+    let times = match (shape.dequantize, quantum) {
+        (Dequantize::None, _) => times.clone(),
+        (_, None) => return Err(ShapeError::NoQuantum),
+        (how, Some(quantum)) => spread(&times, quantum.step_ns, how, shape.seed),
+    };
+    let window = shape.window.unwrap_or(Window { from: Nanos(0), to: None });
+    let inside = |r: &Record| r.at_ns >= window.from.0 && window.to.is_none_or(|to| r.at_ns < to.0);
+    let records: Vec<Record> = trace
+        .records
+        .iter()
+        .zip(times)
+        .filter(|(record, _)| inside(record))
+        .map(|(record, at_ns)| Record {
+            at_ns: ((at_ns - window.from.0) as f64 / shape.speedup).round() as i64,
+            input_tokens: record.input_tokens.div_ceil(scale),
+            output_tokens: record.output_tokens.div_ceil(scale),
+            blocks: record.blocks.clone(),
+        })
+        .collect();
+    if records.is_empty() {
+        let span = Nanos(trace.records.last().map_or(0, |r| r.at_ns));
+        return Err(ShapeError::EmptyWindow { window, span });
+    }
+    Ok(Shaped { records, block_tokens: trace.block_tokens / scale, quantum })
+}
+
+/// Finds the grid of ascending `times`: half of the requests or more share an instant with another
+/// one, and nine in ten gaps between instants are multiples of one step, within 1 % of it.
+pub fn find_quantum(times: &[i64]) -> Option<Quantum> {
+    let mut instants = times.to_vec();
+    instants.dedup();
+    if times.len() < 20 || instants.len() < 3 || times.len() < 2 * instants.len() {
+        return None;
+    }
+    let mut gaps: Vec<i64> = instants.windows(2).map(|w| w[1] - w[0]).collect();
+    gaps.sort_unstable();
+    let step_ns = gaps[gaps.len() / 2];
+    let on_grid = |gap: &&i64| {
+        let steps = ((**gap as f64) / step_ns as f64).round().max(1.0);
+        (**gap as f64 - steps * step_ns as f64).abs() <= 0.01 * step_ns as f64
+    };
+    if gaps.iter().filter(on_grid).count() * 10 < gaps.len() * 9 {
+        return None;
+    }
+    let largest_burst = times.chunk_by(|a, b| a == b).map(<[i64]>::len).max().unwrap_or(0);
+    Some(Quantum { step_ns, largest_burst })
+}
+
+/// Spreads each group of equal times over the span up to the next one. The order is kept.
+fn spread(times: &[i64], step_ns: i64, how: Dequantize, seed: u64) -> Vec<i64> {
+    let mut stream = Stream::new(seed, Cause::Dequantize);
+    let mut spread = Vec::with_capacity(times.len());
+    let groups: Vec<&[i64]> = times.chunk_by(|a, b| a == b).collect();
+    for (at, group) in groups.iter().enumerate() {
+        let start = group[0];
+        let next = groups.get(at + 1).map_or(start + step_ns, |next| next[0]);
+        let span = (next - start).min(step_ns + step_ns / 2) as f64;
+        let mut parts: Vec<f64> = match how {
+            Dequantize::Poisson => group.iter().map(|_| stream.unit()).collect(),
+            _ => (0..group.len()).map(|i| i as f64 / group.len() as f64).collect(),
+        };
+        parts.sort_unstable_by(f64::total_cmp);
+        spread.extend(parts.iter().map(|part| start + (part * span) as i64));
+    }
+    spread
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Format;
+    use super::*;
+    use crate::prefix::InfiniteCache;
+    use proptest::prelude::*;
+
+    fn trace(records: Vec<Record>) -> Trace {
+        let format = Format::Mooncake;
+        let name = "t".to_owned();
+        Trace { name, format, block_tokens: 512, records, block_ids: Vec::new(), digest: [0; 32] }
+    }
+
+    fn plain() -> Shape {
+        let dequantize = Dequantize::None;
+        Shape { window: None, speedup: 1.0, scale: 1, dequantize, seed: 1 }
+    }
+
+    fn coarse() -> Trace {
+        let record = |i: i64| Record {
+            at_ns: (i / 10) * 3_000_000_000,
+            input_tokens: 1,
+            output_tokens: 1,
+            blocks: vec![0],
+        };
+        trace((0..200).map(record).collect())
+    }
+
+    #[test]
+    fn a_window_is_cut_by_arrival_and_starts_at_zero() {
+        let window = Some("3s..9s".parse().unwrap());
+        let shaped = shape(&coarse(), &Shape { window, speedup: 2.0, ..plain() }).unwrap();
+        assert_eq!(shaped.records.len(), 20);
+        assert_eq!(shaped.records[0].at_ns, 0);
+        assert_eq!(shaped.records[19].at_ns, 1_500_000_000);
+        let window = Some("300s..".parse().unwrap());
+        let err = shape(&coarse(), &Shape { window, ..plain() }).unwrap_err();
+        assert_eq!(
+            err.to_string(),
+            "no request arrives in the window 300s..; the trace spans 0s..57s"
+        );
+    }
+
+    #[test]
+    fn coarse_times_are_found_and_spread_in_order_inside_their_step() {
+        let trace = coarse();
+        let quantum = shape(&trace, &plain()).unwrap().quantum.unwrap();
+        assert_eq!(quantum, Quantum { step_ns: 3_000_000_000, largest_burst: 10 });
+        for dequantize in [Dequantize::Uniform, Dequantize::Poisson] {
+            let asked = Shape { dequantize, ..plain() };
+            let times = |seed| -> Vec<i64> {
+                let shaped = shape(&trace, &Shape { seed, ..asked }).unwrap();
+                shaped.records.iter().map(|r| r.at_ns).collect()
+            };
+            assert_eq!(times(1), times(1));
+            assert!(times(1).is_sorted());
+            for (before, after) in trace.records.iter().zip(times(1)) {
+                assert!((before.at_ns..before.at_ns + 3_000_000_000).contains(&after));
+            }
+            assert_eq!(find_quantum(&times(1)), None);
+            assert_eq!(times(1) == times(2), dequantize == Dequantize::Uniform);
+        }
+    }
+
+    #[test]
+    fn a_trace_without_a_grid_is_not_spread() {
+        let mut trace = coarse();
+        for (i, record) in trace.records.iter_mut().enumerate() {
+            record.at_ns = (i * i) as i64 * 1_000_003;
+        }
+        let asked = Shape { dequantize: Dequantize::Uniform, ..plain() };
+        assert!(matches!(shape(&trace, &asked), Err(ShapeError::NoQuantum)));
+        assert!(matches!(
+            shape(&trace, &Shape { scale: 3, ..plain() }),
+            Err(ShapeError::Scale { scale: 3, block_tokens: 512 })
+        ));
+        assert!(shape(&trace, &Shape { speedup: 0.0, ..plain() }).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn scaling_keeps_every_block_and_the_ideal_hits(
+            lengths in prop::collection::vec((1_u32..20_000, 0_u32..3), 1..40),
+            power in 0_u32..9,
+        ) {
+            // Every prompt continues one of three families as far as it reaches.
+            let record = |(i, &(input_tokens, family)): (usize, &(u32, u32))| {
+                let n = input_tokens.div_ceil(512);
+                let shared = n.saturating_sub(1);
+                let mut blocks: Vec<u32> = (0..shared).map(|b| family * 100 + b).collect();
+                blocks.push(1000 + i as u32);
+                Record { at_ns: i as i64, input_tokens, output_tokens: 1, blocks }
+            };
+            let whole = trace(lengths.iter().enumerate().map(record).collect());
+            let scale = 1 << power;
+            let shaped = shape(&whole, &Shape { scale, ..plain() }).unwrap();
+            let (mut before, mut after) = (InfiniteCache::default(), InfiniteCache::default());
+            for (w, s) in whole.records.iter().zip(&shaped.records) {
+                prop_assert_eq!(s.input_tokens.div_ceil(shaped.block_tokens) as usize, s.blocks.len());
+                let hit_before = before.admit(&w.blocks, w.input_tokens, 512);
+                let hit_after = after.admit(&s.blocks, s.input_tokens, shaped.block_tokens);
+                prop_assert_eq!(hit_before.blocks, hit_after.blocks);
+                prop_assert_eq!(hit_before.tokens, hit_after.tokens * u64::from(scale));
+            }
+        }
+    }
+}
