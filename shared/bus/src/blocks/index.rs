@@ -1,0 +1,189 @@
+//! What a model's stream holds, without the bodies: for the kvstore's index.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{self, Poll};
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use protocol::frame::FRAME_HEADER;
+use protocol::subject::parse_stored;
+use protocol::{BlockFrame, BlockHash};
+
+use super::Blocks;
+use crate::counters::DropReason;
+use crate::follow::{Followed, Follower, OpenError, Opening, Reader, Selection};
+
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What happens to a model's stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IndexEvent {
+    /// A frame is stored.
+    Stored {
+        /// Of this block.
+        hash: BlockHash,
+        /// Which frame of how many, whose, how large.
+        frame: BlockFrame,
+        /// Where in the stream.
+        sequence: u64,
+        /// When, in milliseconds since the Unix epoch.
+        stored_at_ms: u64,
+    },
+    /// Everything that was stored when the reading began (again) has been told.
+    CaughtUp,
+    /// The stream was made anew: forget what was told.
+    Restarted,
+    /// Nothing is told for now.
+    Interrupted {
+        /// What went wrong.
+        why: String,
+    },
+}
+
+/// Tells what is in a model's stream, and then what is added.
+pub struct Index {
+    blocks: Blocks,
+    follower: Follower,
+    /// The last frame told.
+    sequence: u64,
+    catching_up: bool,
+    interrupted: bool,
+    ready: VecDeque<IndexEvent>,
+}
+
+impl Blocks {
+    /// Follows the stream: first every stored frame, then [`IndexEvent::CaughtUp`], then each new
+    /// frame. Survives reconnects.
+    pub fn index(&self) -> Index {
+        Index {
+            blocks: self.clone(),
+            follower: Follower::default(),
+            sequence: 0,
+            catching_up: false,
+            interrupted: false,
+            ready: VecDeque::new(),
+        }
+    }
+}
+
+impl Index {
+    /// The next event. Safe to abandon.
+    pub async fn next(&mut self) -> IndexEvent {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut task::Context<'_>) -> Poll<IndexEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(event);
+            }
+            let (blocks, after) = (&self.blocks, self.sequence);
+            match self.follower.poll(cx, || open(blocks, after)) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Followed::Opened { pending, after }) => {
+                    self.opened(pending, after);
+                }
+                Poll::Ready(Followed::Message(message)) => self.message(&message),
+                Poll::Ready(Followed::Failed(error)) => self.failed(&error),
+            }
+        }
+    }
+
+    fn opened(&mut self, pending: u64, after: u64) {
+        self.interrupted = false;
+        // The server moves the beginning back when the stream has not come so far.
+        if after < self.sequence {
+            self.sequence = 0;
+            self.follower.close();
+            self.ready.push_back(IndexEvent::Restarted);
+            return;
+        }
+        self.catching_up = true;
+        self.left(pending);
+    }
+
+    fn failed(&mut self, error: &OpenError) {
+        if !std::mem::replace(&mut self.interrupted, true) {
+            tracing::warn!(%error, "index is not told what is stored");
+            self.ready.push_back(IndexEvent::Interrupted { why: error.to_string() });
+        }
+    }
+
+    fn message(&mut self, message: &jetstream::Message) {
+        match read(message, self.blocks.namespace()) {
+            Ok((sequence, event)) => {
+                self.sequence = sequence;
+                self.ready.push_back(event);
+            }
+            Err((reason, why)) => {
+                let counters = &self.blocks.bus.inner.counters;
+                counters.drop_message(reason, message.subject.as_str(), &why);
+            }
+        }
+        if let Ok(info) = message.info() {
+            self.sequence = info.stream_sequence;
+            self.left(info.pending);
+        }
+    }
+
+    fn left(&mut self, pending: u64) {
+        if self.catching_up && pending == 0 {
+            self.catching_up = false;
+            self.ready.push_back(IndexEvent::CaughtUp);
+        }
+    }
+}
+
+fn read(
+    message: &jetstream::Message,
+    namespace: &str,
+) -> Result<(u64, IndexEvent), (DropReason, String)> {
+    let info = message.info().map_err(|error| (DropReason::Subject, error.to_string()))?;
+    let (hash, frame) = frame_of(message, namespace)?;
+    let sequence = info.stream_sequence;
+    let stored_at_ms = (info.published.unix_timestamp_nanos() / 1_000_000).max(0) as u64;
+    Ok((sequence, IndexEvent::Stored { hash, frame, sequence, stored_at_ms }))
+}
+
+/// Reads what a message of a stream is about: its subject and its header must agree.
+pub(super) fn frame_of(
+    message: &async_nats::Message,
+    namespace: &str,
+) -> Result<(BlockHash, BlockFrame), (DropReason, String)> {
+    let Some((of, hash, index)) = parse_stored(message.subject.as_str()) else {
+        return Err((DropReason::Subject, "not a block's subject".to_owned()));
+    };
+    if of != namespace {
+        return Err((DropReason::Subject, format!("namespace {of}, expected {namespace}")));
+    }
+    let header = message.headers.as_ref().and_then(|headers| headers.get(FRAME_HEADER));
+    let header = header.ok_or_else(|| (DropReason::Frame, "no frame header".to_owned()))?;
+    let frame: BlockFrame = header
+        .as_str()
+        .parse()
+        .map_err(|error: protocol::FrameError| (DropReason::Frame, error.to_string()))?;
+    if frame.frame != index {
+        let why = format!("frame {} under the subject of frame {index}", frame.frame);
+        return Err((DropReason::Frame, why));
+    }
+    Ok((hash, frame))
+}
+
+fn open(blocks: &Blocks, after: u64) -> Opening {
+    let link = blocks.bus.inner.control.clone();
+    let errands = blocks.bus.inner.errands.queue();
+    let selection = Selection {
+        stream: blocks.stream(),
+        config: pull::Config {
+            deliver_policy: match after {
+                0 => DeliverPolicy::All,
+                after => DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+            },
+            headers_only: true,
+            ..Default::default()
+        },
+        batch_bytes: BATCH_BYTES,
+    };
+    Box::pin(Reader::open(link, errands, selection))
+}

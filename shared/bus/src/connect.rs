@@ -1,0 +1,277 @@
+//! A process's connections to NATS: one for control and tokens, two more for blocks when needed.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::{Client, ConnectOptions, Event};
+use tokio::sync::{OnceCell, Semaphore};
+
+use crate::counters::{BusCounters, Counters};
+use crate::errands::Errands;
+
+/// Longest wait for an answer of JetStream: acknowledged puts, streams, consumers.
+pub(crate) const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Puts that may wait for their acknowledgement at once.
+const PUT_WINDOW_FRAMES: usize = 16;
+/// Messages a control subscription holds for a slow handler before the client drops them.
+const CONTROL_SUBSCRIPTION_MESSAGES: usize = 16_384;
+const DATA_SUBSCRIPTION_MESSAGES: usize = 512;
+/// Commands queued towards the socket; with blocks, each may be 2 MiB.
+const DATA_COMMANDS: usize = 64;
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+const BACK_OFF_MS_MAX: u64 = 5_000;
+const RECONNECT_MS_MAX: u64 = 1_000;
+
+/// How to reach NATS.
+#[derive(Clone, Debug)]
+pub struct BusOptions {
+    /// `nats://host:port`.
+    pub url: String,
+    /// Name of this client, shown by the server; also the prefix of its private inboxes.
+    pub name: String,
+    /// Longest time for one try.
+    pub connect_timeout: Duration,
+}
+
+/// Why no connection was made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The server did not finish the handshake in time.
+    #[error("{url} did not answer within {timeout_ms} ms")]
+    Timeout {
+        /// Where to, without credentials.
+        url: String,
+        /// How long this try took.
+        timeout_ms: u64,
+    },
+    /// Refused, not found, not authorised.
+    #[error("connect to {url}: {source}")]
+    Failed {
+        /// Where to, without credentials.
+        url: String,
+        /// What the client library said.
+        source: async_nats::ConnectError,
+    },
+}
+
+/// The connections of one process. Cheap to clone; reconnects by itself.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    options: BusOptions,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) errands: Errands,
+    pub(crate) control: Link,
+    upload: OnceCell<Link>,
+    download: OnceCell<Link>,
+    pub(crate) put_window: Semaphore,
+    /// Pulls under way.
+    pub(crate) pulls: Arc<AtomicUsize>,
+}
+
+/// One connection, and JetStream over it.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    pub(crate) jetstream: jetstream::Context,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq)]
+enum Purpose {
+    Control,
+    Upload,
+    Download,
+}
+
+impl Bus {
+    /// Connects once, within `options.connect_timeout`.
+    pub async fn connect(options: BusOptions) -> Result<Self, ConnectError> {
+        let counters = Arc::new(Counters::default());
+        let control = open(&options, Purpose::Control, &counters).await?;
+        let inner = Inner {
+            options,
+            errands: Errands::start(),
+            counters,
+            control,
+            upload: OnceCell::new(),
+            download: OnceCell::new(),
+            put_window: Semaphore::new(PUT_WINDOW_FRAMES),
+            pulls: Arc::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Connects however long it takes, waiting up to 5 s between tries and saying so; `None` when
+    /// `stop` comes first.
+    pub async fn connect_with_retry(
+        options: BusOptions,
+        stop: impl Future<Output = ()>,
+    ) -> Option<Self> {
+        let mut stop = std::pin::pin!(stop);
+        let mut wait_ms = 250;
+        loop {
+            let tried = tokio::select! {
+                tried = Self::connect(options.clone()) => tried,
+                () = &mut stop => return None,
+            };
+            match tried {
+                Ok(bus) => return Some(bus),
+                Err(error) => {
+                    tracing::warn!(%error, retry_in_ms = wait_ms, "no connection to NATS");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+                () = &mut stop => return None,
+            }
+            wait_ms = (wait_ms * 2).min(BACK_OFF_MS_MAX);
+        }
+    }
+
+    /// True while every connection in use is up.
+    pub fn connected(&self) -> bool {
+        let Inner { control, upload, download, .. } = &*self.inner;
+        [Some(control), upload.get(), download.get()].into_iter().flatten().all(Link::connected)
+    }
+
+    /// What happened on these connections since the start.
+    pub fn counters(&self) -> BusCounters {
+        self.inner.counters.snapshot()
+    }
+}
+
+impl Inner {
+    /// The connection that carries blocks into the store.
+    pub(crate) async fn upload(&self) -> Result<&Link, ConnectError> {
+        self.upload.get_or_try_init(|| open(&self.options, Purpose::Upload, &self.counters)).await
+    }
+
+    /// The connection that carries blocks out of the store.
+    pub(crate) async fn download(&self) -> Result<&Link, ConnectError> {
+        self.download
+            .get_or_try_init(|| open(&self.options, Purpose::Download, &self.counters))
+            .await
+    }
+}
+
+impl Link {
+    pub(crate) fn connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+}
+
+async fn open(
+    options: &BusOptions,
+    purpose: Purpose,
+    counters: &Arc<Counters>,
+) -> Result<Link, ConnectError> {
+    let url = shown(&options.url);
+    let connecting = connect_options(options, purpose, Arc::clone(counters));
+    let connecting = connecting.connect(options.url.as_str());
+    let client = match tokio::time::timeout(options.connect_timeout, connecting).await {
+        Ok(Ok(client)) => client,
+        Ok(Err(source)) => return Err(ConnectError::Failed { url, source }),
+        Err(_) => {
+            let timeout_ms = options.connect_timeout.as_millis() as u64;
+            return Err(ConnectError::Timeout { url, timeout_ms });
+        }
+    };
+    let jetstream = ContextBuilder::new()
+        .timeout(JETSTREAM_TIMEOUT)
+        .ack_timeout(JETSTREAM_TIMEOUT)
+        .max_ack_inflight(4 * PUT_WINDOW_FRAMES)
+        .build(client.clone());
+    Ok(Link { client, jetstream })
+}
+
+fn connect_options(
+    options: &BusOptions,
+    purpose: Purpose,
+    counters: Arc<Counters>,
+) -> ConnectOptions {
+    let suffix = match purpose {
+        Purpose::Control => "",
+        Purpose::Upload => " upload",
+        Purpose::Download => " download",
+    };
+    let name = format!("{}{suffix}", options.name);
+    let event_name = name.clone();
+    let connecting = ConnectOptions::new()
+        .name(name)
+        .custom_inbox_prefix(format!("_INBOX_{}", subject_token(&options.name)))
+        .connection_timeout(options.connect_timeout)
+        .ping_interval(PING_INTERVAL)
+        .request_timeout(Some(Duration::from_secs(10)))
+        .reconnect_delay_callback(|attempts| {
+            let shift = attempts.min(6) as u32;
+            Duration::from_millis((20u64 << shift).min(RECONNECT_MS_MAX))
+        })
+        .event_callback(move |event| {
+            note_event(&event_name, &counters, &event);
+            std::future::ready(())
+        });
+    match purpose {
+        Purpose::Control => connecting.subscription_capacity(CONTROL_SUBSCRIPTION_MESSAGES),
+        Purpose::Upload | Purpose::Download => connecting
+            .subscription_capacity(DATA_SUBSCRIPTION_MESSAGES)
+            .client_capacity(DATA_COMMANDS),
+    }
+}
+
+fn note_event(connection: &str, counters: &Counters, event: &Event) {
+    match event {
+        Event::Connected => tracing::info!(connection, "connected to NATS"),
+        Event::Disconnected => {
+            counters.disconnected();
+            tracing::warn!(connection, "disconnected from NATS");
+        }
+        Event::SlowConsumer(_) => {
+            counters.slow_consumer();
+            tracing::error!(connection, %event, "messages were lost: a subscription is not read");
+        }
+        Event::ServerError(error) => tracing::error!(connection, %error, "NATS server error"),
+        Event::ClientError(error) => tracing::warn!(connection, %error, "NATS client error"),
+        Event::LameDuckMode | Event::Draining | Event::Closed => {
+            tracing::info!(connection, %event, "NATS connection");
+        }
+    }
+}
+
+/// The URL without user and password.
+fn shown(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => {
+            format!("{}{}", &url[..scheme + 3], &url[at + 1..])
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// `name` with every character that a subject token cannot carry replaced.
+fn subject_token(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    name.chars().take(64).map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logged_url_holds_no_password() {
+        assert_eq!(shown("nats://u:p@host:4222"), "nats://host:4222");
+        assert_eq!(shown("nats://host:4222"), "nats://host:4222");
+    }
+
+    #[test]
+    fn an_inbox_prefix_is_one_token() {
+        assert_eq!(subject_token("prefill 1.a>*"), "prefill_1_a__");
+    }
+}

@@ -1,0 +1,83 @@
+//! W3C trace context in message headers.
+
+use async_nats::HeaderMap;
+
+/// Name of the header, as the W3C writes it.
+const TRACEPARENT: &str = "traceparent";
+
+/// What travels beside a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// `version-traceid-parentid-flags`; `None` when the sender has no trace.
+    pub traceparent: Option<String>,
+}
+
+impl Context {
+    /// The context of a trace; kept only when it has the written form.
+    pub fn new(traceparent: impl Into<String>) -> Self {
+        let traceparent = traceparent.into();
+        Self { traceparent: well_formed(&traceparent).then_some(traceparent) }
+    }
+
+    pub(crate) fn to_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(traceparent) = self.traceparent.as_deref().filter(|text| well_formed(text)) {
+            headers.insert(TRACEPARENT, traceparent);
+        }
+        headers
+    }
+
+    pub(crate) fn of_headers(headers: Option<&HeaderMap>) -> Self {
+        let sent = headers.and_then(|headers| headers.get(TRACEPARENT));
+        sent.map_or_else(Self::default, |value| {
+            let text = value.as_str();
+            Self { traceparent: well_formed(text).then(|| text.to_owned()) }
+        })
+    }
+}
+
+/// Version 00: two, 32, 16 and two lower-case hexadecimal digits, the ids not zero.
+fn well_formed(text: &str) -> bool {
+    let hex = |part: &str, digits: usize| {
+        part.len() == digits
+            && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let nonzero = |part: &str| part.bytes().any(|byte| byte != b'0');
+    let mut parts = text.split('-');
+    let (Some(version), Some(trace), Some(parent), Some(flags), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    version == "00"
+        && hex(trace, 32)
+        && nonzero(trace)
+        && hex(parent, 16)
+        && nonzero(parent)
+        && hex(flags, 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn a_context_survives_headers() {
+        let context = Context::new(GOOD);
+        assert_eq!(context.traceparent.as_deref(), Some(GOOD));
+        assert_eq!(Context::of_headers(Some(&context.to_headers())), context);
+    }
+
+    #[test]
+    fn what_is_not_a_context_is_none() {
+        let zero_trace = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
+        for bad in ["", "00", &GOOD.to_uppercase(), &format!("{GOOD}-x"), zero_trace, &GOOD[..54]] {
+            assert_eq!(Context::new(bad), Context::default(), "{bad:?}");
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, bad);
+            assert_eq!(Context::of_headers(Some(&headers)), Context::default(), "{bad:?}");
+        }
+    }
+}

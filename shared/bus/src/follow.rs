@@ -1,0 +1,201 @@
+//! Reads a stream through an ephemeral pull consumer, and makes a new one when that fails.
+
+use std::pin::Pin;
+use std::task::{self, Poll};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::ConsumerErrorKind;
+use async_nats::jetstream::{self, ErrorCode};
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+
+use crate::connect::Link;
+use crate::errands::Errand;
+
+/// A consumer that nobody reads disappears after this time, should its deletion be lost.
+const INACTIVE: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_secs(2);
+const EXPIRES: Duration = Duration::from_secs(30);
+/// Messages asked for at once; the client asks again at half, so three halves may be underway,
+/// which fits a subscription's capacity.
+const BATCH_MESSAGES: usize = 256;
+const BACK_OFF_MS: u64 = 20;
+const BACK_OFF_MS_MAX: u64 = 2_000;
+
+/// Why a stream is not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("stream {0} does not exist")]
+    NoStream(String),
+    #[error("read stream {stream}: {why}")]
+    Failed { stream: String, why: String },
+}
+
+/// Which messages of which stream.
+pub(crate) struct Selection {
+    pub(crate) stream: String,
+    pub(crate) config: pull::Config,
+    /// Bytes asked for at once: the flow control.
+    pub(crate) batch_bytes: usize,
+}
+
+/// An open consumer. Dropping it deletes it on the server.
+pub(crate) struct Reader {
+    messages: pull::Stream,
+    /// Messages that were waiting when it was made.
+    pending: u64,
+    /// The sequence it begins after.
+    after: u64,
+    consumer: Consumer,
+}
+
+struct Consumer {
+    jetstream: jetstream::Context,
+    stream: String,
+    name: String,
+    errands: mpsc::Sender<Errand>,
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let _full_is_fine = self.errands.try_send(Errand::DeleteConsumer {
+            jetstream: self.jetstream.clone(),
+            stream: std::mem::take(&mut self.stream),
+            consumer: std::mem::take(&mut self.name),
+        });
+    }
+}
+
+impl Reader {
+    pub(crate) async fn open(
+        link: Link,
+        errands: mpsc::Sender<Errand>,
+        selection: Selection,
+    ) -> Result<Self, OpenError> {
+        let Selection { stream, config, batch_bytes } = selection;
+        let inbox = link.client.new_inbox();
+        let name = inbox.rsplit('.').next().unwrap_or(&inbox).to_owned();
+        let config = pull::Config {
+            name: Some(name.clone()),
+            ack_policy: AckPolicy::None,
+            inactive_threshold: INACTIVE,
+            memory_storage: true,
+            num_replicas: 1,
+            ..config
+        };
+        // Made before the request, so that a reader given up half-way leaves nothing behind.
+        let guard =
+            Consumer { jetstream: link.jetstream.clone(), stream: stream.clone(), name, errands };
+        let failed = |why: String| OpenError::Failed { stream: stream.clone(), why };
+        let created = link.jetstream.create_consumer_on_stream(config, &stream).await;
+        let consumer = created.map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                OpenError::NoStream(stream.clone())
+            }
+            _ => failed(error.to_string()),
+        })?;
+        let info = consumer.cached_info();
+        let (pending, after) = (info.num_pending, info.delivered.stream_sequence);
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH_MESSAGES)
+            .max_bytes_per_batch(batch_bytes)
+            .heartbeat(HEARTBEAT)
+            .expires(EXPIRES)
+            .messages()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Self { messages, pending, after, consumer: guard })
+    }
+}
+
+/// A future that opens a reader.
+pub(crate) type Opening = BoxFuture<'static, Result<Reader, OpenError>>;
+
+/// What following a stream brings.
+pub(crate) enum Followed {
+    /// A consumer was made: so many messages wait in it, and it begins after this sequence.
+    Opened { pending: u64, after: u64 },
+    /// A message.
+    Message(jetstream::Message),
+    /// The consumer is lost or was not made; another try follows.
+    Failed(OpenError),
+}
+
+/// Reads for as long as it is polled: opens, reads, and opens again after a failure.
+#[derive(Default)]
+pub(crate) struct Follower {
+    state: State,
+    failures: u32,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Closed,
+    Opening(Opening),
+    Reading(Box<Reader>),
+    Waiting(Pin<Box<Sleep>>),
+}
+
+impl Follower {
+    /// `open` is called whenever a new consumer is needed. Safe to abandon at any poll.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut task::Context<'_>,
+        open: impl Fn() -> Opening,
+    ) -> Poll<Followed> {
+        loop {
+            match &mut self.state {
+                State::Closed => self.state = State::Opening(open()),
+                State::Opening(opening) => match opening.poll_unpin(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(reader)) => {
+                        let (pending, after) = (reader.pending, reader.after);
+                        self.state = State::Reading(Box::new(reader));
+                        return Poll::Ready(Followed::Opened { pending, after });
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(self.failed(error)),
+                },
+                State::Reading(reader) => match reader.messages.poll_next_unpin(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Some(Ok(message))) => {
+                        self.failures = 0;
+                        return Poll::Ready(Followed::Message(message));
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        let (stream, why) = (reader.consumer.stream.clone(), error.to_string());
+                        return Poll::Ready(self.failed(OpenError::Failed { stream, why }));
+                    }
+                    Poll::Ready(None) => {
+                        let (stream, why) = (reader.consumer.stream.clone(), "ended".to_owned());
+                        return Poll::Ready(self.failed(OpenError::Failed { stream, why }));
+                    }
+                },
+                State::Waiting(sleep) => match sleep.poll_unpin(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(()) => self.state = State::Closed,
+                },
+            }
+        }
+    }
+
+    /// Gives the consumer up; polling again makes a new one at once.
+    pub(crate) fn close(&mut self) {
+        self.state = State::Closed;
+    }
+
+    fn failed(&mut self, error: OpenError) -> Followed {
+        let wait_ms = (BACK_OFF_MS << self.failures.min(7)).min(BACK_OFF_MS_MAX);
+        self.failures += 1;
+        let sleep = tokio::time::sleep(Duration::from_millis(wait_ms));
+        self.state = State::Waiting(Box::pin(sleep));
+        Followed::Failed(error)
+    }
+}

@@ -1,0 +1,177 @@
+//! Requests received: bounded, decoded, and answered once.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subscriber};
+use futures::StreamExt as _;
+use protocol::subject::{Request, StoreRequest, WorkerRequest};
+use protocol::{Subject, WireError, WorkerId};
+
+use crate::connect::{Bus, Link};
+use crate::context::Context;
+use crate::counters::DropReason;
+use crate::tokens::{PublishError, publish};
+
+/// Longest wait until the server has surely seen a subscription.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
+/// kvstore processes that serve the same subjects share the requests.
+const STORE_QUEUE: &str = "kvstore";
+
+/// Why a subject is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    /// The subscription was refused.
+    #[error("subscribe to {subject}: {source}")]
+    Failed {
+        /// To what.
+        subject: String,
+        /// What the client library said.
+        source: async_nats::SubscribeError,
+    },
+    /// The server did not answer a round trip after the subscription.
+    #[error("no round trip to the server within {timeout_ms} ms")]
+    NotSynced {
+        /// How long the wait was.
+        timeout_ms: u64,
+    },
+}
+
+impl Bus {
+    /// Serves the requests of one kind to this worker. When it returns, the server knows.
+    pub async fn serve_worker<M: WorkerRequest>(
+        &self,
+        worker: &WorkerId,
+    ) -> Result<Incoming<M>, SubscribeError> {
+        self.serve(Subject::Worker(worker, M::VERB), None).await
+    }
+
+    /// Serves the requests of one kind to the kvstore, together with other kvstore processes.
+    pub async fn serve_store<M: StoreRequest>(&self) -> Result<Incoming<M>, SubscribeError> {
+        self.serve(Subject::Store(M::VERB), Some(STORE_QUEUE)).await
+    }
+
+    /// Waits until the server has handled everything sent before on the control connection: a
+    /// round trip through an inbox of our own.
+    pub async fn synced(&self) -> Result<(), SubscribeError> {
+        let client = &self.inner.control.client;
+        let inbox = client.new_inbox();
+        let round_trip = async {
+            let mut echo = subscribe(client, &inbox, None).await?;
+            let sent = publish(client, inbox.clone(), async_nats::HeaderMap::new(), Vec::new());
+            let _lost_shows_as_timeout = sent.await;
+            echo.next().await;
+            Ok(())
+        };
+        tokio::time::timeout(SYNC_TIMEOUT, round_trip).await.unwrap_or(Err(
+            SubscribeError::NotSynced { timeout_ms: SYNC_TIMEOUT.as_millis() as u64 },
+        ))
+    }
+
+    async fn serve<M: Request>(
+        &self,
+        subject: Subject<'_>,
+        queue: Option<&str>,
+    ) -> Result<Incoming<M>, SubscribeError> {
+        let subject = subject.to_string();
+        let Link { client, .. } = &self.inner.control;
+        let messages = subscribe(client, &subject, queue).await?;
+        self.synced().await?;
+        Ok(Incoming { bus: self.clone(), messages, kind: PhantomData })
+    }
+}
+
+pub(crate) async fn subscribe(
+    client: &Client,
+    subject: &str,
+    queue: Option<&str>,
+) -> Result<Subscriber, SubscribeError> {
+    let subscribed = match queue {
+        Some(queue) => client.queue_subscribe(subject.to_owned(), queue.to_owned()).await,
+        None => client.subscribe(subject.to_owned()).await,
+    };
+    subscribed.map_err(|source| SubscribeError::Failed { subject: subject.to_owned(), source })
+}
+
+/// The requests of one kind, as they arrive.
+pub struct Incoming<M> {
+    bus: Bus,
+    messages: Subscriber,
+    kind: PhantomData<fn() -> M>,
+}
+
+impl<M: Request> Incoming<M> {
+    /// The next well-formed request; `None` when the bus is closed. Safe to abandon.
+    pub async fn next(&mut self) -> Option<Call<M>> {
+        loop {
+            let message = self.messages.next().await?;
+            if let Some(call) = self.read(message) {
+                return Some(call);
+            }
+        }
+    }
+
+    fn read(&self, message: Message) -> Option<Call<M>> {
+        let drop_message = |reason, why: &str| {
+            self.bus.inner.counters.drop_message(reason, message.subject.as_str(), why);
+        };
+        let decoded = protocol::decode(&message.payload, M::BYTES_MAX);
+        let request = match decoded {
+            Ok(request) => request,
+            Err(error) => {
+                drop_message(reason_of(&error), &error.to_string());
+                return None;
+            }
+        };
+        let context = Context::of_headers(message.headers.as_ref());
+        let Some(reply_to) = message.reply else {
+            drop_message(DropReason::NoReply, "no reply subject");
+            return None;
+        };
+        let client = self.bus.inner.control.client.clone();
+        let responder = Responder { client, reply_to: reply_to.to_string(), kind: PhantomData };
+        Some(Call { message: request, context, responder })
+    }
+}
+
+pub(crate) fn reason_of(error: &WireError) -> DropReason {
+    match error {
+        WireError::TooLong { .. } => DropReason::TooLong,
+        _ => DropReason::Malformed,
+    }
+}
+
+/// A request that waits for its answer.
+pub struct Call<M> {
+    /// What is asked.
+    pub message: M,
+    /// The asker's trace.
+    pub context: Context,
+    /// Where the answer goes.
+    pub responder: Responder<M>,
+}
+
+impl<M: Request> Call<M> {
+    /// Answers the request.
+    pub async fn answer(self, reply: &M::Reply) -> Result<(), PublishError> {
+        self.responder.answer(reply).await
+    }
+}
+
+/// Answers one request. Dropping it leaves the asker to its timeout.
+pub struct Responder<M> {
+    client: Client,
+    reply_to: String,
+    kind: PhantomData<fn() -> M>,
+}
+
+impl<M: Request> Responder<M> {
+    /// Answers the request.
+    pub async fn answer(self, reply: &M::Reply) -> Result<(), PublishError> {
+        let payload = match protocol::encode(reply) {
+            Ok(payload) => payload,
+            Err(source) => return Err(PublishError::Encode { subject: self.reply_to, source }),
+        };
+        publish(&self.client, self.reply_to, async_nats::HeaderMap::new(), payload).await
+    }
+}

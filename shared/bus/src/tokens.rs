@@ -1,0 +1,202 @@
+//! Token batches to a gateway: core NATS, numbered by the sender, repaired by asking again.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Subscriber};
+use futures::StreamExt as _;
+use protocol::token::BATCH_EVENTS_MAX;
+use protocol::{Event, GatewayId, Subject, TokenBatch, WireError, WorkerId};
+
+use crate::connect::Bus;
+use crate::counters::DropReason;
+use crate::serve::{SubscribeError, reason_of, subscribe};
+
+/// A batch above this size is split, so that one gateway's burst does not delay the next message.
+const SPLIT_BYTES: usize = 1 << 20;
+/// Longest batch accepted: one event with the log-probabilities of a long prompt.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Longest wait for room in the queue towards the socket.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a message was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// It cannot be written.
+    #[error("message to {subject}: {source}")]
+    Encode {
+        /// Where to.
+        subject: String,
+        /// What is wrong with it.
+        source: WireError,
+    },
+    /// The queue towards the socket is full: NATS is away or too slow.
+    #[error("no room to send to {subject} within {timeout_ms} ms")]
+    Timeout {
+        /// Where to.
+        subject: String,
+        /// How long the wait was.
+        timeout_ms: u64,
+    },
+    /// Too long for the server, or the connection is closed for good.
+    #[error("publish {bytes} bytes to {subject}: {source}")]
+    Failed {
+        /// Where to.
+        subject: String,
+        /// Length of the payload.
+        bytes: usize,
+        /// What the client library said.
+        source: async_nats::PublishError,
+    },
+}
+
+impl Bus {
+    /// Sends a step's events to a gateway, in several messages when they are long.
+    ///
+    /// At most once: a gateway sees a gap by the numbers and asks the worker.
+    pub async fn send_tokens(
+        &self,
+        gateway: &GatewayId,
+        batch: &TokenBatch,
+    ) -> Result<(), PublishError> {
+        let subject = Subject::Tokens(gateway).to_string();
+        let client = &self.inner.control.client;
+        for payload in payloads(&batch.worker, &batch.events, &subject)? {
+            publish(client, subject.clone(), HeaderMap::new(), payload).await?;
+        }
+        Ok(())
+    }
+
+    /// The events for this gateway. When it returns, the server knows.
+    pub async fn tokens(&self, gateway: &GatewayId) -> Result<Tokens, SubscribeError> {
+        let subject = Subject::Tokens(gateway).to_string();
+        let messages = subscribe(&self.inner.control.client, &subject, None).await?;
+        self.synced().await?;
+        Ok(Tokens { bus: self.clone(), messages })
+    }
+}
+
+/// Encodes `events` in order, halving what is too long until it fits or is a single event.
+fn payloads(
+    worker: &WorkerId,
+    events: &[Event],
+    subject: &str,
+) -> Result<Vec<Vec<u8>>, PublishError> {
+    let mut sent = Vec::new();
+    let mut waiting = vec![events];
+    while let Some(events) = waiting.pop() {
+        let halves = |waiting: &mut Vec<_>| {
+            let (first, second) = events.split_at(events.len() / 2);
+            waiting.extend([second, first]);
+        };
+        if BATCH_EVENTS_MAX < events.len() {
+            halves(&mut waiting);
+            continue;
+        }
+        let batch = TokenBatch { worker: worker.clone(), events: events.to_vec() };
+        let payload = protocol::encode(&batch)
+            .map_err(|source| PublishError::Encode { subject: subject.to_owned(), source })?;
+        if payload.len() <= SPLIT_BYTES || events.len() <= 1 {
+            sent.push(payload);
+        } else {
+            halves(&mut waiting);
+        }
+    }
+    Ok(sent)
+}
+
+pub(crate) async fn publish(
+    client: &Client,
+    subject: String,
+    headers: HeaderMap,
+    payload: Vec<u8>,
+) -> Result<(), PublishError> {
+    let bytes = payload.len();
+    let publishing = async {
+        if headers.is_empty() {
+            client.publish(subject.clone(), payload.into()).await
+        } else {
+            client.publish_with_headers(subject.clone(), headers, payload.into()).await
+        }
+    };
+    match tokio::time::timeout(PUBLISH_TIMEOUT, publishing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(source)) => Err(PublishError::Failed { subject, bytes, source }),
+        Err(_) => {
+            let timeout_ms = PUBLISH_TIMEOUT.as_millis() as u64;
+            Err(PublishError::Timeout { subject, timeout_ms })
+        }
+    }
+}
+
+/// A gateway's token batches, as they arrive.
+pub struct Tokens {
+    bus: Bus,
+    messages: Subscriber,
+}
+
+impl Tokens {
+    /// The next well-formed batch; `None` when the bus is closed. Safe to abandon.
+    pub async fn next(&mut self) -> Option<TokenBatch> {
+        loop {
+            let message = self.messages.next().await?;
+            let counters = &self.bus.inner.counters;
+            match protocol::decode::<TokenBatch>(&message.payload, BATCH_BYTES_MAX) {
+                Ok(batch) if batch.events.len() <= BATCH_EVENTS_MAX => return Some(batch),
+                Ok(batch) => counters.drop_message(
+                    DropReason::TooLong,
+                    message.subject.as_str(),
+                    &format!("{} events, expected at most {BATCH_EVENTS_MAX}", batch.events.len()),
+                ),
+                Err(error) => counters.drop_message(
+                    reason_of(&error),
+                    message.subject.as_str(),
+                    &error.to_string(),
+                ),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::{Attempt, ErrorClass, Failure, Refusal, RequestId, RequestKey};
+
+    fn events(count: u128, bytes: usize) -> Vec<Event> {
+        let failure = |request| Failure {
+            key: RequestKey { request: RequestId(request), attempt: Attempt(0) },
+            refusal: Refusal::new(ErrorClass::Retry, "x".repeat(bytes)),
+        };
+        (0..count).map(|request| Event::Failed(failure(request))).collect()
+    }
+
+    fn split(events: &[Event]) -> Vec<Vec<Event>> {
+        let worker = "decode-1".parse().unwrap();
+        let read = |payload: Vec<u8>| {
+            assert!(payload.len() <= SPLIT_BYTES);
+            protocol::decode::<TokenBatch>(&payload, BATCH_BYTES_MAX).unwrap().events
+        };
+        payloads(&worker, events, "s").unwrap().into_iter().map(read).collect()
+    }
+
+    #[test]
+    fn a_long_batch_is_split_in_order() {
+        let all = events(100, 40_000);
+        let parts = split(&all);
+        assert!(4 <= parts.len());
+        assert_eq!(parts.concat(), all);
+    }
+
+    #[test]
+    fn many_short_events_are_split_by_count() {
+        let all = events(BATCH_EVENTS_MAX as u128 + 1, 0);
+        let parts = split(&all);
+        assert_eq!(parts.len(), 2);
+        assert_eq!(parts.concat(), all);
+    }
+
+    #[test]
+    fn a_short_batch_stays_whole() {
+        assert_eq!(split(&events(3, 10)).len(), 1);
+    }
+}
