@@ -1,0 +1,54 @@
+//! Names that tell one process from another.
+
+use std::hash::{BuildHasher as _, Hasher as _};
+
+/// `configured`, or the host's name with a random number when that is empty.
+///
+/// The result fits into a NATS subject: letters, digits, `-` and `_` only.
+pub fn instance_id(configured: &str) -> String {
+    if !configured.is_empty() {
+        return configured.to_owned();
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let fits = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let mut host: String = host.trim().chars().take(32).map(fits).collect();
+    if host.is_empty() {
+        host.push_str("host");
+    }
+    format!("{host}-{:08x}", random_bits() >> 32)
+}
+
+/// A number from 0 to 1 that differs from call to call, for jitter; not for secrets or sampling.
+pub fn random_fraction() -> f64 {
+    (random_bits() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Every `RandomState` is keyed anew by the standard library, from the system's randomness.
+fn random_bits() -> u64 {
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_name_is_kept() {
+        assert_eq!(instance_id("prefill-3"), "prefill-3");
+    }
+
+    #[test]
+    fn generated_names_differ_and_fit_into_a_subject() {
+        let (one, other) = (instance_id(""), instance_id(""));
+        assert_ne!(one, other);
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        assert!(one.chars().all(fits), "{one}");
+    }
+
+    #[test]
+    fn fractions_stay_between_0_and_1_and_differ() {
+        let fractions: Vec<f64> = (0..100).map(|_| random_fraction()).collect();
+        assert!(fractions.iter().all(|fraction| (0.0..1.0).contains(fraction)));
+        assert!(fractions.iter().any(|fraction| *fraction != fractions[0]));
+    }
+}

@@ -1,0 +1,116 @@
+//! Metrics: the registry behind `/metrics`, histograms with exemplars, and the usual buckets.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use prometheus_client;
+pub use prometheus_client::registry::Registry;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+
+use crate::telemetry::Trace;
+
+/// The content type under which Prometheus reads exemplars.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Bounds in seconds of `vllm:time_to_first_token_seconds`.
+pub const TTFT_SECONDS: [f64; 22] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+/// Bounds in seconds of `vllm:inter_token_latency_seconds`, with finer ones below 10 ms, where
+/// the tokens of small models lie.
+pub const ITL_SECONDS: [f64; 22] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+    5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+];
+/// Bounds in seconds of `vllm:e2e_request_latency_seconds` and of the times of its parts.
+pub const REQUEST_SECONDS: [f64; 21] = [
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
+];
+/// Bounds of token counts: `vllm:request_prompt_tokens` and its kin.
+pub const TOKENS: [f64; 17] = [
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
+    20_000.0, 50_000.0, 100_000.0, 200_000.0,
+];
+/// Bounds in seconds of steps, transfers and waits inside the system.
+pub const STEP_SECONDS: [f64; 15] =
+    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+
+/// A registry that is complete: what `/metrics` serves; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+}
+
+impl Metrics {
+    /// Closes a registry.
+    pub fn new(registry: Registry) -> Self {
+        Self { registry: Arc::new(registry) }
+    }
+
+    /// The OpenMetrics text, which ends with `# EOF`.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// A registry with the `tandem_build` info of `service`, for its metrics to be added to.
+pub fn registry(service: &'static str) -> Registry {
+    let mut registry = Registry::default();
+    let labels = vec![("service", service), ("version", env!("CARGO_PKG_VERSION"))];
+    registry.register("tandem_build", "What is running", Info::new(labels));
+    registry
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TraceLabel {
+    trace_id: String,
+}
+
+/// A histogram whose buckets point to a trace that fell into them; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TracedHistogram {
+    inner: HistogramWithExemplars<TraceLabel>,
+}
+
+impl TracedHistogram {
+    /// A histogram with these upper bounds.
+    pub fn new(bounds: &[f64]) -> Self {
+        Self { inner: HistogramWithExemplars::new(bounds.iter().copied()) }
+    }
+
+    /// Counts a value; the trace becomes the bucket's exemplar if it is recorded.
+    pub fn observe(&self, value: f64, trace: &Trace) {
+        let recorded = trace.is_sampled();
+        let label = recorded.then(|| TraceLabel { trace_id: trace.trace_id().to_string() });
+        let now = recorded.then(std::time::SystemTime::now);
+        self.inner.observe(value, label, now);
+    }
+
+    /// Counts a duration in seconds; see [`observe`](Self::observe).
+    pub fn observe_duration(&self, duration: Duration, trace: &Trace) {
+        self.observe(duration.as_secs_f64(), trace);
+    }
+}
+
+impl EncodeMetric for TracedHistogram {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        self.inner.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.inner.metric_type()
+    }
+}
+
+impl TypedMetric for TracedHistogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}

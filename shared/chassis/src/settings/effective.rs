@@ -1,0 +1,88 @@
+//! The settings as they came out, and where each value came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use config::Value;
+
+use super::error::SettingsError;
+use super::schema::Settings;
+
+/// One setting, its value and its origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The dotted key.
+    pub key: String,
+    /// The value for people, passwords in URLs hidden; empty if there is none.
+    pub value: String,
+    /// `default`, `file PATH`, `env VARIABLE` or `flag --FLAG`.
+    pub origin: String,
+}
+
+/// The settings in force; its `Display` is the table of `tandem config`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effective {
+    /// The settings themselves.
+    pub settings: Settings,
+    /// The same as a table, ordered by key.
+    pub entries: Vec<Entry>,
+}
+
+impl Effective {
+    pub(super) fn new(settings: Settings, values: BTreeMap<String, Value>) -> Self {
+        let entry = |(key, value): (String, Value)| Entry {
+            origin: value.origin().unwrap_or("default").to_owned(),
+            value: match value.kind {
+                config::ValueKind::Nil => String::new(),
+                kind => without_password(&kind.to_string()),
+            },
+            key,
+        };
+        Self { settings, entries: values.into_iter().map(entry).collect() }
+    }
+
+    /// Where the value of `key` came from.
+    pub fn origin(&self, key: &str) -> Option<&str> {
+        self.entry(key).map(|entry| entry.origin.as_str())
+    }
+
+    fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    pub(super) fn reject(&self, key: &str, expected: &str) -> SettingsError {
+        let entry = self.entry(key);
+        SettingsError::Value {
+            key: key.to_owned(),
+            value: entry.map(|entry| entry.value.clone()).unwrap_or_default(),
+            origin: entry.map(|entry| entry.origin.clone()).unwrap_or_default(),
+            expected: expected.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |text: fn(&Entry) -> &String| {
+            self.entries.iter().map(|entry| text(entry).chars().count()).max().unwrap_or(0)
+        };
+        let (keys, values) = (width(|entry| &entry.key), width(|entry| &entry.value));
+        for Entry { key, value, origin } in &self.entries {
+            writeln!(f, "{key:keys$}  {value:values$}  {origin}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Hides the password of every `scheme://user:password@host` in a comma-separated list.
+fn without_password(text: &str) -> String {
+    let hide = |url: &str| {
+        let parts = url.split_once("://").and_then(|(scheme, rest)| {
+            let (user_info, host) = rest.rsplit_once('@')?;
+            let user = user_info.split_once(':').map_or("***", |(user, _)| user);
+            Some(format!("{scheme}://{user}:***@{host}"))
+        });
+        parts.unwrap_or_else(|| url.to_owned())
+    };
+    text.split(',').map(hide).collect::<Vec<_>>().join(",")
+}

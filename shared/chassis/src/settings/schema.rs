@@ -1,0 +1,276 @@
+//! The one schema of all settings, its defaults, and the ranges that make sense.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that any service can be told, one section per concern.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Where models run: `auto`, `cpu`, `wgpu` or `wgpu:N`.
+    pub device: String,
+    /// Compute threads of a worker; 0 takes as many as there are cores.
+    pub threads: usize,
+    /// How long a service may take to finish its work once it is told to stop.
+    pub drain_timeout_ms: u64,
+    /// The message bus.
+    pub nats: NatsSettings,
+    /// The model that is served.
+    pub model: ModelSettings,
+    /// The HTTP gateway.
+    pub gateway: GatewaySettings,
+    /// A prefill or decode worker.
+    pub worker: WorkerSettings,
+    /// The owner of the stored KV blocks.
+    pub kvstore: KvstoreSettings,
+    /// Logs and traces.
+    pub telemetry: TelemetrySettings,
+    /// The health endpoints of services that have no HTTP of their own.
+    pub health: HealthSettings,
+}
+
+/// Section `nats`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatsSettings {
+    /// `nats://[user:password@]host:port`, several separated by commas.
+    pub url: String,
+    /// How long one attempt to connect may take.
+    pub connect_timeout_ms: u64,
+}
+
+/// Section `model`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// A GGUF file, or a directory with safetensors and `config.json`.
+    pub path: Option<PathBuf>,
+    /// The name under which it is served; by default its own.
+    pub name: Option<String>,
+}
+
+/// Section `gateway`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewaySettings {
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// How long a request may take, unless it says itself.
+    pub request_timeout_ms: u64,
+    /// Requests in flight before further ones are refused.
+    pub max_inflight: usize,
+    /// The largest request body.
+    pub max_body_bytes: usize,
+    /// The largest `n` times the number of prompts.
+    pub max_choices: usize,
+}
+
+/// Section `worker`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerSettings {
+    /// The worker's name on the bus; empty makes one from the host name and a random number.
+    pub id: String,
+    /// Pages of 16 tokens in the KV pool.
+    pub kv_pages: usize,
+    /// The token budget of one engine step.
+    pub step_tokens: usize,
+    /// Sequences that run at the same time.
+    pub max_sequences: usize,
+    /// Sequences that wait for a place before further ones are refused.
+    pub queue_sequences: usize,
+    /// The share of a step open to prefill, 0 to 1; by default what the role says.
+    pub prefill_share: Option<f64>,
+}
+
+/// Section `kvstore`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvstoreSettings {
+    /// The size of the store.
+    pub max_bytes: u64,
+    /// How long an unused block stays.
+    pub max_age_s: u64,
+    /// The share of the store that one scope may hold, above 0 and up to 1.
+    pub quota_share: f64,
+}
+
+/// Section `telemetry`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetrySettings {
+    /// The OTLP gRPC endpoint for traces; nothing is exported without one.
+    pub otlp_endpoint: Option<String>,
+    /// The share of new traces that is recorded, 0 to 1.
+    pub sample_ratio: f64,
+    /// The log filter, such as `info` or `warn,gateway=debug`.
+    pub log: String,
+    /// Whether log lines are JSON.
+    pub log_json: bool,
+}
+
+/// Section `health`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthSettings {
+    /// `host:port` of `/health`, `/ready` and `/metrics`; port 0 takes a free one.
+    pub listen: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            device: "auto".to_owned(),
+            threads: 0,
+            drain_timeout_ms: 10_000,
+            nats: NatsSettings::default(),
+            model: ModelSettings::default(),
+            gateway: GatewaySettings::default(),
+            worker: WorkerSettings::default(),
+            kvstore: KvstoreSettings::default(),
+            telemetry: TelemetrySettings::default(),
+            health: HealthSettings::default(),
+        }
+    }
+}
+
+impl Default for NatsSettings {
+    fn default() -> Self {
+        Self { url: "nats://127.0.0.1:4222".to_owned(), connect_timeout_ms: 5_000 }
+    }
+}
+
+impl Default for GatewaySettings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            request_timeout_ms: 120_000,
+            max_inflight: 256,
+            max_body_bytes: 4 << 20,
+            max_choices: 16,
+        }
+    }
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            kv_pages: 1_024,
+            step_tokens: 256,
+            max_sequences: 32,
+            queue_sequences: 64,
+            prefill_share: None,
+        }
+    }
+}
+
+impl Default for KvstoreSettings {
+    fn default() -> Self {
+        Self { max_bytes: 2 << 30, max_age_s: 3_600, quota_share: 1.0 }
+    }
+}
+
+impl Default for TelemetrySettings {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: 1.0, log: "info".to_owned(), log_json: false }
+    }
+}
+
+impl Default for HealthSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:0".to_owned() }
+    }
+}
+
+impl Settings {
+    /// [`drain_timeout_ms`](Self::drain_timeout_ms) as a duration.
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+
+    /// Settings with every optional value present: they show the type of each key.
+    pub(super) fn filled() -> Self {
+        let mut settings = Self::default();
+        settings.model =
+            ModelSettings { path: Some(PathBuf::from("model.gguf")), name: Some(String::new()) };
+        settings.worker.prefill_share = Some(1.0);
+        settings.telemetry.otlp_endpoint = Some(String::new());
+        settings
+    }
+
+    /// The keys whose values make no sense, each with what was expected.
+    pub(super) fn out_of_range(&self) -> Vec<(&'static str, &'static str)> {
+        const HOUR_MS: u64 = 3_600_000;
+        let Self { nats, gateway, worker, kvstore, telemetry, .. } = self;
+        let ratio = |value: f64| (0.0..=1.0).contains(&value);
+        let checks = [
+            ("device", is_device(&self.device), "auto, cpu, wgpu or wgpu:N"),
+            ("threads", self.threads <= 1_024, "at most 1024"),
+            ("drain_timeout_ms", self.drain_timeout_ms <= HOUR_MS, "at most 3600000"),
+            ("nats.url", are_nats_urls(&nats.url), "nats://host:port, or tls://host:port"),
+            ("nats.connect_timeout_ms", (1..=HOUR_MS).contains(&nats.connect_timeout_ms), TIME),
+            ("gateway.listen", has_port(&gateway.listen), HOST_PORT),
+            (
+                "gateway.request_timeout_ms",
+                (1..=HOUR_MS).contains(&gateway.request_timeout_ms),
+                TIME,
+            ),
+            ("gateway.max_inflight", (1..=65_536).contains(&gateway.max_inflight), "1 to 65536"),
+            ("gateway.max_body_bytes", (1_024..=1 << 30).contains(&gateway.max_body_bytes), BODY),
+            ("gateway.max_choices", (1..=1_024).contains(&gateway.max_choices), "1 to 1024"),
+            ("worker.id", is_subject_token(&worker.id), "letters, digits, '-' and '_'"),
+            ("worker.kv_pages", (2..=1 << 24).contains(&worker.kv_pages), "2 to 16777216"),
+            ("worker.step_tokens", (1..=65_536).contains(&worker.step_tokens), "1 to 65536"),
+            ("worker.max_sequences", (1..=4_096).contains(&worker.max_sequences), "1 to 4096"),
+            ("worker.queue_sequences", worker.queue_sequences <= 65_536, "at most 65536"),
+            ("worker.prefill_share", worker.prefill_share.is_none_or(ratio), "0 to 1"),
+            ("kvstore.max_bytes", kvstore.max_bytes >= 1 << 20, "at least 1048576 (1 MiB)"),
+            ("kvstore.max_age_s", kvstore.max_age_s >= 1, "at least 1"),
+            ("kvstore.quota_share", ratio(kvstore.quota_share) && kvstore.quota_share > 0.0, QUOTA),
+            ("telemetry.otlp_endpoint", is_http(telemetry.otlp_endpoint.as_deref()), HTTP),
+            ("telemetry.sample_ratio", ratio(telemetry.sample_ratio), "0 to 1"),
+            ("health.listen", has_port(&self.health.listen), HOST_PORT),
+        ];
+        checks
+            .into_iter()
+            .filter(|(_, holds, _)| !holds)
+            .map(|(key, _, text)| (key, text))
+            .collect()
+    }
+}
+
+const TIME: &str = "1 to 3600000 milliseconds";
+const HOST_PORT: &str = "host:port";
+const BODY: &str = "1024 to 1073741824 bytes";
+const QUOTA: &str = "above 0 and at most 1";
+const HTTP: &str = "http://host:port";
+
+fn is_device(text: &str) -> bool {
+    match text.split_once(':') {
+        None => matches!(text, "auto" | "cpu" | "wgpu"),
+        Some((name, index)) => name == "wgpu" && index.parse::<u16>().is_ok(),
+    }
+}
+
+fn has_port(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn are_nats_urls(text: &str) -> bool {
+    text.split(',').all(|url| match url.trim().split_once("://") {
+        Some((scheme, rest)) => matches!(scheme, "nats" | "tls" | "ws" | "wss") && !rest.is_empty(),
+        None => !url.trim().is_empty(),
+    })
+}
+
+fn is_http(endpoint: Option<&str>) -> bool {
+    endpoint.is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"))
+}
+
+fn is_subject_token(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}

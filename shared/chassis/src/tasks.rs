@@ -1,0 +1,164 @@
+//! Tasks with an owner, and the ways in which a service is told to stop.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::Read as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{Id, JoinError, JoinSet};
+
+/// Told to every task when the service is to stop; cheap to clone, may have children.
+pub use tokio_util::sync::CancellationToken as StopToken;
+
+/// The long-running tasks of one service; dropping it aborts them.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    set: JoinSet<anyhow::Result<()>>,
+    names: HashMap<Id, String>,
+    stop: StopToken,
+}
+
+impl Tasks {
+    /// No tasks yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The token that tells tasks to stop.
+    pub fn stop(&self) -> StopToken {
+        self.stop.clone()
+    }
+
+    /// Starts a task that is meant to run until the stop token says otherwise.
+    pub fn spawn<F>(&mut self, name: impl Into<String>, task: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let handle = self.set.spawn(task);
+        self.names.insert(handle.id(), name.into());
+    }
+
+    /// Runs until `shutdown` resolves, then lets the tasks finish for at most `drain_timeout`.
+    ///
+    /// A task that ends before shutdown, well or not, ends the service with its name. The first
+    /// failure is the result; what is still running after the time limit is aborted and named.
+    pub async fn run_until(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+        drain_timeout: Duration,
+    ) -> anyhow::Result<()> {
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            Some(ended) = self.set.join_next_with_id() => {
+                let (name, result) = self.named(ended);
+                match result {
+                    Ok(()) => Err(anyhow!("task {name} ended although the service was to go on")),
+                    Err(error) => Err(error.context(format!("task {name} failed"))),
+                }
+            }
+        };
+        self.stop.cancel();
+        let drained = self.drain(drain_timeout).await;
+        outcome.and(drained)
+    }
+
+    async fn drain(&mut self, timeout: Duration) -> anyhow::Result<()> {
+        let mut first_failure = Ok(());
+        let finish = async {
+            while let Some(ended) = self.set.join_next_with_id().await {
+                let (name, result) = Self::take_name(&mut self.names, ended);
+                if let Err(error) = result {
+                    tracing::warn!(
+                        task = name,
+                        error = format!("{error:#}"),
+                        "failed while stopping"
+                    );
+                    let failure = Err(error.context(format!("task {name} failed while stopping")));
+                    first_failure = std::mem::replace(&mut first_failure, Ok(())).and(failure);
+                }
+            }
+        };
+        if tokio::time::timeout(timeout, finish).await.is_ok() {
+            return first_failure;
+        }
+        self.set.shutdown().await;
+        let mut running: Vec<&str> = self.names.values().map(String::as_str).collect();
+        running.sort_unstable();
+        first_failure.and(Err(anyhow!(
+            "still running {} ms after the stop: {}",
+            timeout.as_millis(),
+            running.join(", ")
+        )))
+    }
+
+    fn named(&mut self, ended: Ended) -> (String, anyhow::Result<()>) {
+        Self::take_name(&mut self.names, ended)
+    }
+
+    fn take_name(names: &mut HashMap<Id, String>, ended: Ended) -> (String, anyhow::Result<()>) {
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Err(anyhow::Error::new(error))),
+        };
+        (names.remove(&id).unwrap_or_default(), result)
+    }
+}
+
+type Ended = Result<(Id, anyhow::Result<()>), JoinError>;
+
+/// Resolves when the process is told to stop: SIGTERM, SIGINT, or, when `tethered`, the end of
+/// standard input, which whoever started us holds open for as long as they live.
+///
+/// Installs the signal handlers when called, not when first polled.
+pub fn shutdown_signal(tethered: bool) -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let cut = StopToken::new();
+    if tethered {
+        watch_standard_input(cut.clone()).context("watch standard input")?;
+    }
+    Ok(async move {
+        let reason = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            () = cut.cancelled() => "standard input closed",
+        };
+        tracing::info!(reason, "stopping");
+    })
+}
+
+/// A thread of its own, not the runtime's blocking pool: a runtime waits for its blocking reads
+/// when it ends, and this one may last as long as the process.
+fn watch_standard_input(cut: StopToken) -> std::io::Result<()> {
+    let watch = move || {
+        let mut buffer = [0; 256];
+        let mut input = std::io::stdin().lock();
+        loop {
+            match input.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        cut.cancel();
+    };
+    std::thread::Builder::new().name("tether".to_owned()).spawn(watch).map(drop)
+}
+
+/// Makes every panic, in whatever thread or task, log itself and abort the process.
+///
+/// Half a service is worse than none: whoever started us will start us again. Tests unwind as
+/// usual, because only `main` calls this.
+pub fn install_panic_hook() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        tracing::error!(thread, panic = %info, "a panic ends the process");
+        print(info);
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,86 @@
+//! W3C trace context as text, in and out.
+
+use std::str::FromStr as _;
+
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+
+/// Reads a `traceparent`; `None` if it is not a valid one.
+pub(super) fn parse(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
+    let mut fields = traceparent.trim().split('-');
+    let version = hex_field(fields.next()?, 2)?;
+    let trace_id = TraceId::from_hex(hex_field(fields.next()?, 32)?).ok()?;
+    let span_id = SpanId::from_hex(hex_field(fields.next()?, 16)?).ok()?;
+    let flags = u8::from_str_radix(hex_field(fields.next()?, 2)?, 16).ok()?;
+    // Version 00 ends here; later versions may have more fields; ff is forbidden.
+    if version == "ff" || (version == "00" && fields.next().is_some()) {
+        return None;
+    }
+    let state = tracestate.and_then(|text| TraceState::from_str(text).ok()).unwrap_or_default();
+    let sampled = TraceFlags::new(flags & TraceFlags::SAMPLED.to_u8());
+    let context = SpanContext::new(trace_id, span_id, sampled, true, state);
+    context.is_valid().then_some(context)
+}
+
+fn hex_field(text: &str, length: usize) -> Option<&str> {
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (text.len() == length && text.bytes().all(is_hex)).then_some(text)
+}
+
+/// Writes a `traceparent`.
+pub(super) fn format(context: &SpanContext) -> String {
+    format!(
+        "00-{}-{}-{:02x}",
+        context.trace_id(),
+        context.span_id(),
+        (context.trace_flags() & TraceFlags::SAMPLED).to_u8()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    const SPAN: &str = "b7ad6b7169203331";
+
+    #[test]
+    fn a_valid_header_survives_reading_and_writing() {
+        let text = format!("00-{TRACE}-{SPAN}-01");
+        let context = parse(&text, Some("vendor=value")).unwrap();
+        assert_eq!(format(&context), text);
+        assert!(context.is_sampled() && context.is_remote());
+        assert_eq!(context.trace_state().header(), "vendor=value");
+    }
+
+    #[test]
+    fn a_later_version_may_have_more_fields() {
+        assert!(parse(&format!("cc-{TRACE}-{SPAN}-01-what-the-future-will-be"), None).is_some());
+    }
+
+    #[test]
+    fn a_broken_tracestate_does_not_cost_the_parent() {
+        let context = parse(&format!("00-{TRACE}-{SPAN}-00"), Some("=,=")).unwrap();
+        assert!(!context.is_sampled());
+        assert_eq!(context.trace_state().header(), "");
+    }
+
+    #[test]
+    fn malformed_headers_are_refused() {
+        let zero_trace = "0".repeat(32);
+        for text in [
+            String::new(),
+            "00".to_owned(),
+            format!("00-{TRACE}-{SPAN}"),
+            format!("00-{TRACE}-{SPAN}-01-more"),
+            format!("ff-{TRACE}-{SPAN}-01"),
+            format!("00-{zero_trace}-{SPAN}-01"),
+            format!("00-{TRACE}-0000000000000000-01"),
+            format!("00-{}-{SPAN}-01", TRACE.to_uppercase()),
+            format!("00-{TRACE}x-{SPAN}-01"),
+            format!("00-{TRACE}-{SPAN}-1"),
+            format!("00-+{}-{SPAN}-01", &TRACE[1..]),
+        ] {
+            assert!(parse(&text, None).is_none(), "{text:?}");
+        }
+    }
+}

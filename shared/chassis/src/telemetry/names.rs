@@ -1,0 +1,135 @@
+//! Names of spans and attributes, in one place.
+//!
+//! `gen_ai.*` follows the GenAI semantic conventions as of May 2026 (status: development, kept in
+//! `open-telemetry/semantic-conventions-genai`), `messaging.*` and `http.*` version 1.44 of the
+//! semantic conventions. They are written out here because those conventions still move.
+
+/// Resource: which instance of the service.
+pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
+/// The class of a failure.
+pub const ERROR_TYPE: &str = "error.type";
+
+/// Request method.
+pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
+/// Matched route.
+pub const HTTP_ROUTE: &str = "http.route";
+/// Status code of the answer.
+pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+/// Path of the URL.
+pub const URL_PATH: &str = "url.path";
+
+/// `chat` or `text_completion`.
+pub const GEN_AI_OPERATION_NAME: &str = "gen_ai.operation.name";
+/// Who serves the model: [`PROVIDER`].
+pub const GEN_AI_PROVIDER_NAME: &str = "gen_ai.provider.name";
+/// The value of [`GEN_AI_PROVIDER_NAME`].
+pub const PROVIDER: &str = "tandem";
+/// The model that was asked for.
+pub const GEN_AI_REQUEST_MODEL: &str = "gen_ai.request.model";
+/// The largest number of tokens asked for.
+pub const GEN_AI_REQUEST_MAX_TOKENS: &str = "gen_ai.request.max_tokens";
+/// Sampling temperature.
+pub const GEN_AI_REQUEST_TEMPERATURE: &str = "gen_ai.request.temperature";
+/// Nucleus sampling bound.
+pub const GEN_AI_REQUEST_TOP_P: &str = "gen_ai.request.top_p";
+/// Number of candidates sampled from.
+pub const GEN_AI_REQUEST_TOP_K: &str = "gen_ai.request.top_k";
+/// Sampling seed.
+pub const GEN_AI_REQUEST_SEED: &str = "gen_ai.request.seed";
+/// Whether the answer is streamed.
+pub const GEN_AI_REQUEST_STREAM: &str = "gen_ai.request.stream";
+/// The answer's id.
+pub const GEN_AI_RESPONSE_ID: &str = "gen_ai.response.id";
+/// The model that answered.
+pub const GEN_AI_RESPONSE_MODEL: &str = "gen_ai.response.model";
+/// Why each choice ended.
+pub const GEN_AI_RESPONSE_FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+/// Seconds to the first chunk, as the client sees it.
+pub const GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: &str = "gen_ai.response.time_to_first_chunk";
+/// Tokens of the prompt, cached ones included.
+pub const GEN_AI_USAGE_INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+/// Tokens generated.
+pub const GEN_AI_USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+/// Tokens of the prompt whose KV was reused.
+pub const GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
+
+/// The messaging system: [`NATS`].
+pub const MESSAGING_SYSTEM: &str = "messaging.system";
+/// The value of [`MESSAGING_SYSTEM`].
+pub const NATS: &str = "nats";
+/// `send`, `receive`, `process` or `settle`.
+pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
+/// The subject's template; inbox subjects never appear in names.
+pub const MESSAGING_DESTINATION_TEMPLATE: &str = "messaging.destination.template";
+/// Size of the body.
+pub const MESSAGING_MESSAGE_BODY_SIZE: &str = "messaging.message.body.size";
+
+/// Our own attributes.
+pub mod tandem {
+    /// The request's id.
+    pub const REQUEST_ID: &str = "tandem.request.id";
+    /// The attempt, from 0.
+    pub const ATTEMPT: &str = "tandem.attempt";
+    /// A worker's id.
+    pub const WORKER: &str = "tandem.worker";
+    /// Tokens that this stage handled.
+    pub const TOKENS: &str = "tandem.tokens";
+    /// Tokens whose KV was already there.
+    pub const CACHED_TOKENS: &str = "tandem.cached_tokens";
+    /// KV blocks that this stage moved.
+    pub const BLOCKS: &str = "tandem.kv.blocks";
+    /// KV bytes that this stage moved.
+    pub const BYTES: &str = "tandem.kv.bytes";
+    /// Sequences that shared the step.
+    pub const BATCH: &str = "tandem.batch";
+    /// Sequences that were waiting on entry.
+    pub const QUEUE_DEPTH: &str = "tandem.queue.depth";
+    /// Time to first token that the parts of the trace add up to, in milliseconds.
+    pub const TTFT_MS: &str = "tandem.ttft_ms";
+}
+
+/// The stages of a request, siblings under the gateway's span.
+pub mod stage {
+    /// gateway: template and tokenizer.
+    pub const TOKENIZE: &str = "tokenize";
+    /// gateway: admission.
+    pub const ADMIT: &str = "admit";
+    /// gateway: choice of workers and sending of both legs.
+    pub const ROUTE: &str = "route";
+    /// prefill: from the gateway's sending to the first step that works on it.
+    pub const PREFILL_QUEUE: &str = "prefill.queue";
+    /// prefill: taking the stored prefix.
+    pub const PREFILL_KV_FETCH: &str = "prefill.kv_fetch";
+    /// prefill: computing the rest, one span per chunk.
+    pub const PREFILL_COMPUTE: &str = "prefill.compute";
+    /// From the end of prefill's compute until the gateway has the token.
+    pub const FIRST_TOKEN: &str = "first_token";
+    /// prefill or decode: storing sealed blocks.
+    pub const KV_PUT: &str = "kv.put";
+    /// decode: from the gateway's sending to acceptance.
+    pub const DECODE_QUEUE: &str = "decode.queue";
+    /// decode: taking the prompt's blocks.
+    pub const DECODE_KV_PULL: &str = "decode.kv_pull";
+    /// decode: the first step of the sequence.
+    pub const DECODE_FIRST_STEP: &str = "decode.first_step";
+    /// decode: the following steps.
+    pub const DECODE_GENERATE: &str = "decode.generate";
+    /// gateway: sending tokens to the client.
+    pub const STREAM: &str = "stream";
+}
+
+/// Events inside spans.
+pub mod event {
+    /// The first token is known.
+    pub const FIRST_TOKEN: &str = "first_token";
+    /// A number of further tokens is known.
+    pub const TOKENS: &str = "tokens";
+    /// The sequence lost its pages and waits again.
+    pub const PREEMPTED: &str = "preempted";
+    /// The request went on elsewhere.
+    pub const MIGRATED: &str = "migrated";
+    /// The client went away.
+    pub const CLIENT_GONE: &str = "client_gone";
+    /// The request was cancelled.
+    pub const CANCELLED: &str = "cancelled";
+}
