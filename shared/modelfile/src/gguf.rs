@@ -43,7 +43,7 @@ pub(crate) fn open(path: &Path) -> Result<(Metadata, TensorTable), ModelFileErro
     };
     let data_start = reader.position().next_multiple_of(alignment);
 
-    let mut table = TensorTable { parts: vec![part], ..Default::default() };
+    let mut table = TensorTable::over(part);
     for tensor in described {
         if !tensor.offset.is_multiple_of(alignment) {
             let problem = format!("offset {} is not a multiple of {alignment}", tensor.offset);
@@ -86,7 +86,8 @@ fn read_header<R: Read>(
             return Err(ModelFileError::field(key, "occurs twice"));
         }
     }
-    let tensors = (0..tensor_count).map(|index| read_tensor(reader, index)).collect::<Result<_, _>>()?;
+    let tensors =
+        (0..tensor_count).map(|index| read_tensor(reader, index)).collect::<Result<_, _>>()?;
     Ok((metadata, tensors))
 }
 

@@ -63,9 +63,7 @@ impl Metadata {
     pub(crate) fn token(&self, key: &str, vocab: usize) -> Result<Option<u32>, ModelFileError> {
         match self.0.get(key) {
             None => Ok(None),
-            Some(Value::Int(n)) => {
-                Ok(u32::try_from(*n).ok().filter(|&id| (id as usize) < vocab))
-            }
+            Some(Value::Int(n)) => Ok(u32::try_from(*n).ok().filter(|&id| (id as usize) < vocab)),
             Some(_) => Err(wrong(key, "an integer")),
         }
     }
@@ -75,7 +73,9 @@ impl Metadata {
         match self.0.get(key) {
             None => Ok(None),
             Some(Value::Float(x)) if x.is_finite() && *x > 0.0 => Ok(Some(*x as f32)),
-            Some(Value::Float(x)) => Err(ModelFileError::field(key, format!("is {x}, not positive"))),
+            Some(Value::Float(x)) => {
+                Err(ModelFileError::field(key, format!("is {x}, not positive")))
+            }
             Some(_) => Err(wrong(key, "a floating-point number")),
         }
     }

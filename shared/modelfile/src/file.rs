@@ -1,0 +1,248 @@
+//! A model file, opened and checked; tensors are read one at a time.
+
+use crate::dtype::TensorData;
+use crate::error::ModelFileError;
+use crate::spec::{ModelSpec, STOP_TEXTS, SpecialTokens};
+use crate::table::TensorTable;
+use crate::tokenizer::Tokenizer;
+use crate::value::Metadata;
+use crate::{family, gguf, safetensors, tokenizer_gguf};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Longest JSON companion that is read: a tokenizer of a million tokens stays below it.
+const JSON_BYTES_MAX: u64 = 128 << 20;
+
+/// An opened model: header validated, tensors still on disk.
+#[derive(Debug)]
+pub struct ModelFile {
+    name: String,
+    spec: ModelSpec,
+    special: SpecialTokens,
+    chat_template: Option<String>,
+    vocabulary: Vocabulary,
+    table: TensorTable,
+    /// Everything that `digest` covers, in its order.
+    files: Vec<PathBuf>,
+}
+
+#[derive(Debug)]
+enum Vocabulary {
+    Gguf(Metadata),
+    Json(Vec<u8>),
+}
+
+impl ModelFile {
+    /// Opens a GGUF file, or a directory (or one `.safetensors` in it) as Hugging Face lays it out.
+    pub fn open(path: &Path) -> Result<Self, ModelFileError> {
+        let is_directory = path.is_dir();
+        if !is_directory && starts_with_gguf_magic(path)? {
+            return Self::open_gguf(path);
+        }
+        let directory = if is_directory { path } else { path.parent().unwrap_or(Path::new(".")) };
+        let tensors = if is_directory { safetensors_in(directory)? } else { vec![path.into()] };
+        Self::open_safetensors(directory, tensors)
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, ModelFileError> {
+        let (metadata, table) = gguf::open(path)?;
+        let spec = family::from_gguf(&metadata, &table)?;
+        let name = match metadata.text("general.name")? {
+            Some(name) if !name.is_empty() => name.to_owned(),
+            _ => stem(path),
+        };
+        Ok(Self {
+            name,
+            special: tokenizer_gguf::special_tokens(&metadata)?,
+            chat_template: metadata.text("tokenizer.chat_template")?.map(str::to_owned),
+            spec,
+            vocabulary: Vocabulary::Gguf(metadata),
+            table,
+            files: vec![path.to_path_buf()],
+        })
+    }
+
+    fn open_safetensors(directory: &Path, tensors: Vec<PathBuf>) -> Result<Self, ModelFileError> {
+        let config = need_json(&directory.join("config.json"))?;
+        let tokenizer_config = directory.join("tokenizer_config.json");
+        let tokenizer_settings = read_json(&tokenizer_config)?.unwrap_or(Value::Null);
+        let generation = directory.join("generation_config.json");
+        let generation_settings = read_json(&generation)?.unwrap_or(Value::Null);
+        let tokenizer_path = directory.join("tokenizer.json");
+        let tokenizer_json = need_bytes(&tokenizer_path)?;
+        let template_path = directory.join("chat_template.jinja");
+        let template = read_bytes(&template_path)?.map(String::from_utf8).transpose();
+        let template = template
+            .map_err(|_| ModelFileError::field("chat_template.jinja", "is not UTF-8"))?
+            .or_else(|| tokenizer_settings["chat_template"].as_str().map(str::to_owned));
+
+        let table = safetensors::open(&tensors)?;
+        let spec = safetensors::spec(&config, &table)?;
+        let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
+        let special =
+            special_from_json(&tokenizer, &[&generation_settings, &config], &tokenizer_settings);
+        let mut files = vec![directory.join("config.json"), tokenizer_path];
+        let optional = [tokenizer_config, generation, template_path];
+        files.extend(optional.into_iter().filter(|path| path.exists()));
+        files.extend(tensors);
+        Ok(Self {
+            name: stem(directory),
+            spec,
+            special,
+            chat_template: template,
+            vocabulary: Vocabulary::Json(tokenizer_json),
+            table,
+            files,
+        })
+    }
+
+    /// Sizes and constants of the model.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// What the file calls the model, or else the name of the file or directory.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The template that renders a conversation into a prompt, if the model has one.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// Tokens that begin and end texts.
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// Reads a tensor; names are those of GGUF files (`blk.0.attn_q.weight`) for every format.
+    pub fn tensor(&self, name: &str) -> Result<TensorData, ModelFileError> {
+        self.table.read(name)
+    }
+
+    /// Builds the tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer, ModelFileError> {
+        match &self.vocabulary {
+            Vocabulary::Gguf(metadata) => tokenizer_gguf::build(metadata),
+            Vocabulary::Json(bytes) => Tokenizer::from_json(bytes),
+        }
+    }
+
+    /// BLAKE3 digest of everything the model consists of, read from disk in a stream.
+    pub fn digest(&self) -> Result<[u8; 32], ModelFileError> {
+        let mut hasher = blake3::Hasher::new();
+        for path in &self.files {
+            let mut file = File::open(path).map_err(|error| ModelFileError::io(path, error))?;
+            let bytes = file.metadata().map_err(|error| ModelFileError::io(path, error))?.len();
+            hasher.update(&bytes.to_le_bytes());
+            hasher.update_reader(&mut file).map_err(|error| ModelFileError::io(path, error))?;
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+}
+
+fn stem(path: &Path) -> String {
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+fn starts_with_gguf_magic(path: &Path) -> Result<bool, ModelFileError> {
+    let file = File::open(path).map_err(|error| ModelFileError::io(path, error))?;
+    let mut start = Vec::with_capacity(4);
+    file.take(4).read_to_end(&mut start).map_err(|error| ModelFileError::io(path, error))?;
+    Ok(start == gguf::MAGIC)
+}
+
+fn safetensors_in(directory: &Path) -> Result<Vec<PathBuf>, ModelFileError> {
+    let entries =
+        std::fs::read_dir(directory).map_err(|error| ModelFileError::io(directory, error))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| ModelFileError::io(directory, error))?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(ModelFileError::field("*.safetensors", "is missing in the directory"));
+    }
+    Ok(files)
+}
+
+/// The bytes of a companion file, or nothing when there is no such file.
+fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, ModelFileError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ModelFileError::io(path, error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(JSON_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| ModelFileError::io(path, error))?;
+    if bytes.len() as u64 > JSON_BYTES_MAX {
+        return Err(ModelFileError::field(
+            path.display().to_string(),
+            format!("is longer than {JSON_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(Some(bytes))
+}
+
+fn need_bytes(path: &Path) -> Result<Vec<u8>, ModelFileError> {
+    read_bytes(path)?.ok_or_else(|| ModelFileError::field(path.display().to_string(), "is missing"))
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>, ModelFileError> {
+    read_bytes(path)?.map(|bytes| parse_json(path, &bytes)).transpose()
+}
+
+fn need_json(path: &Path) -> Result<Value, ModelFileError> {
+    parse_json(path, &need_bytes(path)?)
+}
+
+fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, ModelFileError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        ModelFileError::field(path.display().to_string(), format!("is not JSON: {error}"))
+    })
+}
+
+/// Special tokens from the JSON companions; ids outside the vocabulary are dropped.
+fn special_from_json(
+    tokenizer: &Tokenizer,
+    settings: &[&Value],
+    tokenizer_settings: &Value,
+) -> SpecialTokens {
+    let vocab = tokenizer.vocab_size() as u64;
+    let ids = |key: &str| -> Vec<u32> {
+        let found = settings.iter().flat_map(|json| match &json[key] {
+            Value::Array(ids) => ids.iter().filter_map(Value::as_u64).collect(),
+            value => value.as_u64().into_iter().collect::<Vec<u64>>(),
+        });
+        found.filter(|&id| id < vocab).map(|id| id as u32).collect()
+    };
+    // A token is written either as its text or as an object that holds its text.
+    let by_text = |key: &str| -> Option<u32> {
+        let value = &tokenizer_settings[key];
+        tokenizer.token_id(value.as_str().or(value["content"].as_str())?)
+    };
+    let eos = by_text("eos_token").or(ids("eos_token_id").first().copied());
+    let mut stop: BTreeSet<u32> = ids("eos_token_id").into_iter().chain(eos).collect();
+    stop.extend(
+        STOP_TEXTS
+            .iter()
+            .filter_map(|text| tokenizer.token_id(text))
+            .filter(|&id| tokenizer.is_special(id)),
+    );
+    SpecialTokens {
+        bos: by_text("bos_token").or(ids("bos_token_id").first().copied()),
+        eos,
+        stop: stop.into_iter().collect(),
+        add_bos: tokenizer_settings["add_bos_token"].as_bool().unwrap_or(tokenizer.adds_bos()),
+    }
+}
