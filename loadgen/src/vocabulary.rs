@@ -38,28 +38,31 @@ pub enum VocabularyError {
     FewIds(Range),
 }
 
-struct JsonTokenizer(tokenizers::Tokenizer);
-
-impl Vocabulary for JsonTokenizer {
+impl Vocabulary for modelfile::Tokenizer {
     fn encode(&self, text: &str) -> Result<Vec<u32>, VocabularyError> {
-        let encoding = self.0.encode(text, false);
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|e| VocabularyError::Convert(e.to_string()))
+        self.encode(text, false).map_err(|e| VocabularyError::Convert(e.to_string()))
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, VocabularyError> {
-        self.0.decode(ids, false).map_err(|e| VocabularyError::Convert(e.to_string()))
+        Ok(self.decode(ids, false))
     }
 
     fn size(&self) -> u32 {
-        self.0.get_vocab_size(true) as u32
+        u32::try_from(self.vocab_size()).unwrap_or(u32::MAX)
     }
 }
 
-/// Opens a `tokenizer.json`.
+/// Opens a `tokenizer.json`, or the tokenizer inside a model file or folder.
 pub fn open(path: &Path) -> Result<Arc<dyn Vocabulary>, VocabularyError> {
-    let tokenizer = tokenizers::Tokenizer::from_file(path)
-        .map_err(|e| VocabularyError::Open { path: path.to_owned(), message: e.to_string() })?;
-    Ok(Arc::new(JsonTokenizer(tokenizer)))
+    let bad = |message: String| VocabularyError::Open { path: path.to_owned(), message };
+    let tokenizer = if path.extension().is_some_and(|extension| extension == "json") {
+        let json = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+        modelfile::Tokenizer::from_json(&json).map_err(|e| bad(e.to_string()))?
+    } else {
+        let file = modelfile::ModelFile::open(path).map_err(|e| bad(e.to_string()))?;
+        file.tokenizer().map_err(|e| bad(e.to_string()))?
+    };
+    Ok(Arc::new(tokenizer))
 }
 
 /// The token ids that prompts are made of, in a seeded order.

@@ -1,0 +1,267 @@
+//! A small server that speaks just enough of the OpenAI API and misbehaves on request.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+/// How the server answers one completion.
+#[derive(Clone)]
+pub(crate) enum Act {
+    /// Streams as many tokens as asked for.
+    Stream { first: Duration, gap: Duration },
+    /// Waits until so many requests have arrived, then streams.
+    Together(Arc<Barrier>),
+    /// Answers with a status and an error object.
+    Status(u16),
+    /// Never answers.
+    Hang,
+    /// Two tokens, then an error event and `[DONE]`.
+    ErrorEvent,
+    /// One token, then the end.
+    Truncate,
+    /// An event that is not JSON.
+    Junk,
+    /// A JSON answer although a stream was asked for.
+    NoStream,
+    /// Closes the connection without an answer.
+    Close,
+}
+
+/// A completion request that arrived.
+pub(crate) struct Seen {
+    pub(crate) head: String,
+    pub(crate) body: Value,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Mutex<Vec<Seen>>,
+    /// Every prefix of whole 16-token blocks, as an infinite prefix cache holds them.
+    stored: Mutex<HashSet<Vec<u64>>>,
+    in_flight: AtomicUsize,
+    most_in_flight: AtomicUsize,
+}
+
+/// The running server; it ends when dropped.
+pub(crate) struct Mock {
+    pub(crate) url: String,
+    state: Arc<State>,
+    _server: JoinSet<()>,
+}
+
+type Behaviour = Arc<dyn Fn(usize) -> Act + Send + Sync>;
+
+impl Mock {
+    /// Starts a server that answers the n-th completion as `behaviour(n)` says.
+    pub(crate) async fn start(
+        context: Option<u32>,
+        behaviour: impl Fn(usize) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(State::default());
+        let mut server = JoinSet::new();
+        server.spawn(accept(listener, state.clone(), Arc::new(behaviour), context));
+        Self { url, state, _server: server }
+    }
+
+    /// What arrived, in order.
+    pub(crate) fn seen(&self) -> std::sync::MutexGuard<'_, Vec<Seen>> {
+        self.state.seen.lock().unwrap()
+    }
+
+    /// The most completions that were in flight at once.
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.state.most_in_flight.load(Ordering::SeqCst)
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    state: Arc<State>,
+    behaviour: Behaviour,
+    context: Option<u32>,
+) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).unwrap();
+        connections.spawn(serve(stream, state.clone(), behaviour.clone(), context));
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    state: Arc<State>,
+    behaviour: Behaviour,
+    context: Option<u32>,
+) {
+    let mut buffer = Vec::new();
+    while let Some((head, body)) = read_request(&mut stream, &mut buffer).await {
+        if head.starts_with("GET /v1/models") {
+            let model = json!({ "id": "mock", "object": "model", "max_model_len": context });
+            let list = json!({ "object": "list", "data": [model] }).to_string();
+            plain(&mut stream, "200 OK", &list).await;
+            continue;
+        }
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let index = {
+            let mut seen = state.seen.lock().unwrap();
+            seen.push(Seen { head, body: body.clone() });
+            seen.len() - 1
+        };
+        let now = state.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        state.most_in_flight.fetch_max(now, Ordering::SeqCst);
+        let goes_on = answer(&mut stream, &state, &body, behaviour(index)).await;
+        state.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+/// Reads one request with a `content-length`.
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
+    loop {
+        if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head = String::from_utf8(buffer[..end].to_vec()).unwrap().to_lowercase();
+            let head = head.replacen("get ", "GET ", 1).replacen("post ", "POST ", 1);
+            let length = head.lines().find_map(|l| l.strip_prefix("content-length: "));
+            let length: usize = length.map_or(0, |text| text.parse().unwrap());
+            while buffer.len() < end + 4 + length {
+                if stream.read_buf(buffer).await.ok()? == 0 {
+                    return None;
+                }
+            }
+            let body = buffer[end + 4..end + 4 + length].to_vec();
+            buffer.drain(..end + 4 + length);
+            return Some((head, body));
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+async fn plain(stream: &mut TcpStream, status: &str, body: &str) {
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+}
+
+/// Answers one completion; says whether the connection stays open.
+async fn answer(stream: &mut TcpStream, state: &State, body: &Value, act: Act) -> bool {
+    let asked = body["max_tokens"].as_u64().unwrap() as usize;
+    let (first, gap, tokens, end) = match act {
+        Act::Status(code) => {
+            let error = json!({ "error": { "message": "no room", "type": "overloaded" } });
+            plain(stream, &format!("{code} Refused"), &error.to_string()).await;
+            return true;
+        }
+        Act::NoStream => {
+            plain(stream, "200 OK", r#"{"choices":[{"text":"all at once"}]}"#).await;
+            return true;
+        }
+        Act::Hang => std::future::pending().await,
+        Act::Close => return false,
+        Act::Together(barrier) => {
+            barrier.wait().await;
+            (Duration::ZERO, Duration::ZERO, asked, End::Done)
+        }
+        Act::Stream { first, gap } => (first, gap, asked, End::Done),
+        Act::ErrorEvent => (Duration::ZERO, Duration::ZERO, 2, End::Error),
+        Act::Truncate => (Duration::ZERO, Duration::ZERO, 1, End::Cut),
+        Act::Junk => (Duration::ZERO, Duration::ZERO, 0, End::Junk),
+    };
+    let usage = usage(state, body, asked);
+    let sent = stream_tokens(stream, body, (first, gap), tokens).await;
+    let last = match end {
+        End::Done => {
+            chunk(&json!({ "choices": [], "usage": usage })) + &event("[DONE]") + "0\r\n\r\n"
+        }
+        End::Error => {
+            chunk(&json!({ "error": { "message": "worker died" } }))
+                + &event("[DONE]")
+                + "0\r\n\r\n"
+        }
+        End::Junk => event("{{{") + "0\r\n\r\n",
+        End::Cut => "0\r\n\r\n".to_owned(),
+    };
+    sent && stream.write_all(last.as_bytes()).await.is_ok()
+}
+
+enum End {
+    Done,
+    Error,
+    Cut,
+    Junk,
+}
+
+async fn stream_tokens(
+    stream: &mut TcpStream,
+    body: &Value,
+    (first, gap): (Duration, Duration),
+    tokens: usize,
+) -> bool {
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    if stream.write_all(head.as_bytes()).await.is_err() {
+        return false;
+    }
+    let chat = body["messages"].is_array();
+    for at in 0..tokens {
+        let wait = if at == 0 { first } else { gap };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        let finish = (at + 1 == tokens).then_some("length");
+        let choice = if chat {
+            json!({ "index": 0, "delta": { "content": " x" }, "finish_reason": finish })
+        } else {
+            json!({ "index": 0, "text": " x", "finish_reason": finish })
+        };
+        let text = chunk(&json!({ "choices": [choice], "usage": null }));
+        if stream.write_all(text.as_bytes()).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Token counts, with the hits of an infinite cache of 16-token blocks that computes the last token.
+fn usage(state: &State, body: &Value, completion: usize) -> Value {
+    let ids: Vec<u64> = match &body["prompt"] {
+        Value::Array(ids) => ids.iter().map(|id| id.as_u64().unwrap()).collect(),
+        Value::String(text) => text.split_whitespace().map(|w| w.len() as u64).collect(),
+        _ => Vec::new(),
+    };
+    let mut stored = state.stored.lock().unwrap();
+    let blocks = (1..=ids.len() / 16).map(|n| ids[..n * 16].to_vec());
+    let hit = blocks.clone().take_while(|b| b.len() < ids.len() && stored.contains(b)).count();
+    stored.extend(blocks);
+    json!({
+        "prompt_tokens": ids.len(),
+        "completion_tokens": completion,
+        "total_tokens": ids.len() + completion,
+        "prompt_tokens_details": { "cached_tokens": hit * 16 },
+    })
+}
+
+fn chunk(value: &Value) -> String {
+    event(&value.to_string())
+}
+
+/// One event in an HTTP chunk of its own.
+fn event(data: &str) -> String {
+    let text = format!("data: {data}\n\n");
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
