@@ -63,7 +63,7 @@ impl Journey {
             request,
             deadline_ms,
             phase: Phase::Placing,
-            attempt: Attempt(1),
+            attempt: Attempt(0),
             legs: Legs::default(),
             avoid: BTreeSet::new(),
             output: Vec::new(),
@@ -370,7 +370,7 @@ impl Journey {
     fn fail(&mut self, culprit: Option<WorkerId>, refusal: Refusal, actions: &mut Vec<Action>) {
         self.cancel_legs(CancelReason::Superseded, actions);
         let hopeless = matches!(refusal.class, ErrorClass::Invalid | ErrorClass::Deadline);
-        if hopeless || self.limits.attempts_max <= self.attempt.0 {
+        if hopeless || self.limits.attempts_max <= self.attempt.0 + 1 {
             return self.end(End::Failed(refusal), actions);
         }
         self.avoid.extend(culprit);

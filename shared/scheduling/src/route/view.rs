@@ -66,21 +66,30 @@ impl WorkerView {
                 DEFAULT_SPEED.decode_sequence_us,
             ),
         };
-        let open = state.pool.free.saturating_add(state.pool.cached);
-        Self {
+        let mut view = Self {
             worker: state.worker.clone(),
             role: state.role,
             ready: state.ready && !state.draining,
             context_tokens: state.context_tokens,
-            queued_sequences: state.queued_sequences.saturating_add(pending.prefills),
-            queued_tokens: state.queued_tokens.saturating_add(pending.prompt_tokens),
-            running_sequences: state.running_sequences.saturating_add(pending.decodes),
+            queued_sequences: state.queued_sequences,
+            queued_tokens: state.queued_tokens,
+            running_sequences: state.running_sequences,
             sequences_max: state.sequences_max.max(1),
             pages_total: state.pool.total,
-            pages_open: open.saturating_sub(pending.pages),
+            pages_open: state.pool.free.saturating_add(state.pool.cached),
             measured: 0.0 < state.speed.prefill_token_us && 0.0 < state.speed.step_us,
             speed,
-        }
+        };
+        view.add(pending);
+        view
+    }
+
+    /// Counts what was sent there since it told its state.
+    pub fn add(&mut self, pending: Pending) {
+        self.queued_sequences = self.queued_sequences.saturating_add(pending.prefills);
+        self.queued_tokens = self.queued_tokens.saturating_add(pending.prompt_tokens);
+        self.running_sequences = self.running_sequences.saturating_add(pending.decodes);
+        self.pages_open = self.pages_open.saturating_sub(pending.pages);
     }
 
     /// True when the whole sequence can ever be held here.
