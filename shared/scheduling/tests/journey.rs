@@ -203,6 +203,17 @@ fn a_lasting_gap_is_asked_for_at_the_worker_that_owes_it() {
 }
 
 #[test]
+fn a_gap_at_the_start_of_a_later_attempt_is_owed_by_its_prefill_worker() {
+    let mut journey = running();
+    journey.on(2, from("p", token(0, 0, 9)));
+    journey.on(3, Input::Gone { worker: id("d") });
+    journey.on(3, split("p", "e"));
+    journey.on(4, from("e", token(1, 2, 9)));
+    let ask = Action::AskMissed { worker: id("p"), key: key(1), from: 1 };
+    assert_eq!(journey.on(44, Input::Tick), [ask]);
+}
+
+#[test]
 fn a_worker_that_finished_unheard_is_asked_and_one_that_forgot_is_replaced() {
     let mut journey = running();
     journey.on(2, from("p", token(0, 0, 2)));

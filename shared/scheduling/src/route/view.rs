@@ -92,6 +92,14 @@ impl WorkerView {
         self.pages_open = self.pages_open.saturating_sub(pending.pages);
     }
 
+    /// Takes back what was added, because it is done or given up.
+    pub fn remove(&mut self, pending: Pending) {
+        self.queued_sequences = self.queued_sequences.saturating_sub(pending.prefills);
+        self.queued_tokens = self.queued_tokens.saturating_sub(pending.prompt_tokens);
+        self.running_sequences = self.running_sequences.saturating_sub(pending.decodes);
+        self.pages_open = self.pages_open.saturating_add(pending.pages).min(self.pages_total);
+    }
+
     /// True when the whole sequence can ever be held here.
     pub fn can_hold(&self, need: &Need) -> bool {
         need.tokens <= self.context_tokens && need.pages_max(self) <= self.pages_total

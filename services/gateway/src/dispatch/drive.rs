@@ -1,0 +1,373 @@
+//! One generation's task: performs what its journey says and tells the journey what came of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bus::{Context, RequestError};
+use chassis::telemetry::{Value, names};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use protocol::{
+    Attempt, Cancel, CancelReason, ErrorClass, Job, Leg, Missed, Refusal, RequestKey, WorkerId,
+};
+use scheduling::journey::{Action, End, Input, Journey};
+use scheduling::route::Placement;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::{Generation, Piece, Shared, epoch_ms, epoch_us, need};
+use crate::fleet::Load;
+
+/// Workers answer a job within milliseconds. Presence notices one that cannot before this does.
+const JOB_TIMEOUT: Duration = Duration::from_secs(4);
+const MISSED_TIMEOUT: Duration = Duration::from_secs(1);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A worker that hears of a cancellation from nobody frees the request when its lease ends.
+const CANCEL_TRIES: u32 = 3;
+/// For a client to make room for the last piece.
+const LAST_PIECE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The client's side of a generation.
+pub(super) struct Client {
+    pieces: mpsc::Sender<Piece>,
+    /// Answered once: taken by workers, or refused.
+    started: Option<oneshot::Sender<Result<(), Refusal>>>,
+    /// Resolves when the client wants no more; an error means that it is gone.
+    stopped: Option<oneshot::Receiver<CancelReason>>,
+    gone: bool,
+}
+
+impl Client {
+    pub(super) fn new(
+        pieces: mpsc::Sender<Piece>,
+        started: oneshot::Sender<Result<(), Refusal>>,
+        stopped: oneshot::Receiver<CancelReason>,
+    ) -> Self {
+        Self { pieces, started: Some(started), stopped: Some(stopped), gone: false }
+    }
+}
+
+pub(super) struct Drive {
+    shared: Arc<Shared>,
+    generation: Generation,
+    journey: Journey,
+    inbox: mpsc::Receiver<Input>,
+    client: Client,
+    /// Questions to workers under way.
+    asked: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
+    /// When the route stage of this attempt began.
+    routing: SystemTime,
+    /// The attempt that was sent last, and when.
+    sent: Option<(Attempt, SystemTime)>,
+    placement: Option<Placement>,
+    /// What the table was told last.
+    holders: Vec<WorkerId>,
+    held: Attempt,
+    last_word: Option<Refusal>,
+    /// What the fleet counts for this attempt.
+    loads: Vec<Load>,
+}
+
+impl Drive {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        generation: Generation,
+        admitted: SystemTime,
+        inbox: mpsc::Receiver<Input>,
+        client: Client,
+    ) -> Self {
+        let deadline_ms = epoch_ms(generation.deadline);
+        let (journey, _) = Journey::new(generation.request, deadline_ms, shared.limits.journey);
+        Self {
+            shared,
+            generation,
+            journey,
+            inbox,
+            client,
+            asked: FuturesUnordered::new(),
+            routing: admitted,
+            sent: None,
+            placement: None,
+            holders: Vec::new(),
+            held: Attempt(0),
+            last_word: None,
+            loads: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        self.perform(VecDeque::from([Action::Place]));
+        while !self.journey.ended() {
+            let Some(input) = self.next_input().await else { continue };
+            let actions = self.journey.on(epoch_ms(SystemTime::now()), input);
+            self.perform(actions.into());
+        }
+        self.release_loads();
+        self.shared.table.remove(self.generation.request);
+        let (closed, _) = mpsc::channel(1);
+        let pieces = std::mem::replace(&mut self.client.pieces, closed);
+        let telling = tell_end(pieces, self.client.started.take(), self.last_word.take());
+        tokio::join!(telling, self.free_workers());
+        self.shared.counters.add(self.journey.tally());
+    }
+
+    /// Sees cancellations through, and cancels what a worker takes too late.
+    async fn free_workers(&mut self) {
+        while let Some(input) = self.asked.next().await {
+            let Some(input) = input else { continue };
+            let actions = self.journey.on(epoch_ms(SystemTime::now()), input);
+            self.perform(actions.into());
+        }
+    }
+
+    /// `None` when what ended has nothing to say.
+    async fn next_input(&mut self) -> Option<Input> {
+        let wake_ms = self.journey.wake_ms().saturating_sub(epoch_ms(SystemTime::now()));
+        let stopped = async {
+            match &mut self.client.stopped {
+                Some(stopped) => stopped.await.unwrap_or(CancelReason::ClientGone),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            reason = stopped => {
+                self.client.stopped = None;
+                Some(Input::Stop(reason))
+            }
+            Some(input) = self.inbox.recv() => Some(input),
+            Some(input) = self.asked.next() => input,
+            () = sleep(Duration::from_millis(wake_ms)) => Some(Input::Tick),
+        }
+    }
+
+    /// Performs actions and what follows from them.
+    fn perform(&mut self, mut actions: VecDeque<Action>) {
+        while let Some(action) = actions.pop_front() {
+            let mut follows = None;
+            match action {
+                Action::Place => follows = Some(self.place()),
+                Action::Send { worker, leg } => self.send(worker, leg),
+                Action::Started => self.start(),
+                Action::Deliver(event) => {
+                    self.start();
+                    self.prompt_computed();
+                    follows = self.deliver(Piece::Token(event));
+                }
+                Action::AskMissed { worker, key, from } => self.ask_missed(worker, key, from),
+                Action::Cancel { worker, key, reason } => self.cancel(worker, key, reason),
+                Action::End(end) => self.last_word = self.word_for(end),
+            }
+            if let Some(input) = follows {
+                actions.extend(self.journey.on(epoch_ms(SystemTime::now()), input));
+            }
+        }
+        self.tell_holders();
+    }
+
+    /// What the client is still to be told.
+    fn word_for(&self, end: End) -> Option<Refusal> {
+        match end {
+            End::Finished => None,
+            End::Failed(refusal) => Some(refusal),
+            End::Stopped(CancelReason::Shutdown) => {
+                Some(Refusal::new(ErrorClass::Retry, "the gateway is shutting down"))
+            }
+            End::Stopped(_) => {
+                let unread = Refusal::new(ErrorClass::Cancelled, "the answer was not read");
+                self.client.gone.then_some(unread)
+            }
+        }
+    }
+
+    /// The first token of an attempt is here: its prompt waits nowhere any more.
+    fn prompt_computed(&mut self) {
+        if self.loads.iter().all(|load| load.pending.prefills == 0) {
+            return;
+        }
+        let whole = self.loads.len() == 1;
+        let fleet = &self.shared.fleet;
+        for load in std::mem::take(&mut self.loads) {
+            if load.pending.prefills == 0 {
+                self.loads.push(load);
+                continue;
+            }
+            fleet.release(&load);
+            if let Some(rest) = load.after_prompt(whole) {
+                fleet.count(&rest);
+                self.loads.push(rest);
+            }
+        }
+    }
+
+    fn release_loads(&mut self) {
+        for load in std::mem::take(&mut self.loads) {
+            self.shared.fleet.release(&load);
+        }
+    }
+
+    fn tell_holders(&mut self) {
+        let key = self.journey.key();
+        if self.held != key.attempt || !self.journey.holders().eq(self.holders.iter()) {
+            self.holders = self.journey.holders().cloned().collect();
+            self.held = key.attempt;
+            self.shared.table.hold(key, self.holders.clone());
+        }
+    }
+
+    fn start(&mut self) {
+        if let Some(started) = self.client.started.take() {
+            // A client that left is told by its other channel.
+            let _client_is_there = started.send(Ok(()));
+        }
+    }
+
+    /// Hands a piece to the client. One that is not there, or does not read, gets nothing more:
+    /// what it has must stay without a gap.
+    fn deliver(&mut self, piece: Piece) -> Option<Input> {
+        if self.client.gone {
+            return None;
+        }
+        self.client.gone = self.client.pieces.try_send(piece).is_err();
+        self.client.gone.then_some(Input::Stop(CancelReason::ClientGone))
+    }
+
+    fn place(&mut self) -> Input {
+        self.release_loads();
+        if self.sent.is_some() {
+            self.routing = SystemTime::now();
+        }
+        let need = need(&self.generation, self.journey.output().len());
+        let policy = self.shared.limits.disaggregate;
+        match self.shared.fleet.place(&need, self.journey.avoid(), policy) {
+            Ok((placement, loads)) => {
+                self.loads = loads;
+                self.shared.counters.attempts.inc();
+                if self.journey.key().attempt != Attempt(0) {
+                    self.shared.counters.retries.inc();
+                }
+                let choice = placement.chosen().choice.clone();
+                self.placement = Some(placement);
+                Input::Placed(choice)
+            }
+            Err(error) => Input::Unplaceable(error.into()),
+        }
+    }
+
+    /// Sends a job. The route stage ends, and the workers' queue stages begin, when the first leg
+    /// of an attempt is sent.
+    fn send(&mut self, worker: WorkerId, leg: Leg) {
+        let key = self.journey.key();
+        let sent = match self.sent {
+            Some((attempt, sent)) if attempt == key.attempt => sent,
+            _ => {
+                let now = SystemTime::now();
+                self.sent = Some((key.attempt, now));
+                self.trace_route(now);
+                now
+            }
+        };
+        let generation = &self.generation;
+        let job = Job {
+            key,
+            deadline_ms: epoch_ms(generation.deadline),
+            sent_us: epoch_us(sent),
+            gateway: self.shared.gateway.clone(),
+            leg,
+            prompt: generation.prompt.clone(),
+            output: self.journey.output().to_vec(),
+            sampling: generation.sampling.clone(),
+            stopping: generation.stopping.clone(),
+            top_logprobs: generation.top_logprobs,
+            prompt_logprobs: generation.prompt_logprobs,
+            scope: generation.scope,
+        };
+        let (shared, context) = (self.shared.clone(), self.context());
+        self.asked.push(Box::pin(async move {
+            let attempt = job.key.attempt;
+            match shared.bus.ask_worker(&worker, &job, &context, JOB_TIMEOUT).await {
+                Ok(answer) => Some(Input::Answered { worker, attempt, answer }),
+                Err(error) => {
+                    if matches!(error, RequestError::NoResponders { .. }) {
+                        shared.lose(&worker);
+                    }
+                    let refusal = Refusal::new(error.class(), error.to_string());
+                    Some(Input::Unanswered { worker, attempt, refusal })
+                }
+            }
+        }));
+    }
+
+    fn ask_missed(&mut self, worker: WorkerId, key: RequestKey, from: u32) {
+        let (shared, context) = (self.shared.clone(), self.context());
+        self.asked.push(Box::pin(async move {
+            let missed = Missed { key, from };
+            match shared.bus.ask_worker(&worker, &missed, &context, MISSED_TIMEOUT).await {
+                Ok(reply) => Some(Input::Missed { worker, attempt: key.attempt, reply }),
+                Err(RequestError::NoResponders { .. }) => {
+                    shared.lose(&worker);
+                    None
+                }
+                // The journey asks again.
+                Err(_) => None,
+            }
+        }));
+    }
+
+    fn cancel(&mut self, worker: WorkerId, key: RequestKey, reason: CancelReason) {
+        self.shared.counters.cancels.inc();
+        let (shared, context) = (self.shared.clone(), self.context());
+        self.asked.push(Box::pin(async move {
+            let cancel = Cancel { key, reason };
+            for _ in 0..CANCEL_TRIES {
+                let asking = shared.bus.ask_worker(&worker, &cancel, &context, CANCEL_TIMEOUT);
+                match asking.await {
+                    Ok(_) | Err(RequestError::NoResponders { .. }) => return None,
+                    Err(error) => tracing::warn!(%worker, %error, "not cancelled yet"),
+                }
+            }
+            None
+        }));
+    }
+
+    /// The workers' spans go under the request's.
+    fn context(&self) -> Context {
+        Context::new(self.generation.trace.traceparent())
+    }
+
+    fn trace_route(&self, sent: SystemTime) {
+        let Some(placement) = &self.placement else { return };
+        if !self.generation.trace.is_sampled() {
+            return;
+        }
+        let chosen = placement.chosen();
+        let all: Vec<String> = placement.candidates.iter().map(ToString::to_string).collect();
+        let attributes: [(&'static str, Value); 6] = [
+            (names::tandem::REQUEST_ID, self.generation.request.to_string().into()),
+            (names::tandem::ATTEMPT, self.journey.key().attempt.0.into()),
+            ("tandem.route.chosen", chosen.choice.to_string().into()),
+            ("tandem.route.price_ms", chosen.price.total_ms().into()),
+            ("tandem.route.candidates", all.join("; ").into()),
+            ("tandem.route.considered", placement.considered.into()),
+        ];
+        self.generation.trace.stage(names::stage::ROUTE, self.routing..sent, attributes);
+    }
+}
+
+/// The last word to the client: a refusal where the stream had not begun, else the last piece.
+async fn tell_end(
+    pieces: mpsc::Sender<Piece>,
+    started: Option<oneshot::Sender<Result<(), Refusal>>>,
+    refusal: Option<Refusal>,
+) {
+    let Some(refusal) = refusal else { return };
+    match started {
+        Some(started) => {
+            let _client_is_there = started.send(Err(refusal));
+        }
+        None => {
+            let sending = pieces.send(Piece::Failed(refusal));
+            let _client_reads = timeout(LAST_PIECE_TIMEOUT, sending).await;
+        }
+    }
+}

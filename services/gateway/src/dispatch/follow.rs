@@ -1,0 +1,112 @@
+//! What happens beside the requests: tokens arrive, workers come and go, leases are renewed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use bus::{Context, RequestError, Tokens};
+use chassis::StopToken;
+use futures::future::join_all;
+use protocol::control::KEEP_KEYS_MAX;
+use protocol::{CancelReason, Keep, RequestKey, WorkerId};
+use scheduling::journey::Input;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+use super::Shared;
+
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// A worker's lease lasts five of these.
+const KEEP_TIMEOUT: Duration = Duration::from_millis(900);
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// For cancellations to reach the workers after the drain time.
+const CANCEL_TIME: Duration = Duration::from_secs(1);
+
+/// Hands token events to their requests.
+pub(super) async fn tokens(
+    shared: Arc<Shared>,
+    mut tokens: Tokens,
+    stop: StopToken,
+) -> anyhow::Result<()> {
+    let mut drained = std::pin::pin!(drained(&shared, stop));
+    loop {
+        let batch = tokio::select! {
+            batch = tokens.next() => batch,
+            () = &mut drained => return Ok(()),
+        };
+        let Some(batch) = batch else { return Err(anyhow!("the token subscription ended")) };
+        let worker = batch.worker;
+        let inputs = batch.events.into_iter().map(|event| {
+            let request = event.key().request;
+            (request, Input::Event { worker: worker.clone(), event })
+        });
+        let unknown = shared.table.tell(inputs);
+        shared.counters.fenced_events.inc_by(unknown);
+    }
+}
+
+/// Keeps the fleet up to date and tells requests whose worker died.
+pub(super) async fn presence(shared: Arc<Shared>, stop: StopToken) -> anyhow::Result<()> {
+    let mut watch = shared.bus.presence().watch();
+    let mut drained = std::pin::pin!(drained(&shared, stop));
+    loop {
+        let event = tokio::select! {
+            event = watch.next() => event,
+            () = &mut drained => return Ok(()),
+        };
+        if let Some(worker) = shared.fleet.apply(event) {
+            shared.table.tell_all(|_| Input::Gone { worker: worker.clone() });
+        }
+    }
+}
+
+/// Renews the leases of every request, every second; on the stop, ends what lasts too long.
+pub(super) async fn keep_alive(shared: Arc<Shared>, stop: StopToken) -> anyhow::Result<()> {
+    let mut ticks = interval(KEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut drained = std::pin::pin!(drained(&shared, stop));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = &mut drained => return Ok(()),
+        }
+        let keys = shared.table.keys_by_worker();
+        join_all(keys.into_iter().map(|(worker, keys)| keep(&shared, worker, keys))).await;
+    }
+}
+
+async fn keep(shared: &Shared, worker: WorkerId, keys: Vec<RequestKey>) {
+    for keys in keys.chunks(KEEP_KEYS_MAX) {
+        let message = Keep { keys: keys.to_vec() };
+        let context = Context::default();
+        match shared.bus.ask_worker(&worker, &message, &context, KEEP_TIMEOUT).await {
+            Ok(reply) => {
+                let unknown = reply.unknown.into_iter().map(|key| {
+                    let worker = worker.clone();
+                    (key.request, Input::Unknown { worker, key })
+                });
+                shared.table.tell(unknown);
+            }
+            Err(RequestError::NoResponders { .. }) => return shared.lose(&worker),
+            // Presence decides: a worker that is silent for three seconds is gone.
+            Err(error) => tracing::warn!(%worker, %error, "leases are not renewed"),
+        }
+    }
+}
+
+/// Resolves after the stop, when the last generation has ended or was told to.
+async fn drained(shared: &Shared, stop: StopToken) {
+    stop.cancelled().await;
+    let until = Instant::now() + shared.limits.drain;
+    let ended = async {
+        while 0 < shared.table.len() {
+            sleep(DRAIN_LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = sleep_until(until) => {
+            shared.table.tell_all(|_| Input::Stop(CancelReason::Shutdown));
+            sleep(CANCEL_TIME).await;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The generations in flight: how to reach each one's task, and which workers to keep alive for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use protocol::{RequestId, RequestKey, WorkerId};
+use scheduling::journey::Input;
+use tokio::sync::mpsc;
+
+/// Locked for a few map operations at a time, never across an await.
+#[derive(Default)]
+pub(super) struct Table {
+    entries: Mutex<HashMap<RequestId, Entry>>,
+}
+
+struct Entry {
+    inbox: mpsc::Sender<Input>,
+    /// The current attempt and the workers that hold a lease for it.
+    holders: Option<(RequestKey, Vec<WorkerId>)>,
+}
+
+impl Table {
+    fn entries(&self) -> MutexGuard<'_, HashMap<RequestId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries().len()
+    }
+
+    /// False when there are `inflight_max` already, or this very request.
+    pub(super) fn insert(
+        &self,
+        request: RequestId,
+        inbox: mpsc::Sender<Input>,
+        inflight_max: usize,
+    ) -> bool {
+        let mut entries = self.entries();
+        if inflight_max <= entries.len() || entries.contains_key(&request) {
+            return false;
+        }
+        entries.insert(request, Entry { inbox, holders: None });
+        true
+    }
+
+    pub(super) fn remove(&self, request: RequestId) {
+        self.entries().remove(&request);
+    }
+
+    pub(super) fn hold(&self, key: RequestKey, holders: Vec<WorkerId>) {
+        if let Some(entry) = self.entries().get_mut(&key.request) {
+            entry.holders = Some((key, holders));
+        }
+    }
+
+    /// Hands inputs to their requests; returns how many belong to none.
+    ///
+    /// A full inbox drops its input: tokens come again as a gap, the rest with the next keep-alive.
+    pub(super) fn tell(&self, inputs: impl IntoIterator<Item = (RequestId, Input)>) -> u64 {
+        let entries = self.entries();
+        let mut unknown = 0;
+        for (request, input) in inputs {
+            match entries.get(&request).map(|entry| entry.inbox.try_send(input)) {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::debug!(%request, %error, "input dropped"),
+                None => unknown += 1,
+            }
+        }
+        unknown
+    }
+
+    pub(super) fn tell_all(&self, input: impl Fn(RequestId) -> Input) {
+        for (request, entry) in self.entries().iter() {
+            if let Err(error) = entry.inbox.try_send(input(*request)) {
+                tracing::debug!(%request, %error, "input dropped");
+            }
+        }
+    }
+
+    /// What every worker is to keep.
+    pub(super) fn keys_by_worker(&self) -> BTreeMap<WorkerId, Vec<RequestKey>> {
+        let mut keys: BTreeMap<WorkerId, Vec<RequestKey>> = BTreeMap::new();
+        for (key, holders) in self.entries().values().filter_map(|entry| entry.holders.as_ref()) {
+            for worker in holders {
+                keys.entry(worker.clone()).or_default().push(*key);
+            }
+        }
+        keys
+    }
+}
