@@ -65,6 +65,29 @@ pub struct Call {
     pub body: Bytes,
     /// W3C trace context.
     pub traceparent: String,
+    /// Notes when a ready connection takes the body.
+    pub written: Written,
+}
+
+/// When a body was taken, known even if the request is cut off later.
+#[derive(Clone, Debug)]
+pub struct Written(Arc<AtomicI64>);
+
+impl Default for Written {
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(NOT_WRITTEN)))
+    }
+}
+
+impl Written {
+    /// The time, once there is one.
+    pub fn at_ns(&self) -> Option<i64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|at| *at != NOT_WRITTEN)
+    }
+
+    fn note(&self, now_ns: i64) {
+        self.0.store(now_ns, Ordering::Relaxed);
+    }
 }
 
 /// A client for one server.
@@ -101,6 +124,16 @@ impl Client {
         Ok(Self { http, base: base.to_owned(), headers, run_id: run_id.to_owned() })
     }
 
+    /// The base URL, without `/v1`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The run that its requests belong to.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
     /// Asks for the list of models.
     pub async fn models(&self, timeout: Duration) -> Result<Vec<ModelInfo>, ClientError> {
         #[derive(Deserialize)]
@@ -132,7 +165,6 @@ impl Client {
         live: &Live,
         record: &mut RequestRecord,
     ) -> Result<(), Failure> {
-        let written = Arc::new(AtomicI64::new(NOT_WRITTEN));
         let request = self
             .http
             .post(format!("{}{}", self.base, endpoint.path()))
@@ -142,21 +174,18 @@ impl Client {
             .header("traceparent", call.traceparent)
             .header("baggage", format!("loadgen.run_id={}", self.run_id))
             .header("x-request-id", &record.request_id)
-            .body(stamped(call.body, clock, written.clone()));
+            .body(stamped(call.body, clock, call.written));
         record.dispatched_ns = Some(clock.now_ns());
         live.sent();
-        let sent = request.send().await;
-        let written = written.load(Ordering::Relaxed);
-        record.written_ns = (written != NOT_WRITTEN).then_some(written);
-        let response = sent.map_err(|e| transport_failure(&e))?;
+        let response = request.send().await.map_err(|e| transport_failure(&e))?;
         read_stream(response, clock, live, record).await
     }
 }
 
 /// A body that notes when the connection takes it: after connecting, behind the head.
-fn stamped(body: Bytes, clock: Clock, written: Arc<AtomicI64>) -> reqwest::Body {
+fn stamped(body: Bytes, clock: Clock, written: Written) -> reqwest::Body {
     reqwest::Body::wrap_stream(futures::stream::once(async move {
-        written.store(clock.now_ns(), Ordering::Relaxed);
+        written.note(clock.now_ns());
         Ok::<_, std::convert::Infallible>(body)
     }))
 }

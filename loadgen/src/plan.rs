@@ -79,8 +79,6 @@ pub struct IdealHits {
     /// Part of the prompt tokens that a server can reuse which stores blocks of its own size and
     /// always computes the last token.
     pub server_token_hit: f64,
-    /// The same in tokens.
-    pub server_tokens: u64,
 }
 
 impl Plan {
@@ -152,43 +150,10 @@ impl Plan {
         Ok(self)
     }
 
-    /// From the first intended time to the last.
-    pub fn span_ns(&self) -> i64 {
-        match (self.requests.first(), self.requests.last()) {
-            (Some(first), Some(last)) => last.intended_ns - first.intended_ns,
-            _ => 0,
-        }
-    }
-
     /// One more than the largest block number.
     pub fn block_count(&self) -> usize {
         let blocks = self.requests.iter().flat_map(|r| &r.blocks);
         blocks.map(|block| block.number as usize + 1).max().unwrap_or(0)
-    }
-
-    /// What an ideal cache would hit, in all and with server blocks of `server_block` tokens.
-    pub fn ideal_hits(&self, server_block: u32) -> IdealHits {
-        let mut cache = InfiniteCache::default();
-        let (mut blocks, mut tokens, mut hit_blocks, mut hit_tokens) = (0, 0, 0, 0);
-        let mut server_tokens = 0;
-        let granule = u64::from(server_block.max(1));
-        for request in &self.requests {
-            let numbers: Vec<u32> = request.blocks.iter().map(|b| b.number).collect();
-            let hit = cache.admit(&numbers, request.input_tokens, request.block_tokens);
-            blocks += numbers.len();
-            tokens += u64::from(request.input_tokens);
-            hit_blocks += hit.blocks;
-            hit_tokens += hit.tokens;
-            let reusable = hit.tokens.min(u64::from(request.input_tokens).saturating_sub(1));
-            server_tokens += reusable / granule * granule;
-        }
-        let part = |hit: f64, all: f64| if all > 0.0 { hit / all } else { 0.0 };
-        IdealHits {
-            block_hit: part(hit_blocks as f64, blocks as f64),
-            token_hit: part(hit_tokens as f64, tokens as f64),
-            server_token_hit: part(server_tokens as f64, tokens as f64),
-            server_tokens,
-        }
     }
 
     /// Writes the plan, one JSON object a line.
@@ -205,6 +170,31 @@ impl Plan {
             writeln!(out, "{line}")?;
         }
         Ok(())
+    }
+}
+
+/// What an ideal cache would hit in `requests`, in all and with server blocks of `server_block`
+/// tokens.
+pub fn ideal_hits(requests: &[PlannedRequest], server_block: u32) -> IdealHits {
+    let mut cache = InfiniteCache::default();
+    let (mut blocks, mut tokens, mut hit_blocks, mut hit_tokens) = (0, 0, 0, 0);
+    let mut server_tokens = 0;
+    let granule = u64::from(server_block.max(1));
+    for request in requests {
+        let numbers: Vec<u32> = request.blocks.iter().map(|b| b.number).collect();
+        let hit = cache.admit(&numbers, request.input_tokens, request.block_tokens);
+        blocks += numbers.len();
+        tokens += u64::from(request.input_tokens);
+        hit_blocks += hit.blocks;
+        hit_tokens += hit.tokens;
+        let reusable = hit.tokens.min(u64::from(request.input_tokens).saturating_sub(1));
+        server_tokens += reusable / granule * granule;
+    }
+    let part = |hit: f64, all: f64| if all > 0.0 { hit / all } else { 0.0 };
+    IdealHits {
+        block_hit: part(hit_blocks as f64, blocks as f64),
+        token_hit: part(hit_tokens as f64, tokens as f64),
+        server_token_hit: part(server_tokens as f64, tokens as f64),
     }
 }
 
@@ -268,12 +258,11 @@ mod tests {
     #[test]
     fn a_server_reuses_whole_blocks_of_its_own_and_computes_the_last_token() {
         let requests = vec![shared(&[0, 1, 2], 24), shared(&[0, 1, 2], 24), shared(&[0, 9], 16)];
-        let plan = Plan { requests, ..Plan::default() };
-        let ideal = plan.ideal_hits(16);
+        let ideal = ideal_hits(&requests, 16);
         assert_eq!(ideal.token_hit, 32.0 / 64.0);
         assert_eq!(ideal.block_hit, 4.0 / 8.0);
         // 24 hit tokens hold one block of 16, 8 hit tokens none.
-        assert_eq!(ideal.server_tokens, 16);
-        assert_eq!(plan.ideal_hits(8).server_tokens, 16 + 8);
+        assert_eq!(ideal.server_token_hit, 16.0 / 64.0);
+        assert_eq!(ideal_hits(&requests, 8).server_token_hit, 24.0 / 64.0);
     }
 }

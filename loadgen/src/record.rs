@@ -25,6 +25,8 @@ pub enum FailureClass {
     Dropped,
     /// The prompt could not be made.
     Prompt,
+    /// Cut off by the operator.
+    Cancelled,
 }
 
 impl fmt::Display for FailureClass {
@@ -39,6 +41,7 @@ impl fmt::Display for FailureClass {
             Self::Truncated => f.write_str("truncated stream"),
             Self::Dropped => f.write_str("dropped"),
             Self::Prompt => f.write_str("prompt"),
+            Self::Cancelled => f.write_str("cancelled"),
         }
     }
 }
@@ -83,9 +86,14 @@ impl RequestRecord {
         (self.issued_ns - self.intended_ns).max(0)
     }
 
-    /// How long it waited for a slot.
+    /// From when it was due to when it was sent: the wait for a slot, if there is a limit.
     pub fn queue_wait_ns(&self) -> Option<i64> {
         self.dispatched_ns.map(|at| at - self.issued_ns)
+    }
+
+    /// Whether it failed in this way.
+    pub fn failed_as(&self, class: FailureClass) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.class == class)
     }
 
     /// Whether it was answered completely.

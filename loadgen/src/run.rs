@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::Endpoint;
-use crate::client::{Call, Client};
+use crate::client::{Call, Client, Written};
 use crate::clock::{Clock, cpu_seconds};
 use crate::identity::Identity;
 use crate::live::Live;
@@ -46,10 +46,10 @@ pub struct SendOptions {
 /// What a run left behind.
 #[derive(Debug, Default)]
 pub struct RunOutcome {
-    /// Requests that were offered, in order of the plan.
+    /// Requests that were offered and are over, in order of the plan.
     pub records: Vec<RequestRecord>,
-    /// Requests in flight that the operator cut off.
-    pub cancelled: usize,
+    /// Requests in flight that the operator cut off, in order of the plan.
+    pub cancelled: Vec<RequestRecord>,
     /// Requests that the operator kept from being offered.
     pub unsent: usize,
     /// Why the run was cut short.
@@ -81,6 +81,8 @@ struct Shared {
     clock: Clock,
     live: Arc<Live>,
     slots: Option<Arc<Semaphore>>,
+    /// Turns true when everything in flight must end.
+    cancelled: watch::Receiver<bool>,
 }
 
 /// Sends with one client, counted in `live`.
@@ -110,30 +112,29 @@ impl Runner {
         let slots = self.options.max_inflight.map(|n| Arc::new(Semaphore::new(n)));
         let (options, live) = (self.options, self.live.clone());
         let (client, identity) = (self.client, self.identity);
-        let shared = Arc::new(Shared { client, options, identity, clock, live, slots });
+        let (cancel, cancelled) = watch::channel(false);
+        let shared = Arc::new(Shared { client, options, identity, clock, live, slots, cancelled });
         let (due, mut jobs) = mpsc::channel(DUE_QUEUE);
         let pacer = Pacer::start(pace, due)?;
         let mut flight = Flight::default();
         flight.offer(&shared, &mut jobs, &mut stop, &mut progress).await?;
         pacer.stop();
         drop(jobs);
-        flight.land(options.grace, &mut stop, &mut progress, &self.live).await?;
+        flight.land(options.grace, &cancel, &mut stop, (&mut progress, &self.live)).await?;
         let wall_ns = clock.now_ns();
         tokio::task::spawn_blocking(|| pacer.join())
             .await
             .map_err(|_| RunError::PacerPanicked)?
             .map_err(|_| RunError::PacerPanicked)?;
         progress.finish(&self.live.snapshot());
-        let mut records = flight.records;
-        records.sort_unstable_by_key(|record| record.index);
-        Ok(RunOutcome {
-            unsent: planned - records.len() - flight.cancelled,
-            cancelled: flight.cancelled,
-            cut_short: flight.cut_short,
-            cpu_s: cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before),
-            wall_ns,
-            records,
-        })
+        let mut all = flight.over;
+        all.sort_unstable_by_key(|record| record.index);
+        let unsent = planned - all.len();
+        let (cancelled, records) =
+            all.into_iter().partition(|record| record.failed_as(FailureClass::Cancelled));
+        let cpu_s = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);
+        let cut_short = flight.cut_short;
+        Ok(RunOutcome { records, cancelled, unsent, cut_short, cpu_s, wall_ns })
     }
 }
 
@@ -141,8 +142,7 @@ impl Runner {
 #[derive(Default)]
 struct Flight {
     tasks: JoinSet<RequestRecord>,
-    records: Vec<RequestRecord>,
-    cancelled: usize,
+    over: Vec<RequestRecord>,
     cut_short: Option<String>,
 }
 
@@ -183,19 +183,20 @@ impl Flight {
     async fn land(
         &mut self,
         grace: Duration,
+        cancel: &watch::Sender<bool>,
         stop: &mut mpsc::Receiver<String>,
-        progress: &mut Progress,
-        live: &Live,
+        (progress, live): (&mut Progress, &Live),
     ) -> Result<(), RunError> {
         let mut deadline = self.cut_short.is_some().then(|| Instant::now() + grace);
         while !self.tasks.is_empty() {
-            let patience = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let patience = deadline.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
                 Some(done) = self.tasks.join_next() => { self.collect(done)?; }
                 () = tokio::time::sleep_until(patience), if deadline.is_some() => {
-                    self.cancelled += self.tasks.len();
-                    self.tasks.shutdown().await;
+                    // Each request notices at once and hands in what it has.
+                    cancel.send_replace(true);
+                    deadline = None;
                 }
                 Some(reason) = stop.recv() => {
                     let first = self.cut_short.is_none();
@@ -211,8 +212,8 @@ impl Flight {
     /// Keeps the record of a request that is over; says whether it was dropped.
     fn collect(&mut self, done: Result<RequestRecord, JoinError>) -> Result<bool, RunError> {
         let record = done.map_err(|e| RunError::TaskPanicked(e.to_string()))?;
-        let dropped = record.failure.as_ref().is_some_and(|f| f.class == FailureClass::Dropped);
-        self.records.push(record);
+        let dropped = record.failed_as(FailureClass::Dropped);
+        self.over.push(record);
         Ok(dropped)
     }
 }
@@ -235,15 +236,28 @@ async fn request(job: Job, shared: Arc<Shared>) -> RequestRecord {
         trace_id: ids.trace_id,
     };
     shared.live.issued(record.lag_ns());
-    let sent = send(&shared, job.body, ids.traceparent, &mut record);
-    record.failure = match timeout_at(deadline, sent).await {
-        Ok(Ok(())) => None,
-        Ok(Err(failure)) => Some(failure),
-        Err(_) => Some(Failure {
-            class: FailureClass::Timeout,
-            message: format!("not over {:?} after it was due to be sent", shared.options.timeout),
+    let written = Written::default();
+    let mut cancelled = shared.cancelled.clone();
+    let call =
+        job.body.map(|body| Call { body, traceparent: ids.traceparent, written: written.clone() });
+    let sent = timeout_at(deadline, send(&shared, call, &mut record));
+    let failure = tokio::select! {
+        biased;
+        sent = sent => match sent {
+            Ok(Ok(())) => None,
+            Ok(Err(failure)) => Some(failure),
+            Err(_) => Some(Failure {
+                class: FailureClass::Timeout,
+                message: format!("not over {:?} after it was due", shared.options.timeout),
+            }),
+        },
+        _ = cancelled.wait_for(|cancelled| *cancelled) => Some(Failure {
+            class: FailureClass::Cancelled,
+            message: "the run was stopped".to_owned(),
         }),
     };
+    record.failure = failure;
+    record.written_ns = written.at_ns();
     record.finished_ns = shared.clock.now_ns();
     shared.live.finished(&record);
     record
@@ -251,11 +265,10 @@ async fn request(job: Job, shared: Arc<Shared>) -> RequestRecord {
 
 async fn send(
     shared: &Shared,
-    body: Result<bytes::Bytes, String>,
-    traceparent: String,
+    call: Result<Call, String>,
     record: &mut RequestRecord,
 ) -> Result<(), Failure> {
-    let body = body.map_err(|message| Failure { class: FailureClass::Prompt, message })?;
+    let call = call.map_err(|message| Failure { class: FailureClass::Prompt, message })?;
     let _slot = match &shared.slots {
         None => None,
         Some(slots) => {
@@ -271,7 +284,6 @@ async fn send(
             })
         }
     };
-    let call = Call { body, traceparent };
     let endpoint = shared.options.endpoint;
     shared.client.exchange(endpoint, call, shared.clock, &shared.live, record).await
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -62,7 +63,7 @@ pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
         Command::Run(args) => {
             let (stop, stopped) = mpsc::channel(4);
             let mut listener = JoinSet::new();
-            listener.spawn(listen_for_ctrl_c(stop));
+            listener.spawn(listen_for_stop(stop));
             run(&args, stopped).await
         }
         Command::Trace(TraceCommand::Inspect { file, format, trace_block, json }) => {
@@ -77,9 +78,16 @@ pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
     }
 }
 
-async fn listen_for_ctrl_c(stop: mpsc::Sender<String>) {
-    while tokio::signal::ctrl_c().await.is_ok() {
-        if stop.send("Ctrl-C".to_owned()).await.is_err() {
+/// Reports each Ctrl-C, and each request to terminate, as a reason to stop.
+async fn listen_for_stop(stop: mpsc::Sender<String>) {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    loop {
+        let reason = tokio::select! {
+            Ok(()) = tokio::signal::ctrl_c() => "Ctrl-C",
+            Some(()) = terminate.recv() => "SIGTERM",
+            else => return,
+        };
+        if stop.send(reason.to_owned()).await.is_err() {
             return;
         }
     }
@@ -93,7 +101,7 @@ pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String
     let model = choose_model(&client, &args.target).await?;
     let endpoint = args.target.endpoint;
     let load = workload::build(&args.load, &args.replay, endpoint, model.max_model_len)?;
-    let workload = describe(args, &load, &model, &identity);
+    let workload = describe(args, &load, &model, &client);
     let Load { plan, prompts, warnings, .. } = load;
     for warning in &warnings {
         eprintln!("warning: {warning}");
@@ -125,12 +133,12 @@ async fn choose_model(client: &Client, target: &TargetArgs) -> Result<ModelInfo>
     }
 }
 
-fn describe(args: &RunArgs, load: &Load, model: &ModelInfo, identity: &Identity) -> Workload {
+fn describe(args: &RunArgs, load: &Load, model: &ModelInfo, client: &Client) -> Workload {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Workload {
-        run_id: identity.run_id(),
+        run_id: client.run_id().to_owned(),
         started_unix_ms: since.as_millis() as u64,
-        url: args.target.url.trim_end_matches('/').to_owned(),
+        url: client.base().to_owned(),
         endpoint: args.target.endpoint.path(),
         model: model.id.clone(),
         context_tokens: model.max_model_len,
@@ -190,7 +198,7 @@ fn finish(
         })?;
     }
     if let Some(path) = &reporting.jsonl {
-        write_file(path, |out| lines::write(out, plan, &outcome.records))?;
+        write_file(path, |out| lines::write(out, plan, outcome))?;
     }
     let ending = if report.cut_short.is_some() {
         Ending::CutShort

@@ -236,6 +236,12 @@ async fn a_stop_reports_what_was_measured() {
     assert_eq!(count("completed"), 3);
     assert!(count("cancelled") >= 3);
     assert_eq!(count("offered") + count("cancelled") + count("unsent"), 100_000);
+    // Everything that was cut off had been sent in time, and its stamps are kept.
+    let schedule = &done.report["schedule"];
+    assert_eq!(schedule["achieved_rps"], schedule["offered_rps"]);
+    let cut = done.requests.iter().filter(|r| r["error_class"] == "cancelled");
+    let stamped = |r: &&Value| r["dispatched_ns"].is_i64();
+    assert_eq!(cut.filter(stamped).count() as u64, count("cancelled"));
     // What the operator cut off is nobody's miss.
     assert_eq!(done.report["goodput"]["attainment"], 1.0);
 }

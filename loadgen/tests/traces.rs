@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use loadgen::plan::Plan;
+use loadgen::plan::{Plan, ideal_hits};
 use loadgen::prompt::{Prompt, PromptForm, PromptMaker};
 use loadgen::trace::shape::{Dequantize, Shape, shape};
 use loadgen::trace::stats::stats;
@@ -122,7 +122,8 @@ fn prompts_of_a_scaled_trace_share_exactly_what_its_blocks_share() {
 #[test]
 fn scaling_a_real_trace_leaves_its_ideal_hits_alone() {
     let trace = read(&data("mooncake_conversation_60s.jsonl"), None, 512).unwrap();
-    let (whole, small) = (plan(&trace, 1).ideal_hits(16), plan(&trace, 64).ideal_hits(8));
+    let ideal = |scale, block| ideal_hits(&plan(&trace, scale).requests, block);
+    let (whole, small) = (ideal(1, 16), ideal(64, 8));
     assert_eq!(whole.block_hit, small.block_hit);
     close(whole.token_hit, 0.047_045_340_254_463_8);
     assert!((whole.token_hit - small.token_hit).abs() < 0.001);

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use crate::plan::Plan;
-use crate::record::RequestRecord;
+use crate::run::RunOutcome;
 
-/// Writes the records, one object a line. Times are nanoseconds from the start of the run.
-pub fn write(out: &mut impl Write, plan: &Plan, records: &[RequestRecord]) -> io::Result<()> {
-    for record in records {
+/// Writes the records, those that the operator cut off last. Times are nanoseconds from the start
+/// of the run.
+pub fn write(out: &mut impl Write, plan: &Plan, outcome: &RunOutcome) -> io::Result<()> {
+    for record in outcome.records.iter().chain(&outcome.cancelled) {
         let planned = &plan.requests[record.index];
         let line = json!({
             "schema_version": super::SCHEMA_VERSION,

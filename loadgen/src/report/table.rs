@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use super::Report;
@@ -75,7 +75,7 @@ fn head(report: &Report, out: &mut String) {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header.to_vec());
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -92,8 +92,8 @@ fn latency(report: &Report) -> String {
         ("E2E service (from send)", &latency.e2e_service_ms),
         ("TPOT", &latency.tpot_ms),
         ("ITL", &latency.itl_ms),
-        ("wait for a slot", &report.schedule.queue_wait_ms),
-        ("connect and head", &report.schedule.connect_ms),
+        ("due to sent (slot wait)", &report.schedule.queue_wait_ms),
+        ("sent to written (connect)", &report.schedule.connect_ms),
     ] {
         table.add_row(row(name, q));
     }
