@@ -1,0 +1,136 @@
+//! Decides everything before anything is started: model, bus, services, addresses.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use chassis::Effective;
+use chassis::settings::Flag;
+use provision::{NatsOptions, NatsServer};
+
+use super::roster::{Common, Service, roster, threads_each};
+use crate::console;
+
+/// What a service may take beyond its own drain limit before it is killed.
+const STOP_MARGIN: Duration = Duration::from_secs(3);
+
+/// What will run.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The services in the order in which they are started.
+    pub(super) services: Vec<Service>,
+    /// Where NATS is.
+    pub(super) nats_url: String,
+    /// How long one attempt to connect to it may take.
+    pub(super) connect_timeout: Duration,
+    /// Base URL of the gateway, as one calls it from this machine.
+    pub(super) base_url: String,
+    /// How long a service may take to stop.
+    pub(super) stop_limit: Duration,
+    listen_is_default: bool,
+    // Runs as long as the plan.
+    _nats: Option<NatsServer>,
+}
+
+impl Plan {
+    /// Fetches what is missing and starts the private nats-server.
+    pub(super) fn make(
+        effective: &Effective,
+        flags: &[Flag],
+        (prefill, decode): (usize, usize),
+    ) -> anyhow::Result<Self> {
+        let settings = &effective.settings;
+        let is_default = |key: &str| effective.origin(key) == Some("default");
+        let model = model_path(effective)?;
+        console::line(&row("model", "found", &model));
+        let nats = if is_default("nats.url") { Some(private_nats()?) } else { None };
+        let nats_url = nats.as_ref().map_or_else(|| settings.nats.url.clone(), NatsServer::url);
+        let whose = if nats.is_some() { "private" } else { "yours" };
+        console::line(&row("nats", "found", &format!("{nats_url} ({whose})")));
+
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = match settings.threads {
+            0 => threads_each(cores, prefill + decode),
+            given => given,
+        };
+        let suffix =
+            if nats.is_some() { String::new() } else { format!("-{}", std::process::id()) };
+        let common = Common {
+            nats_url: nats_url.clone(),
+            model,
+            threads,
+            suffix,
+            flags: flags
+                .iter()
+                .flat_map(|flag| ["--set".to_owned(), format!("{}={}", flag.key, flag.value)])
+                .collect(),
+        };
+        Ok(Self {
+            services: roster(&common, prefill, decode),
+            nats_url,
+            connect_timeout: Duration::from_millis(settings.nats.connect_timeout_ms),
+            base_url: base_url(&settings.gateway.listen),
+            stop_limit: settings.drain_timeout() + STOP_MARGIN,
+            listen_is_default: is_default("gateway.listen"),
+            _nats: nats,
+        })
+    }
+
+    /// What to try once everything is ready.
+    pub(super) fn invitation(&self) -> String {
+        let Self { base_url, .. } = self;
+        let program = std::env::args().next().unwrap_or_else(|| "tandem".to_owned());
+        let at = if self.listen_is_default { String::new() } else { format!(" --url {base_url}") };
+        format!(
+            "\nReady: {base_url}\n\n  \
+             curl -N {base_url}/v1/chat/completions -H 'content-type: application/json' -d '{{\n    \
+             \"messages\": [{{\"role\": \"user\", \"content\": \"Who are you?\"}}],\n    \
+             \"stream\": true}}'\n\n  {program} chat{at}\n\nCtrl-C ends everything.\n"
+        )
+    }
+}
+
+fn row(name: &str, state: &str, detail: &str) -> String {
+    format!("{name:<10}  {state:<8}  {detail}")
+}
+
+fn model_path(effective: &Effective) -> anyhow::Result<String> {
+    let path = match &effective.settings.model.path {
+        Some(path) => path.clone(),
+        None => provision::smollm2(&console::line)
+            .context("get the default model; name one that you have with --model PATH")?,
+    };
+    // Services are started in the same directory, but a clear answer now is worth a look.
+    match path.canonicalize() {
+        Ok(path) => Ok(path.display().to_string()),
+        Err(error) => bail!("model {}: {error}", path.display()),
+    }
+}
+
+fn private_nats() -> anyhow::Result<NatsServer> {
+    let program = provision::nats_server(&console::line)
+        .context("get nats-server; name one that runs with --nats URL")?;
+    NatsServer::start(NatsOptions::new(program)).context("start a private nats-server")
+}
+
+/// How to call a server that listens there, from this machine.
+pub(crate) fn base_url(listen: &str) -> String {
+    let (host, port) = listen.rsplit_once(':').unwrap_or((listen, "80"));
+    let host = match host {
+        "0.0.0.0" | "[::]" | "" => "127.0.0.1",
+        named => named,
+    };
+    format!("http://{host}:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_address_is_called_by_loopback() {
+        assert_eq!(base_url("0.0.0.0:8080"), "http://127.0.0.1:8080");
+        assert_eq!(base_url("[::]:8080"), "http://127.0.0.1:8080");
+        assert_eq!(base_url("[::1]:8080"), "http://[::1]:8080");
+        assert_eq!(base_url("host:1"), "http://host:1");
+    }
+}

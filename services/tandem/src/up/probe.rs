@@ -1,0 +1,146 @@
+//! Asks every service again and again whether it is ready.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bus::{Bus, BusOptions, Context, PresenceEvent};
+use protocol::{StoreStatus, StoreStatusReply, WorkerState};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::board::{Probe, Snapshot};
+use super::roster::{Kind, Service};
+
+const RECONNECT: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_millis(200);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Whom to ask, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Inquiry {
+    /// The services.
+    pub(super) services: Vec<Service>,
+    /// Where NATS is.
+    pub(super) nats_url: String,
+    /// How long one attempt to connect to it may take.
+    pub(super) connect_timeout: Duration,
+    /// Base URL of the gateway.
+    pub(super) base_url: String,
+}
+
+/// Asks until nobody wants to know any more. Never ends by itself.
+pub(super) async fn probe(inquiry: Inquiry, snapshots: watch::Sender<Snapshot>) {
+    let Some(bus) = connect(&inquiry, &snapshots).await else { return };
+    let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).build().unwrap_or_default();
+    let mut workers = BTreeMap::new();
+    let mut presence = bus.presence().watch();
+    let mut tick = tokio::time::interval(PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = snapshots.closed() => return,
+            event = presence.next() => note(&mut workers, event),
+            _ = tick.tick() => {
+                let snapshot = ask_all(&inquiry, &bus, &http, &workers).await;
+                snapshots.send_replace(snapshot);
+            }
+        }
+    }
+}
+
+/// Tries until there is a connection; `None` when nobody wants to know any more.
+async fn connect(inquiry: &Inquiry, snapshots: &watch::Sender<Snapshot>) -> Option<Bus> {
+    loop {
+        let options = BusOptions {
+            url: inquiry.nats_url.clone(),
+            name: "tandem-up".to_owned(),
+            connect_timeout: inquiry.connect_timeout,
+        };
+        let taken_ms = crate::clock::unix_ms();
+        match Bus::connect(options).await {
+            Ok(bus) => return Some(bus),
+            Err(error) => {
+                let why = Probe::Waiting(error.to_string());
+                let probes = (0..inquiry.services.len()).map(|index| (index, why.clone()));
+                snapshots.send_replace(Snapshot { taken_ms, probes: probes.collect() });
+            }
+        }
+        tokio::select! {
+            () = snapshots.closed() => return None,
+            () = tokio::time::sleep(RECONNECT) => {}
+        }
+    }
+}
+
+type Workers = BTreeMap<String, WorkerState>;
+
+fn note(workers: &mut Workers, event: PresenceEvent) {
+    match event {
+        PresenceEvent::Up(state) => {
+            workers.insert(state.worker.to_string(), *state);
+        }
+        PresenceEvent::Gone(worker) => {
+            workers.remove(worker.as_str());
+        }
+        PresenceEvent::Interrupted { .. } => workers.clear(),
+        PresenceEvent::Synced => {}
+    }
+}
+
+async fn ask_all(
+    inquiry: &Inquiry,
+    bus: &Bus,
+    http: &reqwest::Client,
+    workers: &Workers,
+) -> Snapshot {
+    let taken_ms = crate::clock::unix_ms();
+    let question = StoreStatus {};
+    let context = Context { traceparent: None };
+    let (store, gateway) = tokio::join!(
+        bus.ask_store(&question, &context, ANSWER_LIMIT),
+        ask_gateway(http, &inquiry.base_url),
+    );
+    let store = match store {
+        Ok(reply) => about_store(&reply),
+        Err(error) => Probe::Waiting(error.to_string()),
+    };
+    let probe = |service: &Service| match service.kind {
+        Kind::Kvstore => store.clone(),
+        Kind::Gateway => gateway.clone(),
+        Kind::Prefill | Kind::Decode => about_worker(workers.get(&service.name)),
+    };
+    let probes = inquiry.services.iter().map(probe).enumerate().collect();
+    Snapshot { taken_ms, probes }
+}
+
+fn about_store(reply: &StoreStatusReply) -> Probe {
+    match reply.caught_up {
+        true => Probe::Ready { detail: format!("{} blocks stored", reply.blocks), epoch_ms: None },
+        false => Probe::Waiting("reads what is stored".to_owned()),
+    }
+}
+
+fn about_worker(state: Option<&WorkerState>) -> Probe {
+    match state {
+        None => Probe::Waiting("loads the model".to_owned()),
+        Some(state) if !state.ready => Probe::Waiting("is here, not ready".to_owned()),
+        Some(state) => {
+            let WorkerState { model, device, pool, .. } = state;
+            let detail = format!("{model} on {device}, {} KV pages", pool.total);
+            Probe::Ready { detail, epoch_ms: Some(state.epoch) }
+        }
+    }
+}
+
+async fn ask_gateway(http: &reqwest::Client, base_url: &str) -> Probe {
+    let answer = match http.get(format!("{base_url}/ready")).send().await {
+        Err(_) => return Probe::Waiting("does not listen yet".to_owned()),
+        Ok(answer) => answer,
+    };
+    if answer.status().is_success() {
+        return Probe::Ready { detail: base_url.to_owned(), epoch_ms: None };
+    }
+    let status = answer.status();
+    let said = answer.text().await.unwrap_or_default();
+    Probe::Waiting(format!("{status}: {}", said.trim().chars().take(200).collect::<String>()))
+}

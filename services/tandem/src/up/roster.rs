@@ -1,0 +1,145 @@
+//! Which services run, and how each of them is started.
+
+/// What all services of one `tandem up` have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Common {
+    /// Where NATS is.
+    pub(super) nats_url: String,
+    /// The model file.
+    pub(super) model: String,
+    /// Threads of each worker.
+    pub(super) threads: usize,
+    /// Appended to the workers' names where others may use the same bus.
+    pub(super) suffix: String,
+    /// Configuration flags that the user gave, passed on as they are.
+    pub(super) flags: Vec<String>,
+}
+
+/// One service process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Service {
+    /// How people call it.
+    pub(super) name: String,
+    /// What it does.
+    pub(super) kind: Kind,
+    /// Its command line, after the program.
+    pub(super) arguments: Vec<String>,
+}
+
+/// The four kinds of service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// HTTP.
+    Gateway,
+    /// Computes prompts.
+    Prefill,
+    /// Generates.
+    Decode,
+    /// Keeps computed prefixes.
+    Kvstore,
+}
+
+impl Kind {
+    /// The subcommand that runs it.
+    pub(super) fn subcommand(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+            Self::Kvstore => "kvstore",
+        }
+    }
+
+    /// When it is stopped: lower first. Whoever sends work goes before whoever does it.
+    pub(super) fn stop_order(self) -> u8 {
+        match self {
+            Self::Gateway => 0,
+            Self::Prefill | Self::Decode => 1,
+            Self::Kvstore => 2,
+        }
+    }
+}
+
+/// The services of one machine, in the order in which they are started.
+pub(super) fn roster(common: &Common, prefill: usize, decode: usize) -> Vec<Service> {
+    let mut services = vec![service(common, "kvstore".to_owned(), Kind::Kvstore)];
+    for (kind, count) in [(Kind::Prefill, prefill), (Kind::Decode, decode)] {
+        for number in 1..=count {
+            let name = format!("{}-{number}{}", kind.subcommand(), common.suffix);
+            services.push(service(common, name, kind));
+        }
+    }
+    services.push(service(common, "gateway".to_owned(), Kind::Gateway));
+    services
+}
+
+fn service(common: &Common, name: String, kind: Kind) -> Service {
+    let mut arguments = vec![kind.subcommand().to_owned(), "--tethered".to_owned()];
+    arguments.extend_from_slice(&common.flags);
+    let mut set = |key: &str, value: &str| {
+        arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
+    };
+    set("nats.url", &common.nats_url);
+    set("model.path", &common.model);
+    match kind {
+        Kind::Prefill | Kind::Decode => {
+            set("worker.id", &name);
+            set("threads", &common.threads.to_string());
+            set("health.listen", "127.0.0.1:0");
+        }
+        Kind::Kvstore => set("health.listen", "127.0.0.1:0"),
+        Kind::Gateway => {}
+    }
+    Service { name, kind, arguments }
+}
+
+/// The cores of the machine divided among its workers, at least one for each.
+pub(super) fn threads_each(cores: usize, workers: usize) -> usize {
+    (cores / workers.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common() -> Common {
+        Common {
+            nats_url: "nats://127.0.0.1:4222".to_owned(),
+            model: "m.gguf".to_owned(),
+            threads: 1,
+            suffix: String::new(),
+            flags: vec!["--set".to_owned(), "threads=7".to_owned()],
+        }
+    }
+
+    #[test]
+    fn every_service_has_a_name_of_its_own() {
+        let names: Vec<String> =
+            roster(&common(), 2, 1).into_iter().map(|service| service.name).collect();
+        assert_eq!(names, ["kvstore", "prefill-1", "prefill-2", "decode-1", "gateway"]);
+    }
+
+    #[test]
+    fn what_was_decided_here_comes_after_what_the_user_said() {
+        let services = roster(&common(), 1, 0);
+        let arguments = &services[1].arguments;
+        let place = |text: &str| arguments.iter().position(|argument| argument == text).unwrap();
+        assert!(place("threads=7") < place("threads=1"));
+        assert_eq!(arguments[..2], ["prefill", "--tethered"]);
+    }
+
+    #[test]
+    fn the_gateway_stops_first_and_the_store_last() {
+        let mut kinds = [Kind::Kvstore, Kind::Decode, Kind::Gateway];
+        kinds.sort_by_key(|kind| kind.stop_order());
+        assert_eq!(kinds, [Kind::Gateway, Kind::Decode, Kind::Kvstore]);
+    }
+
+    #[test]
+    fn a_worker_has_at_least_one_thread() {
+        assert_eq!(threads_each(2, 2), 1);
+        assert_eq!(threads_each(2, 5), 1);
+        assert_eq!(threads_each(16, 3), 5);
+        assert_eq!(threads_each(4, 0), 4);
+    }
+}

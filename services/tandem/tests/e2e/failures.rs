@@ -1,0 +1,200 @@
+//! What happens when something goes wrong.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::fleet::{assert_at_rest, status, workers};
+use crate::harness::{Lines, System, block_on, free_port, shared, tandem, turn, wait_for};
+use crate::http::{Stream, ask, get, text_of};
+use crate::processes::{service_below, tree_of};
+
+/// A request ends by its deadline, whatever happens to it; this is the default and a little more.
+const REQUEST_LIMIT: Duration = Duration::from_secs(130);
+const RESTART_LIMIT: Duration = Duration::from_secs(90);
+const REST_LIMIT: Duration = Duration::from_secs(20);
+
+fn story(max_tokens: u32) -> Value {
+    json!({ "model": "any", "prompt": "Once upon a time there was a lighthouse keeper who",
+            "temperature": 0, "max_tokens": max_tokens, "ignore_eos": true })
+}
+
+#[test]
+fn a_client_that_goes_away_frees_both_legs() {
+    let _turn = turn();
+    let Some((system, _)) = shared() else { return };
+    block_on(async {
+        let mut stream = Stream::open(&system.base, "/v1/completions", &story(1500)).await;
+        for _ in 0..3 {
+            stream.next().await.expect("it has only begun");
+        }
+    });
+    // 1500 tokens would take far longer than this.
+    assert_at_rest(system, REST_LIMIT);
+}
+
+/// Kills the worker of a kind in the middle of a stream; the stream must end well or say why.
+fn killed_in_mid_stream(kind: &str) {
+    let _turn = turn();
+    let Some(system) = System::start(&[], &[]) else { return };
+    let undisturbed = block_on(ask(&system.base, "/v1/completions", &story(120)));
+    let victim = service_below(system.pid(), kind).expect("it runs");
+    let begun = Instant::now();
+    let events = block_on(async {
+        let mut stream = Stream::open(&system.base, "/v1/completions", &story(120)).await;
+        let mut events = Vec::new();
+        for _ in 0..5 {
+            events.push(stream.next().await.expect("it has only begun"));
+        }
+        victim.kill();
+        events.extend(stream.rest().await);
+        events
+    });
+    assert!(begun.elapsed() < REQUEST_LIMIT);
+    let failure = events.iter().find_map(|event| event["error"]["message"].as_str());
+    let expected = undisturbed["choices"][0]["text"].as_str().expect("text");
+    let text = text_of(&events);
+    match failure {
+        // Never a wrong token, even in a stream that could not be finished.
+        Some(message) => {
+            println!("{kind} killed: the stream ended with {message:?}");
+            assert!(!message.is_empty() && expected.starts_with(&text), "{text:?}");
+        }
+        None => assert_eq!(text, expected),
+    }
+
+    let ready_again = wait_for(RESTART_LIMIT, || {
+        let next = service_below(system.pid(), kind).filter(|next| *next != victim);
+        let status = status(&system.nats_url)?;
+        let ready = |worker: &Value| worker["role"] == kind && worker["ready"] == true;
+        match next {
+            Some(next) if workers(&status).iter().any(ready) => Ok(next),
+            _ => Err(format!("{status:#}\n{}", system.everything())),
+        }
+    });
+    assert_ne!(ready_again.pid, victim.pid);
+    let told = system.said.find(|line| line.contains("signal 9").then(|| line.clone()));
+    assert!(told.is_some_and(|line| line.contains(kind)), "{}", system.everything());
+    let again = block_on(ask(&system.base, "/v1/completions", &story(120)));
+    assert_eq!(again["choices"][0]["text"], expected);
+    assert_at_rest(&system, REST_LIMIT);
+}
+
+#[test]
+fn decode_killed_in_mid_stream() {
+    killed_in_mid_stream("decode");
+}
+
+#[test]
+fn prefill_killed_in_mid_stream() {
+    killed_in_mid_stream("prefill");
+}
+
+#[test]
+fn the_store_killed_comes_back_and_knows_what_is_stored() {
+    let _turn = turn();
+    let Some(system) = System::start(&[], &[]) else { return };
+    let prompt: Vec<u32> = (0..64).map(|place| 2000 + place * 13).collect();
+    let body = json!({ "model": "any", "prompt": prompt, "temperature": 0, "max_tokens": 4 });
+    let first = block_on(ask(&system.base, "/v1/completions", &body));
+    let victim = service_below(system.pid(), "kvstore").expect("it runs");
+    victim.kill();
+    // Without a store a request is computed, not lost.
+    let without = block_on(ask(&system.base, "/v1/completions", &body));
+    assert_eq!(without["choices"][0]["text"], first["choices"][0]["text"]);
+    wait_for(RESTART_LIMIT, || {
+        let status = status(&system.nats_url)?;
+        match status["kvstore"]["caught_up"] == true && status["kvstore"]["blocks"] != 0 {
+            true => Ok(()),
+            false => Err(format!("{status:#}\n{}", system.everything())),
+        }
+    });
+    assert_at_rest(&system, REST_LIMIT);
+}
+
+#[test]
+fn the_whole_tree_goes_with_a_killed_up() {
+    let _turn = turn();
+    let Some(system) = System::start(&[], &[]) else { return };
+    let tree = tree_of(system.pid());
+    let runs = |kind: &str| {
+        tree.iter().any(|one| one.command_line().iter().any(|word| word.contains(kind)))
+    };
+    for kind in ["gateway", "prefill", "decode", "kvstore", "nats-server"] {
+        assert!(runs(kind), "{kind} is not below `tandem up`: {tree:?}");
+    }
+    tree.iter().find(|one| one.pid == system.pid()).expect("itself").kill();
+    wait_for(Duration::from_secs(20), || {
+        let left: Vec<_> = tree.iter().filter(|one| one.is_alive()).collect();
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(left.iter().map(|one| one.command_line().join(" ")).collect()),
+        }
+    });
+}
+
+#[test]
+fn the_tether_ends_everything_in_good_order() {
+    let _turn = turn();
+    let Some(system) = System::start(&[], &[]) else { return };
+    let tree = tree_of(system.pid());
+    let said = system.said.clone();
+    let status = system.stop();
+    assert!(status.success(), "{status}: {}", said.text());
+    assert!(tree.iter().all(|one| !one.is_alive()), "{}", said.text());
+    assert!(!said.text().contains("killed"), "something had to be killed:\n{}", said.text());
+}
+
+#[test]
+fn a_taken_port_is_named_at_once() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let taken = listener.local_addr().expect("a bound listener has an address").to_string();
+    let begun = Instant::now();
+    let output = tandem().args(["up", "--listen", &taken]).output().expect("it runs");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&taken), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "it began something before it looked");
+}
+
+/// Ended when dropped.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn without_nats_a_service_says_so_and_is_not_ready() {
+    let _turn = turn();
+    let Some(model) = testbed::model_path() else { return };
+    for kind in ["kvstore", "prefill", "decode", "gateway"] {
+        let port = free_port();
+        let key = if kind == "gateway" { "gateway.listen" } else { "health.listen" };
+        let mut child = tandem()
+            .args([kind, "--set", "nats.url=nats://127.0.0.1:1", "--set", "device=cpu"])
+            .args(["--set", &format!("model.path={}", model.display())])
+            .args(["--set", &format!("{key}=127.0.0.1:{port}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let logged = Lines::collect(child.stderr.take().expect("stderr is piped"));
+        let service = Service(child);
+        wait_for(Duration::from_secs(60), || {
+            let answer = block_on(get(&format!("http://127.0.0.1:{port}/ready")));
+            let named = logged.text().contains("nats://127.0.0.1:1");
+            match answer {
+                Some((503, _)) if named => Ok(()),
+                Some((200, body)) => panic!("{kind} is ready without NATS: {body}"),
+                other => Err(format!("{kind}: {other:?}\n{}", logged.text())),
+            }
+        });
+        drop(service);
+    }
+}

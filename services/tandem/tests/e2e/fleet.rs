@@ -1,0 +1,43 @@
+//! The state of all parties, as `tandem status --json` tells it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::harness::{System, tandem, wait_for};
+
+/// Asks once.
+pub fn status(nats_url: &str) -> Result<Value, String> {
+    let output = tandem()
+        .args(["status", "--json", "--nats", nats_url])
+        .output()
+        .expect("the command starts");
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The workers of one answer.
+pub fn workers(status: &Value) -> Vec<Value> {
+    status["workers"].as_array().cloned().unwrap_or_default()
+}
+
+/// Waits until no worker holds anything, and checks that every page is accounted for.
+pub fn assert_at_rest(system: &System, limit: Duration) {
+    let status = wait_for(limit, || {
+        let status = status(&system.nats_url)?;
+        let busy = |worker: &Value| {
+            worker["pool"]["leased"] != 0
+                || worker["running_sequences"] != 0
+                || worker["queued_sequences"] != 0
+        };
+        match workers(&status).iter().any(busy) || workers(&status).is_empty() {
+            true => Err(format!("{status:#}\n{}", system.everything())),
+            false => Ok(status),
+        }
+    });
+    for worker in workers(&status) {
+        let page = |name: &str| worker["pool"][name].as_u64().expect("a number");
+        assert_eq!(page("leaked"), 0, "{worker:#}");
+        assert_eq!(page("free") + page("cached"), page("total"), "{worker:#}");
+    }
+}

@@ -1,0 +1,217 @@
+//! Starts `tandem up` and reads what it says.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use testbed::OtlpReceiver;
+
+/// Loading two copies of the model on two busy cores.
+const READY_LIMIT: Duration = Duration::from_secs(180);
+const STOP_LIMIT: Duration = Duration::from_secs(40);
+
+static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime for the client side")
+});
+
+/// Runs the client side of a case.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    RUNTIME.block_on(future)
+}
+
+/// The command under test.
+pub fn tandem() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+    // A test must not depend on what the developer has configured.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = text.starts_with("TANDEM_") && text != "TANDEM_CACHE";
+        if ours || text.starts_with("OTEL_") {
+            command.env_remove(&name);
+        }
+    }
+    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    command
+}
+
+/// Cases run one after the other.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// Asks again and again until there is an answer; what the last try said when time is up.
+pub fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match ask() {
+            Ok(value) => return value,
+            Err(why) if deadline <= Instant::now() => panic!("not within {limit:?}: {why}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// The lines a process has written so far.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// Collects in the background until the stream ends.
+    pub fn collect(stream: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let sink = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                sink.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        lines
+    }
+
+    /// All of them as one text.
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+
+    /// The first line that `pick` takes something from.
+    pub fn find<T>(&self, pick: impl FnMut(&String) -> Option<T>) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(pick)
+    }
+}
+
+/// What both tests and services need; `None` means skip.
+pub struct Needs {
+    /// The model file.
+    pub model: PathBuf,
+}
+
+impl Needs {
+    /// Fetches what is not there yet.
+    pub fn obtain() -> Option<Self> {
+        let model = testbed::model_path()?;
+        testbed::require_or_skip(
+            "nats-server",
+            provision::nats_server(&|line| eprintln!("{line}")),
+        )?;
+        Some(Self { model })
+    }
+}
+
+/// A running `tandem up`.
+pub struct System {
+    up: Child,
+    /// Base URL of the gateway.
+    pub base: String,
+    /// Where its private nats-server is.
+    pub nats_url: String,
+    /// What it said on standard output.
+    pub said: Lines,
+    /// What the services logged.
+    pub logged: Lines,
+}
+
+impl System {
+    /// Starts a system and waits until it is ready.
+    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
+        let needs = Needs::obtain()?;
+        let listen = format!("127.0.0.1:{}", free_port());
+        let mut command = tandem();
+        command
+            .args(["up", "--tethered", "--device", "cpu", "--listen", &listen, "--model"])
+            .arg(&needs.model)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            // The open pipe is the tether: this process ends, and everything ends.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut up = command.spawn().expect("the command starts");
+        let said = Lines::collect(up.stdout.take().expect("stdout is piped"));
+        let logged = Lines::collect(up.stderr.take().expect("stderr is piped"));
+        let mut system =
+            Self { up, base: format!("http://{listen}"), nats_url: String::new(), said, logged };
+        wait_for(READY_LIMIT, || system.check_ready());
+        Some(system)
+    }
+
+    fn check_ready(&mut self) -> Result<(), String> {
+        if let Ok(Some(status)) = self.up.try_wait() {
+            panic!("`tandem up` ended with {status}:\n{}", self.everything());
+        }
+        let url = |line: &String| {
+            line.split_whitespace().find(|word| word.starts_with("nats://")).map(str::to_owned)
+        };
+        self.nats_url = self.said.find(url).unwrap_or_default();
+        let ready = self.said.find(|line| line.contains("curl ").then_some(()));
+        match (ready, self.nats_url.is_empty()) {
+            (Some(()), false) => Ok(()),
+            _ => Err(format!("it has only said:\n{}", self.everything())),
+        }
+    }
+
+    /// Process id of `tandem up` itself.
+    pub fn pid(&self) -> u32 {
+        self.up.id()
+    }
+
+    /// All lines, for failure messages.
+    pub fn everything(&self) -> String {
+        format!("{}\n--- log ---\n{}", self.said.text(), self.logged.text())
+    }
+
+    /// Ends it in good order by closing the tether; how it ended.
+    pub fn stop(mut self) -> std::process::ExitStatus {
+        drop(self.up.stdin.take());
+        wait_for(STOP_LIMIT, || match self.up.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            _ => Err(format!("still running:\n{}", self.everything())),
+        })
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        drop(self.up.stdin.take());
+        let deadline = Instant::now() + STOP_LIMIT;
+        while matches!(self.up.try_wait(), Ok(None)) {
+            if deadline <= Instant::now() {
+                let _ = self.up.kill();
+                let _ = self.up.wait();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The system that most cases share, with a receiver for its spans. It ends with this process,
+/// because the pipe to it does.
+pub fn shared() -> Option<&'static (System, OtlpReceiver)> {
+    static SHARED: OnceLock<Option<(System, OtlpReceiver)>> = OnceLock::new();
+    SHARED
+        .get_or_init(|| {
+            let receiver = block_on(OtlpReceiver::start());
+            let url = receiver.url();
+            let system = System::start(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)])?;
+            Some((system, receiver))
+        })
+        .as_ref()
+}
+
+/// A file of the workspace.
+pub fn workspace_file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}

@@ -1,0 +1,87 @@
+//! A plain HTTP client of the API, with every wait bounded.
+
+use std::time::Duration;
+
+use eventsource_stream::Eventsource as _;
+use futures::StreamExt as _;
+use serde_json::Value;
+
+/// Longest silence of a server that has 16 streams on two cores.
+const SILENCE_LIMIT: Duration = Duration::from_secs(120);
+
+/// An answer without streaming: its status and body.
+pub async fn post(base: &str, path: &str, body: &Value) -> (u16, Value) {
+    let response = client().post(format!("{base}{path}")).json(body).send().await.expect("sent");
+    let status = response.status().as_u16();
+    (status, response.json().await.expect("a JSON body"))
+}
+
+/// An answer that must be a success.
+pub async fn ask(base: &str, path: &str, body: &Value) -> Value {
+    let (status, answer) = post(base, path, body).await;
+    assert_eq!(status, 200, "{answer:#}");
+    answer
+}
+
+/// Status and body of a GET; `None` while nobody listens.
+pub async fn get(url: &str) -> Option<(u16, String)> {
+    let response = client().get(url).send().await.ok()?;
+    let status = response.status().as_u16();
+    Some((status, response.text().await.ok()?))
+}
+
+/// A running stream of JSON events.
+pub struct Stream {
+    events: futures::stream::BoxStream<'static, String>,
+    /// The trace that the server says it belongs to.
+    pub trace_id: Option<String>,
+}
+
+impl Stream {
+    /// Asks with `"stream": true`.
+    pub async fn open(base: &str, path: &str, body: &Value) -> Self {
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        let sent = client().post(format!("{base}{path}")).json(&body).send().await;
+        let response = sent.expect("sent");
+        let status = response.status().as_u16();
+        assert_eq!(status, 200, "{}", response.text().await.unwrap_or_default());
+        let header = response.headers().get("traceparent").and_then(|value| value.to_str().ok());
+        let trace_id = header.and_then(|value| value.split('-').nth(1)).map(str::to_owned);
+        let events = response.bytes_stream().eventsource();
+        let data = events.map(|event| event.expect("a whole event").data).boxed();
+        Self { events: data, trace_id }
+    }
+
+    /// The next event; `None` after `[DONE]`.
+    pub async fn next(&mut self) -> Option<Value> {
+        let data = self.events.next().await.expect("a stream ends with [DONE]");
+        if data == "[DONE]" {
+            assert!(self.events.next().await.is_none(), "nothing follows [DONE]");
+            return None;
+        }
+        Some(serde_json::from_str(&data).expect("an event holds JSON"))
+    }
+
+    /// Everything up to the end.
+    pub async fn rest(mut self) -> Vec<Value> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event);
+        }
+        events
+    }
+}
+
+/// The text that the events carry, of either API.
+pub fn text_of(events: &[Value]) -> String {
+    let piece = |event: &Value| {
+        let choice = &event["choices"][0];
+        choice["text"].as_str().or(choice["delta"]["content"].as_str()).unwrap_or("").to_owned()
+    };
+    events.iter().map(piece).collect()
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().read_timeout(SILENCE_LIMIT).build().expect("an HTTP client")
+}

@@ -1,0 +1,14 @@
+//! The whole system as a user has it: the real command, a real nats-server, a real model.
+//!
+//! Most cases share one running system; those that break something start their own. Cases take
+//! turns, because a machine may have two cores only.
+
+mod answers;
+mod commands;
+mod failures;
+mod fleet;
+mod harness;
+mod http;
+mod openai;
+mod processes;
+mod traces;

@@ -1,0 +1,82 @@
+//! One request is one trace, whose stages add up to what the client waited for.
+
+use std::time::Duration;
+
+use serde_json::json;
+use testbed::{SpanKind, SpanRecord, TraceTree};
+
+use crate::harness::{block_on, shared, turn};
+use crate::http::Stream;
+
+/// The span exporters send every five seconds.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
+/// The stages that a client waits for, in order.
+const TO_FIRST_TOKEN: [&str; 7] = [
+    "tokenize",
+    "admit",
+    "route",
+    "prefill.queue",
+    "prefill.kv_fetch",
+    "prefill.compute",
+    "first_token",
+];
+const AFTER: [&str; 6] =
+    ["kv.put", "decode.queue", "decode.kv_pull", "decode.first_step", "decode.generate", "stream"];
+
+#[test]
+fn a_request_is_one_trace_whose_stages_sum_to_the_ttft() {
+    let _turn = turn();
+    let Some((system, receiver)) = shared() else { return };
+    let prompt: Vec<u32> = (0..200).map(|place| 3000 + place * 17).collect();
+    let body = json!({ "model": "any", "prompt": prompt, "temperature": 0, "max_tokens": 12,
+                       "ignore_eos": true });
+    let trace_id = block_on(async {
+        let stream = Stream::open(&system.base, "/v1/completions", &body).await;
+        let trace_id = stream.trace_id.clone().expect("the answer names its trace");
+        stream.rest().await;
+        trace_id
+    });
+    let wanted: Vec<&str> = TO_FIRST_TOKEN.into_iter().chain(AFTER).collect();
+    let complete = |spans: &[SpanRecord]| {
+        let here = |name: &&str| spans.iter().any(|s| s.trace_id == trace_id && s.name == **name);
+        wanted.iter().all(|name| here(&name)) && spans.iter().any(|s| is_root(s, &trace_id))
+    };
+    let arrived = block_on(receiver.wait_for(ARRIVAL_LIMIT, complete));
+    let tree = receiver.tree(&trace_id);
+    println!("{tree}");
+    assert!(arrived.is_ok(), "stages are missing from\n{tree}");
+
+    assert_eq!(tree.roots().len(), 1, "{tree}");
+    assert!(tree.orphans().is_empty(), "{tree}");
+    let root = tree.roots()[0].clone();
+    assert_eq!((root.kind, root.service.as_str()), (SpanKind::Server, "gateway"), "{tree}");
+    for service in ["gateway", "prefill", "decode", "kvstore"] {
+        assert!(tree.spans().iter().any(|span| span.service == service), "{service}: {tree}");
+    }
+    for name in &wanted {
+        for span in tree.named(name) {
+            assert_eq!(span.parent_span_id.as_ref(), Some(&root.span_id), "{name}: {tree}");
+        }
+    }
+    assert_stages_sum_to_ttft(&tree, &root);
+}
+
+fn is_root(span: &SpanRecord, trace_id: &str) -> bool {
+    span.trace_id == trace_id && span.parent_span_id.is_none()
+}
+
+fn assert_stages_sum_to_ttft(tree: &TraceTree, root: &SpanRecord) {
+    let ttft_ms: f64 =
+        root.attributes.get("tandem.ttft_ms").and_then(|text| text.parse().ok()).expect("a number");
+    let stages: Vec<&SpanRecord> =
+        TO_FIRST_TOKEN.iter().flat_map(|name| tree.named(name)).collect();
+    let sum_ms: f64 = stages.iter().map(|span| span.duration_ms()).sum();
+    println!("TTFT {ttft_ms:.3} ms, stages {sum_ms:.3} ms");
+    assert!((sum_ms - ttft_ms).abs() <= 0.02 * ttft_ms, "{sum_ms} ms of {ttft_ms} ms\n{tree}");
+    // They follow one another; otherwise the sum would be right by accident.
+    let gap_max_ns = (0.02 * ttft_ms * 1e6) as u64;
+    for pair in stages.windows(2) {
+        let gap_ns = pair[1].start_ns.abs_diff(pair[0].end_ns);
+        assert!(gap_ns <= gap_max_ns, "{} to {}: {gap_ns} ns\n{tree}", pair[0].name, pair[1].name);
+    }
+}
