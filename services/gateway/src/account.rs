@@ -1,0 +1,244 @@
+//! What is written down about one request: its root span, its stages, its metrics.
+//!
+//! **Invariant**: an account is closed exactly once; one that is dropped open is that of a client
+//! who went away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use chassis::telemetry::{OpenSpan, Trace, names};
+use protocol::{ErrorClass, Refusal, RequestId};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::debug;
+
+use crate::choice::Step;
+use crate::generate::Work;
+use crate::metrics::HttpMetrics;
+use crate::respond::{ApiError, Endpoint, Reply, Usage};
+
+/// Status of a request whose client went away, as proxies write it.
+const CLIENT_CLOSED: u16 = 499;
+
+/// The books of one request.
+pub(crate) struct Account {
+    /// Taken when the account is closed.
+    span: Option<OpenSpan>,
+    trace: Trace,
+    metrics: Arc<HttpMetrics>,
+    endpoint: Endpoint,
+    arrived: Instant,
+    arrived_at: SystemTime,
+    usage: Usage,
+    choices: u32,
+    /// Per prompt, the most that any of its choices found.
+    cached_tokens: Vec<u64>,
+    /// Per choice, when its last token came.
+    last_tokens: Vec<Option<Instant>>,
+    finish_reasons: Vec<&'static str>,
+    first: First,
+    /// The request's place among those in flight.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The way of the first token to the client.
+#[derive(Clone, Copy)]
+enum First {
+    Awaited,
+    /// Sent by the worker at this time.
+    Sent(SystemTime),
+    /// Handed to the client's connection at this time.
+    Written(SystemTime),
+}
+
+impl Account {
+    /// Opens the books of a request that arrived at `arrived_at`.
+    pub(crate) fn open(
+        mut span: OpenSpan,
+        metrics: Arc<HttpMetrics>,
+        endpoint: Endpoint,
+        arrived_at: SystemTime,
+    ) -> Self {
+        span.attribute(names::HTTP_REQUEST_METHOD, "POST");
+        span.attribute(names::HTTP_ROUTE, endpoint.path());
+        span.attribute(names::GEN_AI_OPERATION_NAME, endpoint.operation());
+        span.attribute(names::GEN_AI_PROVIDER_NAME, names::PROVIDER);
+        metrics.running.inc();
+        Self {
+            trace: span.context(),
+            span: Some(span),
+            metrics,
+            endpoint,
+            arrived: Instant::now(),
+            arrived_at,
+            usage: Usage::default(),
+            choices: 1,
+            cached_tokens: Vec::new(),
+            last_tokens: Vec::new(),
+            finish_reasons: Vec::new(),
+            first: First::Awaited,
+            permit: None,
+        }
+    }
+
+    /// The place under the request's span.
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// Tokens so far.
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The request holds a place until its account is closed.
+    pub(crate) fn hold(&mut self, permit: OwnedSemaphorePermit) {
+        self.permit = Some(permit);
+    }
+
+    /// The request is understood: `work` is to be done, `reply` will be given.
+    pub(crate) fn prepared(&mut self, work: &Work, reply: &Reply, first: RequestId) {
+        let prompt_tokens = work.prompts.iter().map(|(prompt, _)| prompt.tokens.len() as u64).sum();
+        self.usage.prompt_tokens = prompt_tokens;
+        self.choices = work.params.choices;
+        self.cached_tokens = vec![0; work.prompts.len()];
+        self.last_tokens = vec![None; work.prompts.len() * self.choices as usize];
+        let Some(span) = &mut self.span else { return };
+        let sampling = &work.params.sampling;
+        span.attribute(names::GEN_AI_REQUEST_MODEL, reply.model.clone());
+        span.attribute(names::GEN_AI_RESPONSE_MODEL, reply.model.clone());
+        span.attribute(names::GEN_AI_RESPONSE_ID, reply.id.clone());
+        span.attribute(names::tandem::REQUEST_ID, first.to_string());
+        span.attribute(names::GEN_AI_REQUEST_STREAM, work.params.stream.is_some());
+        span.attribute(names::GEN_AI_REQUEST_TEMPERATURE, sampling.temperature);
+        span.attribute(names::GEN_AI_REQUEST_TOP_P, sampling.top_p);
+        span.attribute(names::GEN_AI_REQUEST_TOP_K, sampling.top_k);
+        if let Some((_, max_tokens)) = work.prompts.first() {
+            span.attribute(names::GEN_AI_REQUEST_MAX_TOKENS, *max_tokens);
+        }
+        if let Some(seed) = work.params.seed {
+            span.attribute(names::GEN_AI_REQUEST_SEED, seed);
+        }
+        span.attribute(names::GEN_AI_USAGE_INPUT_TOKENS, prompt_tokens);
+    }
+
+    /// The request is tokenized; what follows begins at `now`.
+    pub(crate) fn tokenized(&mut self, now: SystemTime) {
+        let attributes = [(names::tandem::TOKENS, self.usage.prompt_tokens.into())];
+        self.trace.stage(names::stage::TOKENIZE, self.arrived_at.min(now)..now, attributes);
+    }
+
+    /// Notes a choice's step.
+    pub(crate) fn step(&mut self, step: &Step, index: u32) {
+        let now = Instant::now();
+        if matches!(self.first, First::Awaited) {
+            self.first = First::Sent(UNIX_EPOCH + Duration::from_micros(step.sent_us));
+        }
+        self.usage.completion_tokens += u64::from(step.tokens);
+        if let Some(cached) = step.cached_tokens {
+            let prompt = &mut self.cached_tokens[(index / self.choices) as usize];
+            *prompt = u64::from(cached).max(*prompt);
+            self.usage.cached_tokens = self.cached_tokens.iter().sum();
+        }
+        if step.tokens != 0
+            && let Some(last) = self.last_tokens[index as usize].replace(now)
+        {
+            self.metrics.itl_seconds.observe_duration(now - last, &self.trace);
+        }
+        if let Some(ended) = &step.ended {
+            self.finish_reasons.push(ended.reason);
+        }
+    }
+
+    /// Notes that what came so far is on its way to the client.
+    pub(crate) fn written(&mut self) {
+        let First::Sent(sent) = self.first else { return };
+        let (now, ttft) = (SystemTime::now(), self.arrived.elapsed());
+        self.first = First::Written(now);
+        // Another machine's clock may be ahead of ours.
+        self.trace.stage(names::stage::FIRST_TOKEN, sent.min(now)..now, []);
+        self.metrics.ttft_seconds.observe_duration(ttft, &self.trace);
+        if let Some(span) = &mut self.span {
+            let seconds = ttft.as_secs_f64();
+            span.attribute(names::GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, seconds);
+            span.attribute(names::tandem::TTFT_MS, seconds * 1000.0);
+            span.event(names::event::FIRST_TOKEN, now, []);
+        }
+    }
+
+    /// Closes the account: everything was answered.
+    pub(crate) fn succeeded(&mut self) {
+        for reason in &self.finish_reasons {
+            self.metrics.choice_ended(reason);
+        }
+        self.metrics.request_prompt_tokens.observe(self.usage.prompt_tokens as f64, &self.trace);
+        self.metrics
+            .request_generation_tokens
+            .observe(self.usage.completion_tokens as f64, &self.trace);
+        self.close(200, None);
+    }
+
+    /// Closes the account: the request was refused before anything was sent.
+    pub(crate) fn refused(&mut self, error: &ApiError) {
+        let class = match error.status.as_u16() {
+            400..500 => ErrorClass::Invalid.as_str(),
+            503 => ErrorClass::Retry.as_str(),
+            504 => ErrorClass::Deadline.as_str(),
+            _ => ErrorClass::Internal.as_str(),
+        };
+        self.close(error.status.as_u16(), Some((class, &error.message)));
+    }
+
+    /// Closes the account: the generation failed.
+    pub(crate) fn failed(&mut self, refusal: &Refusal) {
+        let status = ApiError::from(refusal.clone()).status.as_u16();
+        self.close(status, Some((refusal.class.as_str(), &refusal.message)));
+    }
+
+    fn close(&mut self, status: u16, failure: Option<(&'static str, &str)>) {
+        let Some(mut span) = self.span.take() else { return };
+        let now = SystemTime::now();
+        if let First::Written(first) = self.first {
+            let tokens = self.usage.completion_tokens;
+            let attributes = [(names::tandem::TOKENS, tokens.into())];
+            self.trace.stage(names::stage::STREAM, first.min(now)..now, attributes);
+        }
+        span.attribute(names::HTTP_RESPONSE_STATUS_CODE, status);
+        if self.usage.prompt_tokens != 0 {
+            span.attribute(names::GEN_AI_USAGE_OUTPUT_TOKENS, self.usage.completion_tokens);
+            span.attribute(names::GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, self.usage.cached_tokens);
+            span.attribute(names::GEN_AI_RESPONSE_FINISH_REASONS, self.finish_reasons.join(","));
+        }
+        match failure {
+            // The client's own mistakes are no errors of the server.
+            Some((class, message)) if 500 <= status => span.fail(class, message.to_owned()),
+            Some((class, _)) => span.attribute(names::ERROR_TYPE, class),
+            None if status == CLIENT_CLOSED => {
+                span.event(names::event::CLIENT_GONE, now, []);
+                self.metrics.choice_ended("abort");
+            }
+            None => {}
+        }
+        span.end_at(now);
+        debug!(
+            trace_id = %self.trace.trace_id(),
+            status,
+            prompt_tokens = self.usage.prompt_tokens,
+            completion_tokens = self.usage.completion_tokens,
+            cause = failure.map(|(_, message)| message),
+            "request closed"
+        );
+        self.metrics.answered(self.endpoint.path(), status);
+        self.metrics.prompt_tokens.inc_by(self.usage.prompt_tokens);
+        self.metrics.cached_tokens.inc_by(self.usage.cached_tokens);
+        self.metrics.generation_tokens.inc_by(self.usage.completion_tokens);
+        self.metrics.request_seconds.observe_duration(self.arrived.elapsed(), &self.trace);
+        self.metrics.running.dec();
+        self.permit = None;
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.close(CLIENT_CLOSED, None);
+    }
+}

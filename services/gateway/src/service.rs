@@ -1,0 +1,128 @@
+//! The gateway's life: load the text half of the model, listen, connect, serve, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bus::{Bus, BusOptions};
+use chassis::settings::{GatewaySettings, Settings};
+use chassis::telemetry::{Telemetry, Tracer};
+use chassis::{Tasks, identity};
+use futures::FutureExt as _;
+use protocol::GatewayId;
+use scheduling::admission::AdmissionLimits;
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::app::{App, AppParts, Limits};
+use crate::backend::Connecting;
+use crate::dispatch::{DispatchLimits, Dispatcher};
+use crate::fleet::Fleet;
+use crate::metrics::{Exposition, HttpMetrics};
+use crate::routes;
+use crate::text::Text;
+
+const SERVICE: &str = "gateway";
+/// How long the last spans may take to leave.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What of the drain time is kept for answers to reach their clients.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Serves until `stop` resolves, then finishes the requests that are open.
+///
+/// Listens before it connects: without NATS it answers that it is not ready, and why.
+pub async fn run(
+    settings: Settings,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let instance = identity::instance_id("");
+    let listen = &settings.gateway.listen;
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+    let telemetry = Telemetry::start(SERVICE, &instance, &settings.telemetry)?;
+    let text = Arc::new(load_text(&settings).await?);
+    info!(model = text.model(), address = %listener.local_addr()?, "listening");
+    let served = serve(&settings, &instance, listener, text, telemetry.tracer(), stop).await;
+    telemetry.shutdown(FLUSH_TIMEOUT).await;
+    served
+}
+
+/// Reading and digesting a model file takes a second; it must not hold up the runtime.
+async fn load_text(settings: &Settings) -> anyhow::Result<Text> {
+    let path = settings.model.path.clone().context("model.path is not set")?;
+    let name = settings.model.name.clone();
+    let open = move || {
+        Text::open(&path, name.as_deref()).with_context(|| format!("open {}", path.display()))
+    };
+    tokio::task::spawn_blocking(open).await?
+}
+
+async fn serve(
+    settings: &Settings,
+    instance: &str,
+    listener: TcpListener,
+    text: Arc<Text>,
+    tracer: Tracer,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let mut registry = chassis::metrics::registry(SERVICE);
+    let http_metrics = Arc::new(HttpMetrics::new(&mut registry, text.model()));
+    let metrics = Exposition::new(registry);
+    let backend = Connecting::default();
+    let app = App::new(AppParts {
+        text: Arc::clone(&text),
+        backend: Arc::new(backend.clone()),
+        http_metrics,
+        metrics: metrics.clone(),
+        tracer,
+        limits: http_limits(&settings.gateway),
+    });
+    let mut tasks = Tasks::new();
+    let router = routes::router(Arc::new(app));
+    let http = chassis::http::serve(listener, router, tasks.stop());
+    tasks.spawn("http", async move { Ok(http.await?) });
+
+    let stop = stop.boxed().shared();
+    let options = BusOptions {
+        url: settings.nats.url.clone(),
+        name: format!("{SERVICE}-{instance}"),
+        connect_timeout: Duration::from_millis(settings.nats.connect_timeout_ms),
+    };
+    if let Some(bus) = Bus::connect_with_retry(options, stop.clone()).await {
+        let gateway: GatewayId = instance.parse().context("name this gateway")?;
+        let dispatcher =
+            Dispatcher::new(bus, Fleet::new(text.files()), gateway, dispatch_limits(settings));
+        metrics.extend(|registry| dispatcher.register(registry));
+        dispatcher.spawn(&mut tasks).await.context("follow tokens")?;
+        backend.connected(dispatcher);
+        info!(url = %host(&settings.nats.url), "connected to NATS");
+    }
+    tasks.run_until(stop, settings.drain_timeout()).await
+}
+
+fn http_limits(settings: &GatewaySettings) -> Limits {
+    Limits {
+        request_timeout: Duration::from_millis(settings.request_timeout_ms),
+        body_timeout: BODY_TIMEOUT,
+        max_inflight: settings.max_inflight,
+        max_body_bytes: settings.max_body_bytes,
+        max_choices: u32::try_from(settings.max_choices).unwrap_or(u32::MAX),
+    }
+}
+
+fn dispatch_limits(settings: &Settings) -> DispatchLimits {
+    let default = DispatchLimits::default();
+    let inflight_max = settings.gateway.max_inflight;
+    DispatchLimits {
+        admission: AdmissionLimits { inflight_max, ..default.admission },
+        drain: settings.drain_timeout().saturating_sub(LAST_ANSWERS),
+        ..default
+    }
+}
+
+/// A URL without its credentials.
+fn host(url: &str) -> &str {
+    url.rsplit_once('@').map_or(url, |(_, host)| host)
+}

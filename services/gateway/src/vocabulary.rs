@@ -1,0 +1,39 @@
+//! What the gateway needs to know about a model's tokens.
+
+use protocol::TokenId;
+
+/// Text to tokens and back to exact bytes.
+pub trait Vocabulary: Send + Sync + 'static {
+    /// Tokens of `text`; the texts of special tokens become those tokens.
+    fn encode(&self, text: &str) -> Result<Vec<TokenId>, String>;
+    /// The bytes a token stands for, which need not be whole characters.
+    fn token_bytes(&self, token: TokenId) -> Vec<u8>;
+    /// Whether the token is a control token, which is not text.
+    fn is_special(&self, token: TokenId) -> bool;
+    /// One more than the largest token.
+    fn size(&self) -> usize;
+
+    /// The text of tokens; bytes that are no UTF-8 become replacement characters.
+    fn decode(&self, tokens: &[TokenId]) -> String {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.token_bytes(token)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Vocabulary for modelfile::Tokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<TokenId>, String> {
+        self.encode(text, true).map_err(|error| error.to_string())
+    }
+
+    fn token_bytes(&self, token: TokenId) -> Vec<u8> {
+        self.token_bytes(token).unwrap_or_default()
+    }
+
+    fn is_special(&self, token: TokenId) -> bool {
+        self.is_special(token)
+    }
+
+    fn size(&self) -> usize {
+        self.vocab_size()
+    }
+}

@@ -1,0 +1,372 @@
+//! A gateway whose vocabulary is bytes and whose generations are scripted.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use chassis::StopToken;
+use chassis::telemetry::Tracer;
+use futures::future::BoxFuture;
+use gateway::dispatch::{Generation, Piece};
+use gateway::{
+    App, AppParts, Backend, Exposition, HttpMetrics, Limits, Pieces, Text, TextParts, Vocabulary,
+};
+use protocol::*;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+pub(crate) const CONTEXT_TOKENS: u32 = 256;
+pub(crate) const IM_START: TokenId = 256;
+pub(crate) const IM_END: TokenId = 257;
+const SPECIALS: [(&str, TokenId); 2] = [("<|im_start|>", IM_START), ("<|im_end|>", IM_END)];
+const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+    <|im_end|>\n{% if m.content == 'refuse me' %}{{ raise_exception('no') }}{% endif %}\
+    {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// Every byte is a token, and two texts are special ones.
+pub(crate) struct Bytes;
+
+impl Vocabulary for Bytes {
+    fn encode(&self, text: &str) -> Result<Vec<TokenId>, String> {
+        let mut tokens = Vec::new();
+        let mut rest = text;
+        while let Some(byte) = rest.bytes().next() {
+            match SPECIALS.iter().find(|(special, _)| rest.starts_with(special)) {
+                Some((special, token)) => {
+                    tokens.push(*token);
+                    rest = &rest[special.len()..];
+                }
+                None => {
+                    tokens.push(TokenId::from(byte));
+                    let bytes = rest.chars().next().unwrap().len_utf8();
+                    tokens.extend(rest[..bytes].bytes().skip(1).map(TokenId::from));
+                    rest = &rest[bytes..];
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn token_bytes(&self, token: TokenId) -> Vec<u8> {
+        match SPECIALS.iter().find(|(_, special)| *special == token) {
+            Some((text, _)) => text.as_bytes().to_vec(),
+            None => vec![u8::try_from(token).unwrap()],
+        }
+    }
+
+    fn is_special(&self, token: TokenId) -> bool {
+        256 <= token
+    }
+
+    fn size(&self) -> usize {
+        258
+    }
+}
+
+/// What happens to one generation.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) refused: Option<Refusal>,
+    pub(crate) tokens: Vec<TokenId>,
+    /// `None` never ends.
+    pub(crate) finish: Option<Finish>,
+    pub(crate) fails: Option<Refusal>,
+    pub(crate) cached_tokens: u32,
+}
+
+impl Plan {
+    /// These bytes, then the end of the answer.
+    pub(crate) fn says(text: &str) -> Self {
+        let mut tokens: Vec<TokenId> = text.bytes().map(TokenId::from).collect();
+        tokens.push(IM_END);
+        Self { refused: None, tokens, finish: Some(Finish::Stop), fails: None, cached_tokens: 0 }
+    }
+
+    /// These bytes, and no more were allowed.
+    pub(crate) fn cut(text: &str) -> Self {
+        let tokens = text.bytes().map(TokenId::from).collect();
+        Self { tokens, finish: Some(Finish::Length), ..Self::says("") }
+    }
+
+    /// These bytes, then nothing ever.
+    pub(crate) fn hangs_after(text: &str) -> Self {
+        Self { finish: None, ..Self::cut(text) }
+    }
+
+    pub(crate) fn fails_after(text: &str, class: ErrorClass) -> Self {
+        let refusal = Refusal::new(class, "worker d1 is gone");
+        Self { finish: None, fails: Some(refusal), ..Self::cut(text) }
+    }
+
+    pub(crate) fn refused(class: ErrorClass) -> Self {
+        Self { refused: Some(Refusal::new(class, "no room")), ..Self::says("") }
+    }
+}
+
+/// How a generation was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GivenUp {
+    Stopped(CancelReason),
+    Dropped,
+}
+
+#[derive(Default)]
+struct Record {
+    plans: VecDeque<Plan>,
+    generations: Vec<Generation>,
+    given_up: Vec<GivenUp>,
+    unready: Option<String>,
+}
+
+/// Follows plans in order; says "ok" when there is none.
+#[derive(Clone, Default)]
+pub(crate) struct Scripted {
+    record: Arc<Mutex<Record>>,
+}
+
+struct ScriptedPieces {
+    pieces: VecDeque<Piece>,
+    ends: bool,
+    record: Arc<Mutex<Record>>,
+}
+
+impl Scripted {
+    pub(crate) fn then(&self, plan: Plan) -> &Self {
+        self.record.lock().unwrap().plans.push_back(plan);
+        self
+    }
+
+    pub(crate) fn generations(&self) -> Vec<Generation> {
+        self.record.lock().unwrap().generations.clone()
+    }
+
+    pub(crate) fn given_up(&self) -> Vec<GivenUp> {
+        self.record.lock().unwrap().given_up.clone()
+    }
+
+    pub(crate) fn unready(&self, reason: &str) {
+        self.record.lock().unwrap().unready = Some(reason.to_owned());
+    }
+}
+
+fn scored(token: TokenId, top: Option<u8>) -> Option<TokenLogprob> {
+    let alternatives =
+        (0..u32::from(top?)).map(|rank| (u32::from(b'A') + rank, -1.0 - rank as f32));
+    Some(TokenLogprob { logprob: -(token as f32) / 8.0, top: alternatives.collect() })
+}
+
+fn pieces(generation: &Generation, plan: &Plan) -> VecDeque<Piece> {
+    let key = RequestKey { request: generation.request, attempt: Attempt(0) };
+    let sent_us = || std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+    let scores = |prompt: &[TokenId], top| {
+        let rest = prompt.iter().skip(1).map(|&token| scored(token, Some(top)));
+        std::iter::once(None).chain(rest).collect()
+    };
+    let opening = Opening {
+        cached_tokens: plan.cached_tokens,
+        stored_tokens: 0,
+        prompt_logprobs: generation
+            .prompt_logprobs
+            .map_or_else(Vec::new, |top| scores(&generation.prompt, top)),
+    };
+    let mut opening = Some(Box::new(opening));
+    let mut event = |index: usize, token, finish| {
+        Piece::Token(TokenEvent {
+            key,
+            index: index as u32,
+            token,
+            logprob: token.and_then(|token| scored(token, generation.top_logprobs)),
+            finish,
+            opening: opening.take(),
+            sent_us: sent_us() as u64,
+        })
+    };
+    if generation.stopping.max_tokens == 0 {
+        return VecDeque::from([event(0, None, Some(Finish::Length))]);
+    }
+    let last = plan.tokens.len().wrapping_sub(1);
+    let finish = |index| plan.finish.filter(|_| index == last);
+    let tokens = plan.tokens.iter().enumerate();
+    let mut pieces: VecDeque<Piece> =
+        tokens.map(|(index, &token)| event(index, Some(token), finish(index))).collect();
+    pieces.extend(plan.fails.clone().map(Piece::Failed));
+    pieces
+}
+
+impl Backend for Scripted {
+    fn start(&self, generation: Generation) -> BoxFuture<'_, Result<Box<dyn Pieces>, Refusal>> {
+        let mut record = self.record.lock().unwrap();
+        let plan = record.plans.pop_front().unwrap_or_else(|| Plan::says("ok"));
+        let pieces = pieces(&generation, &plan);
+        record.generations.push(generation);
+        let record = Arc::clone(&self.record);
+        let ends = plan.finish.is_some() || plan.fails.is_some();
+        let started: Result<Box<dyn Pieces>, Refusal> = match plan.refused {
+            Some(refusal) => Err(refusal),
+            None => Ok(Box::new(ScriptedPieces { pieces, ends, record })),
+        };
+        Box::pin(async { started })
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        self.record.lock().unwrap().unready.clone().map_or(Ok(()), Err)
+    }
+
+    fn max_model_len(&self) -> Option<u32> {
+        Some(CONTEXT_TOKENS)
+    }
+
+    fn retry_after(&self) -> Duration {
+        Duration::from_millis(2500)
+    }
+}
+
+impl Pieces for ScriptedPieces {
+    fn next(&mut self) -> BoxFuture<'_, Option<Piece>> {
+        Box::pin(async {
+            match self.pieces.pop_front() {
+                None if !self.ends => std::future::pending().await,
+                piece => piece,
+            }
+        })
+    }
+
+    fn stop(mut self: Box<Self>, reason: CancelReason) {
+        self.record.lock().unwrap().given_up.push(GivenUp::Stopped(reason));
+        self.ends = true;
+        self.pieces.clear();
+    }
+}
+
+impl Drop for ScriptedPieces {
+    fn drop(&mut self) {
+        if !self.pieces.is_empty() || !self.ends {
+            self.record.lock().unwrap().given_up.push(GivenUp::Dropped);
+        }
+    }
+}
+
+/// A served gateway.
+pub(crate) struct Bench {
+    pub(crate) backend: Scripted,
+    pub(crate) url: String,
+    pub(crate) http: reqwest::Client,
+    _server: JoinSet<()>,
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits {
+        request_timeout: Duration::from_secs(20),
+        body_timeout: Duration::from_secs(5),
+        max_inflight: 8,
+        max_body_bytes: 64 << 10,
+        max_choices: 8,
+    }
+}
+
+impl Bench {
+    pub(crate) async fn start() -> Self {
+        Self::with(limits(), Tracer::off()).await
+    }
+
+    pub(crate) async fn with(limits: Limits, tracer: Tracer) -> Self {
+        let text = Text::new(TextParts {
+            vocabulary: Arc::new(Bytes),
+            model: "bytes".to_owned(),
+            aliases: vec!["bytes-alias".to_owned()],
+            files: FileDigest([7; 32]),
+            context_tokens: 4096,
+            chat_template: Some(TEMPLATE.to_owned()),
+            bos: Some(IM_START),
+            eos: Some(IM_END),
+            add_bos: false,
+            stop_tokens: vec![IM_END],
+        });
+        let mut registry = chassis::metrics::registry("gateway");
+        let backend = Scripted::default();
+        let app = App::new(AppParts {
+            text: Arc::new(text),
+            backend: Arc::new(backend.clone()),
+            http_metrics: Arc::new(HttpMetrics::new(&mut registry, "bytes")),
+            metrics: Exposition::new(registry),
+            tracer,
+            limits,
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = gateway::router(Arc::new(app));
+        let mut server = JoinSet::new();
+        server.spawn(async {
+            chassis::http::serve(listener, router, StopToken::new()).await.unwrap();
+        });
+        Self { backend, url, http: reqwest::Client::new(), _server: server }
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.http.post(format!("{}{path}", self.url)).json(body)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let response = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// Status and JSON of an answer.
+    pub(crate) async fn ask(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = self.post(path, body).send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap())
+    }
+
+    pub(crate) async fn chat(&self, body: Value) -> (u16, Value) {
+        self.ask("/v1/chat/completions", &merged(chat_body(), body)).await
+    }
+
+    pub(crate) async fn complete(&self, body: Value) -> (u16, Value) {
+        self.ask("/v1/completions", &merged(completion_body(), body)).await
+    }
+
+    /// The data of all events of a stream; the last must be `[DONE]`.
+    pub(crate) async fn stream(&self, path: &str, body: Value) -> Vec<Value> {
+        let base = if path.contains("chat") { chat_body() } else { completion_body() };
+        let stream = serde_json::json!({ "stream": true });
+        let response = self.post(path, &merged(merged(base, stream), body)).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+        assert!(kind.starts_with("text/event-stream"), "{kind}");
+        let text = response.text().await.unwrap();
+        let mut data: Vec<&str> = text
+            .split("\n\n")
+            .filter(|event| !event.is_empty())
+            .map(|event| event.strip_prefix("data: ").unwrap())
+            .collect();
+        assert_eq!(data.pop(), Some("[DONE]"));
+        data.into_iter().map(|data| serde_json::from_str(data).unwrap()).collect()
+    }
+}
+
+pub(crate) fn chat_body() -> Value {
+    serde_json::json!({ "model": "bytes", "messages": [{ "role": "user", "content": "Hi" }] })
+}
+
+pub(crate) fn completion_body() -> Value {
+    serde_json::json!({ "model": "bytes", "prompt": "Hi" })
+}
+
+pub(crate) fn merged(mut base: Value, over: Value) -> Value {
+    for (key, value) in over.as_object().unwrap() {
+        base[key.as_str()] = value.clone();
+    }
+    base
+}
+
+pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let patience = Duration::from_secs(20);
+    tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
