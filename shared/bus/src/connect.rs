@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, Event};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::counters::{BusCounters, Counters};
 use crate::errands::Errands;
@@ -28,7 +28,7 @@ const RECONNECT_MS_MAX: u64 = 1_000;
 /// How to reach NATS.
 #[derive(Clone, Debug)]
 pub struct BusOptions {
-    /// `nats://host:port`.
+    /// `nats://host:port`; several servers of one cluster are separated by commas.
     pub url: String,
     /// Name of this client, shown by the server; also the prefix of its private inboxes.
     pub name: String,
@@ -80,6 +80,8 @@ pub(crate) struct Inner {
 pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) jetstream: jetstream::Context,
+    /// Whether the connection is up, as its events tell.
+    up: watch::Receiver<bool>,
 }
 
 /// What a connection is for.
@@ -165,6 +167,21 @@ impl Link {
     pub(crate) fn connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
+
+    /// Waits until the connection is up; `None` when it is closed for good.
+    pub(crate) async fn wait_until_up(&self) -> Option<()> {
+        self.up.clone().wait_for(|up| *up).await.ok().map(drop)
+    }
+
+    /// Resolves when the connection is lost or made from now on: what the server held for it is
+    /// then to be made again.
+    pub(crate) fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut up = self.up.clone();
+        up.mark_unchanged();
+        async move {
+            let _closed_for_good_is_a_change = up.changed().await;
+        }
+    }
 }
 
 async fn open(
@@ -173,8 +190,10 @@ async fn open(
     counters: &Arc<Counters>,
 ) -> Result<Link, ConnectError> {
     let url = shown(&options.url);
-    let connecting = connect_options(options, purpose, Arc::clone(counters));
-    let connecting = connecting.connect(options.url.as_str());
+    let (went, up) = watch::channel(true);
+    let connecting = connect_options(options, purpose, (Arc::clone(counters), went));
+    let servers: Vec<&str> = options.url.split(',').map(str::trim).collect();
+    let connecting = connecting.connect(servers);
     let client = match tokio::time::timeout(options.connect_timeout, connecting).await {
         Ok(Ok(client)) => client,
         Ok(Err(source)) => return Err(ConnectError::Failed { url, source }),
@@ -188,13 +207,13 @@ async fn open(
         .ack_timeout(JETSTREAM_TIMEOUT)
         .max_ack_inflight(4 * PUT_WINDOW_FRAMES)
         .build(client.clone());
-    Ok(Link { client, jetstream })
+    Ok(Link { client, jetstream, up })
 }
 
 fn connect_options(
     options: &BusOptions,
     purpose: Purpose,
-    counters: Arc<Counters>,
+    (counters, went): (Arc<Counters>, watch::Sender<bool>),
 ) -> ConnectOptions {
     let suffix = match purpose {
         Purpose::Control => "",
@@ -215,6 +234,14 @@ fn connect_options(
         })
         .event_callback(move |event| {
             note_event(&event_name, &counters, &event);
+            let up = match event {
+                Event::Connected => Some(true),
+                Event::Disconnected | Event::Closed => Some(false),
+                _ => None,
+            };
+            if let Some(up) = up {
+                went.send_if_modified(|was| std::mem::replace(was, up) != up);
+            }
             std::future::ready(())
         });
     match purpose {
@@ -244,14 +271,15 @@ fn note_event(connection: &str, counters: &Counters, event: &Event) {
     }
 }
 
-/// The URL without user and password.
-fn shown(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
+/// The URLs without user and password.
+fn shown(urls: &str) -> String {
+    let without = |url: &str| match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if scheme + 3 <= at => {
             format!("{}{}", &url[..scheme + 3], &url[at + 1..])
         }
         _ => url.to_owned(),
-    }
+    };
+    urls.split(',').map(str::trim).map(without).collect::<Vec<_>>().join(",")
 }
 
 /// `name` with every character that a subject token cannot carry replaced.
@@ -268,6 +296,7 @@ mod tests {
     fn a_logged_url_holds_no_password() {
         assert_eq!(shown("nats://u:p@host:4222"), "nats://host:4222");
         assert_eq!(shown("nats://host:4222"), "nats://host:4222");
+        assert_eq!(shown("nats://u:p@a:1, nats://t@b:2"), "nats://a:1,nats://b:2");
     }
 
     #[test]

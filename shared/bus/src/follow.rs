@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
-use crate::connect::Link;
+use crate::connect::{JETSTREAM_TIMEOUT, Link};
 use crate::errands::Errand;
 
 /// A consumer that nobody reads disappears after this time, should its deletion be lost.
@@ -77,6 +77,10 @@ impl Reader {
         selection: Selection,
     ) -> Result<Self, OpenError> {
         let Selection { stream, config, batch_bytes } = selection;
+        let up = tokio::time::timeout(JETSTREAM_TIMEOUT, link.wait_until_up()).await;
+        if !matches!(up, Ok(Some(()))) {
+            return Err(OpenError::Failed { stream, why: "not connected to NATS".to_owned() });
+        }
         let inbox = link.client.new_inbox();
         let name = inbox.rsplit('.').next().unwrap_or(&inbox).to_owned();
         let config = pull::Config {
@@ -129,10 +133,13 @@ pub(crate) enum Followed {
 }
 
 /// Reads for as long as it is polled: opens, reads, and opens again after a failure.
-#[derive(Default)]
 pub(crate) struct Follower {
+    link: Link,
     state: State,
     failures: u32,
+    /// Resolves when the connection changes. A consumer may not survive that, and finding out by
+    /// missed heartbeats would take seconds.
+    changed: BoxFuture<'static, ()>,
 }
 
 #[derive(Default)]
@@ -145,12 +152,26 @@ enum State {
 }
 
 impl Follower {
+    pub(crate) fn new(link: &Link) -> Self {
+        let changed = link.changed().boxed();
+        Self { link: link.clone(), state: State::Closed, failures: 0, changed }
+    }
+
     /// `open` is called whenever a new consumer is needed. Safe to abandon at any poll.
     pub(crate) fn poll(
         &mut self,
         cx: &mut task::Context<'_>,
         open: impl Fn() -> Opening,
     ) -> Poll<Followed> {
+        if self.changed.poll_unpin(cx).is_ready() {
+            self.changed = self.link.changed().boxed();
+            let was = std::mem::take(&mut self.state);
+            if let State::Reading(reader) = was {
+                let stream = reader.consumer.stream.clone();
+                let why = "the connection to NATS was lost".to_owned();
+                return Poll::Ready(Followed::Failed(OpenError::Failed { stream, why }));
+            }
+        }
         loop {
             match &mut self.state {
                 State::Closed => self.state = State::Opening(open()),

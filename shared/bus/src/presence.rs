@@ -96,7 +96,7 @@ impl Presence {
     pub fn watch(&self) -> Watch {
         Watch {
             bus: self.bus.clone(),
-            follower: Follower::default(),
+            follower: Follower::new(&self.bus.inner.control),
             catching_up: false,
             interrupted: false,
             known: BTreeMap::new(),

@@ -10,7 +10,7 @@ use protocol::frame::FRAME_HEADER;
 use protocol::subject::parse_stored;
 use protocol::{BlockFrame, BlockHash};
 
-use super::Blocks;
+use super::{Blocks, StateError};
 use crate::counters::DropReason;
 use crate::follow::{Followed, Follower, OpenError, Opening, Reader, Selection};
 
@@ -58,7 +58,7 @@ impl Blocks {
     pub fn index(&self) -> Index {
         Index {
             blocks: self.clone(),
-            follower: Follower::default(),
+            follower: Follower::new(&self.bus.inner.control),
             sequence: 0,
             catching_up: false,
             interrupted: false,
@@ -92,12 +92,9 @@ impl Index {
 
     fn opened(&mut self, pending: u64, after: u64) {
         self.interrupted = false;
-        // The server moves the beginning back when the stream has not come so far.
         if after < self.sequence {
-            self.sequence = 0;
-            self.follower.close();
+            self.sequence = after;
             self.ready.push_back(IndexEvent::Restarted);
-            return;
         }
         self.catching_up = true;
         self.left(pending);
@@ -170,20 +167,25 @@ pub(super) fn frame_of(
     Ok((hash, frame))
 }
 
+/// Begins after the last frame told, or at the beginning when the stream has not come so far:
+/// then it is another stream of the same name.
 fn open(blocks: &Blocks, after: u64) -> Opening {
-    let link = blocks.bus.inner.control.clone();
-    let errands = blocks.bus.inner.errands.queue();
-    let selection = Selection {
-        stream: blocks.stream(),
-        config: pull::Config {
-            deliver_policy: match after {
-                0 => DeliverPolicy::All,
-                after => DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
-            },
-            headers_only: true,
-            ..Default::default()
-        },
-        batch_bytes: BATCH_BYTES,
-    };
-    Box::pin(Reader::open(link, errands, selection))
+    let blocks = blocks.clone();
+    Box::pin(async move {
+        let stream = blocks.stream();
+        let state = blocks.state().await.map_err(|error| match error {
+            StateError::NoStream(stream) => OpenError::NoStream(stream),
+            StateError::Failed(why) => OpenError::Failed { stream: stream.clone(), why },
+        })?;
+        let deliver_policy = match after {
+            1.. if after <= state.last_sequence => {
+                DeliverPolicy::ByStartSequence { start_sequence: after + 1 }
+            }
+            _ => DeliverPolicy::All,
+        };
+        let config = pull::Config { deliver_policy, headers_only: true, ..Default::default() };
+        let selection = Selection { stream, config, batch_bytes: BATCH_BYTES };
+        let inner = &blocks.bus.inner;
+        Reader::open(inner.control.clone(), inner.errands.queue(), selection).await
+    })
 }

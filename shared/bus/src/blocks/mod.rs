@@ -215,8 +215,9 @@ impl Blocks {
         }
     }
 
-    /// Removes every frame of a block. A block that is not there is removed already.
-    pub async fn delete(&self, block: BlockHash) -> Result<(), DeleteError> {
+    /// Removes the frames of a block that were stored up to and including `through`; what was
+    /// stored later under the same name stays. A block that is not there is removed already.
+    pub async fn delete(&self, block: BlockHash, through: u64) -> Result<(), DeleteError> {
         let failed = |why: String| DeleteError { block, why };
         let subject = Subject::Stored { namespace: &self.namespace, block, frame: None };
         let jetstream = &self.bus.inner.control.jetstream;
@@ -224,7 +225,8 @@ impl Blocks {
             .get_stream_no_info(self.stream())
             .await
             .map_err(|error| failed(error.to_string()))?;
-        match stream.purge().filter(subject.to_string()).await {
+        let purge = stream.purge().sequence(through.saturating_add(1)).filter(subject.to_string());
+        match purge.await {
             Ok(_) => Ok(()),
             Err(error) => match error.kind() {
                 PurgeErrorKind::JetStream(refused)

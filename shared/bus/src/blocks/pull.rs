@@ -101,13 +101,13 @@ impl Blocks {
         };
         let group = |blocks: &[BlockHash]| Group {
             missing: blocks.iter().copied().collect(),
-            follower: Follower::default(),
+            follower: Follower::new(&link),
         };
         let mut pull = Pull {
             active: Active::new(&self.bus.inner.pulls),
             blocks: self.clone(),
-            link,
             groups: wanted.chunks(FILTERS_MAX).map(group).collect(),
+            link,
             arriving: BTreeMap::new(),
             finish_by: None,
         };

@@ -1,0 +1,216 @@
+//! Blocks put once and pulled by name.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bus::{Blocks, DropReason, Index, IndexEvent, Pull, PullError, PutError, PutOutcome};
+use protocol::{BlockFrame, BlockHash, Discard, Scope};
+use tokio::time::Instant;
+
+use crate::site::{Site, block, fingerprint, hash, soon, until};
+
+async fn put(blocks: &Blocks, n: u32, bytes: usize) {
+    let outcome = soon(blocks.put(None, block(n, bytes))).await.unwrap();
+    assert_eq!(outcome, PutOutcome::Stored);
+}
+
+/// The numbers of the next blocks, each checked byte for byte.
+async fn arrivals(pull: &mut Pull, count: usize, bytes: usize) -> BTreeSet<BlockHash> {
+    let mut arrived = BTreeSet::new();
+    for _ in 0..count {
+        let got = soon(pull.next()).await.expect("more blocks are wanted").unwrap();
+        let n = u32::from_le_bytes(got.hash.0[..4].try_into().unwrap());
+        assert_eq!(got.bytes, block(n, bytes).bytes);
+        assert_eq!(got.tokens, 16);
+        assert!(arrived.insert(got.hash), "{} came twice", got.hash);
+    }
+    arrived
+}
+
+fn hashes(numbers: std::ops::Range<u32>) -> Vec<BlockHash> {
+    numbers.map(hash).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_put_twice_is_stored_once() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("prefill").await;
+    let blocks = site.blocks(&bus).await;
+    put(&blocks, 1, 10_000).await;
+    let again = soon(blocks.put(None, block(1, 10_000))).await.unwrap();
+    assert_eq!(again, PutOutcome::AlreadyThere);
+    assert_eq!(blocks.state().await.unwrap().frames, 1);
+    let counters = bus.counters();
+    assert_eq!((counters.blocks_stored, counters.blocks_already_there), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_eight_concurrent_puts_one_stores() {
+    let Some(site) = Site::start() else { return };
+    let mut puts = tokio::task::JoinSet::new();
+    let first = site.bus("prefill").await;
+    let stream = site.blocks(&first).await;
+    for n in 0..8 {
+        let blocks = site.bus(&format!("prefill-{n}")).await.blocks(&fingerprint());
+        puts.spawn(async move { blocks.put(None, block(1, 300_000)).await.unwrap() });
+    }
+    let outcomes = soon(puts.join_all()).await;
+    let stored = outcomes.iter().filter(|outcome| **outcome == PutOutcome::Stored).count();
+    assert_eq!(stored, 1);
+    assert_eq!(stream.state().await.unwrap().frames, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_blocks_come_at_once_and_missing_ones_when_stored() {
+    let Some(site) = Site::start() else { return };
+    let (prefill, decode) = (site.bus("prefill").await, site.bus("decode").await);
+    let stored = site.blocks(&prefill).await;
+    for n in 0..3 {
+        put(&stored, n, 50_000).await;
+    }
+    put(&stored, 77, 50_000).await;
+    let blocks = decode.blocks(&fingerprint());
+    let mut pull = blocks.pull(hashes(0..6)).await.unwrap();
+    assert_eq!(arrivals(&mut pull, 3, 50_000).await, hashes(0..3).into_iter().collect());
+    assert_eq!(pull.missing().collect::<Vec<_>>(), hashes(3..6));
+    let to = "decode-1".parse().unwrap();
+    for n in 3..6 {
+        soon(stored.put(Some(&to), block(n, 50_000))).await.unwrap();
+    }
+    assert_eq!(arrivals(&mut pull, 3, 50_000).await, hashes(3..6).into_iter().collect());
+    assert!(soon(pull.next()).await.is_none());
+    assert_eq!(decode.counters().blocks_pulled, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hundred_blocks_need_two_consumers_that_go_afterwards() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("both").await;
+    let blocks = site.blocks(&bus).await;
+    for n in 0..300 {
+        put(&blocks, n, 4_000).await;
+    }
+    let mut pull = blocks.pull(hashes(0..300)).await.unwrap();
+    assert_eq!(arrivals(&mut pull, 300, 4_000).await.len(), 300);
+    assert!(soon(pull.next()).await.is_none());
+    drop(pull);
+    let half_way = blocks.pull(hashes(250..301)).await.unwrap();
+    drop(half_way);
+    let stranger = async_nats::jetstream::new(site.stranger().await);
+    let stream = stranger.get_stream(blocks.stream()).await.unwrap();
+    until(async || stream.get_info().await.unwrap().state.consumer_count == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_of_several_frames_arrives_whole() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("both").await;
+    let blocks = site.blocks(&bus).await;
+    let bytes = (5 << 20) + 123;
+    put(&blocks, 9, bytes).await;
+    assert_eq!(blocks.state().await.unwrap().frames, 3);
+    let again = soon(blocks.put(None, block(9, bytes))).await.unwrap();
+    assert_eq!(again, PutOutcome::AlreadyThere);
+    let mut pull = blocks.pull(vec![hash(9)]).await.unwrap();
+    arrivals(&mut pull, 1, bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_ends_at_the_deadline() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("decode").await;
+    let blocks = site.blocks(&bus).await;
+    put(&blocks, 1, 1_000).await;
+    let mut pull = blocks.pull(hashes(1..3)).await.unwrap();
+    pull.finish_by(Instant::now() + Duration::from_millis(300));
+    let mut arrived = Vec::new();
+    while let Some(block) = soon(pull.next()).await {
+        arrived.push(block.unwrap().hash);
+    }
+    // A slow machine may reach the deadline before the first block.
+    let missing: Vec<_> = pull.missing().collect();
+    assert!(missing.contains(&hash(2)));
+    assert_eq!(arrived.len() + missing.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_body_is_a_miss_and_the_kvstore_is_told() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("decode").await;
+    let blocks = site.blocks(&bus).await;
+    let mut discards = site.bus("kvstore").await.serve_store::<Discard>().await.unwrap();
+    let stranger = async_nats::jetstream::new(site.stranger().await);
+    let body = block(1, 1_000).bytes;
+    let (header, _) = BlockFrame::split(16, Scope::shared(), &body).remove(0);
+    let mut damaged = body.to_vec();
+    damaged[500] ^= 0x10;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert(protocol::frame::FRAME_HEADER, header.to_string());
+    let subject = format!("kvx._.{}.{}.0", fingerprint().namespace(), hash(1));
+    let sent = stranger.publish_with_headers(subject, headers, damaged.into()).await.unwrap();
+    sent.await.unwrap();
+    put(&blocks, 2, 1_000).await;
+
+    let mut pull = blocks.pull(hashes(1..3)).await.unwrap();
+    let error = soon(pull.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, PullError::Damaged { block, .. } if block == hash(1)), "{error}");
+    arrivals(&mut pull, 1, 1_000).await;
+    assert!(soon(pull.next()).await.is_none());
+    assert_eq!(bus.counters().dropped(DropReason::Checksum), 1);
+    let told = soon(discards.next()).await.unwrap();
+    assert_eq!(told.message, Discard { fingerprint: fingerprint(), block: hash(1) });
+
+    blocks.delete(hash(1), u64::MAX).await.unwrap();
+    put(&blocks, 1, 1_000).await;
+    let mut pull = blocks.pull(vec![hash(1)]).await.unwrap();
+    arrivals(&mut pull, 1, 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_stream_both_ways_say_so() {
+    let Some(site) = Site::start() else { return };
+    let blocks = site.bus("both").await.blocks(&fingerprint());
+    let put = soon(blocks.put(None, block(1, 10))).await.unwrap_err();
+    assert!(matches!(put, PutError::NoStream { .. }), "{put}");
+    let pull = soon(blocks.pull(vec![hash(1)])).await.err().unwrap();
+    assert!(matches!(pull, PullError::NoStream(_)), "{pull}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulling_nothing_ends_at_once() {
+    let Some(site) = Site::start() else { return };
+    let blocks = site.bus("both").await.blocks(&fingerprint());
+    assert!(soon(blocks.pull(Vec::new()).await.unwrap().next()).await.is_none());
+}
+
+async fn stored(index: &mut Index) -> (BlockHash, u64) {
+    match soon(index.next()).await {
+        IndexEvent::Stored { hash, sequence, frame, stored_at_ms } => {
+            assert_eq!((frame.frame, frame.frames, frame.block_bytes), (0, 1, 700));
+            assert!(1_700_000_000_000 < stored_at_ms);
+            (hash, sequence)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_tells_what_is_stored_and_then_what_is_added() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("kvstore").await;
+    let blocks = site.blocks(&bus).await;
+    put(&blocks, 1, 700).await;
+    put(&blocks, 2, 700).await;
+    let mut index = blocks.index();
+    assert_eq!(stored(&mut index).await, (hash(1), 1));
+    assert_eq!(stored(&mut index).await, (hash(2), 2));
+    assert_eq!(soon(index.next()).await, IndexEvent::CaughtUp);
+    put(&blocks, 3, 700).await;
+    assert_eq!(stored(&mut index).await, (hash(3), 3));
+    blocks.delete(hash(2), 1).await.unwrap();
+    assert_eq!(blocks.state().await.unwrap().frames, 3);
+    blocks.delete(hash(1), 1).await.unwrap();
+    assert_eq!(blocks.state().await.unwrap().first_sequence, 2);
+    let found = bus.stored_models().await.unwrap();
+    assert_eq!(found.iter().map(Blocks::namespace).collect::<Vec<_>>(), [blocks.namespace()]);
+}

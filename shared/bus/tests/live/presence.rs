@@ -1,0 +1,55 @@
+//! Workers that come, go, and fall silent.
+
+use bus::{PresenceEvent, Watch};
+
+use crate::site::{Site, soon, state, worker};
+
+async fn synced(watch: &mut Watch) -> Vec<PresenceEvent> {
+    let mut seen = Vec::new();
+    loop {
+        match soon(watch.next()).await {
+            PresenceEvent::Synced => return seen,
+            event => seen.push(event),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_up_changes_and_withdraws() {
+    let Some(site) = Site::start() else { return };
+    let (seeing, saying) = (site.bus("gateway").await, site.bus("decode").await);
+    let mut watch = seeing.presence().watch();
+    assert_eq!(synced(&mut watch).await, []);
+    let mut state = state("decode-1");
+    saying.presence().announce(&state).await.unwrap();
+    assert_eq!(soon(watch.next()).await, PresenceEvent::Up(Box::new(state.clone())));
+    state.running_sequences += 1;
+    saying.presence().announce(&state).await.unwrap();
+    assert_eq!(soon(watch.next()).await, PresenceEvent::Up(Box::new(state.clone())));
+    saying.presence().withdraw(&state.worker).await.unwrap();
+    assert_eq!(soon(watch.next()).await, PresenceEvent::Gone(state.worker));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_latecomer_is_told_who_is_there() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("decode").await;
+    for name in ["a", "b", "c"] {
+        bus.presence().announce(&state(name)).await.unwrap();
+    }
+    bus.presence().withdraw(&worker("b")).await.unwrap();
+    let seen = synced(&mut bus.presence().watch()).await;
+    let up = |name| PresenceEvent::Up(Box::new(state(name)));
+    assert_eq!(seen, [up("a"), up("c")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_worker_is_gone() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("decode").await;
+    let mut watch = bus.presence().watch();
+    synced(&mut watch).await;
+    bus.presence().announce(&state("silent")).await.unwrap();
+    assert!(matches!(soon(watch.next()).await, PresenceEvent::Up(_)));
+    assert_eq!(soon(watch.next()).await, PresenceEvent::Gone(worker("silent")));
+}

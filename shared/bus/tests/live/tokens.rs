@@ -1,0 +1,61 @@
+//! Token batches to a gateway.
+
+use protocol::{
+    Attempt, ErrorClass, Event, Failure, GatewayId, Refusal, RequestId, RequestKey, TokenBatch,
+    TokenEvent,
+};
+
+use crate::site::{Site, soon, worker};
+
+fn key(request: u128) -> RequestKey {
+    RequestKey { request: RequestId(request), attempt: Attempt(0) }
+}
+
+fn token(index: u32) -> Event {
+    Event::Token(TokenEvent {
+        key: key(1),
+        index,
+        token: Some(index + 100),
+        logprob: None,
+        finish: None,
+        opening: None,
+        sent_us: 0,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_arrive_in_order_at_their_gateway_only() {
+    let Some(site) = Site::start() else { return };
+    let (sending, receiving) = (site.bus("decode").await, site.bus("gateway").await);
+    let gateway: GatewayId = "gateway-1".parse().unwrap();
+    let other: GatewayId = "gateway-2".parse().unwrap();
+    let mut tokens = receiving.tokens(&gateway).await.unwrap();
+    let batch = |events| TokenBatch { worker: worker("decode-1"), events };
+    sending.send_tokens(&other, &batch(vec![token(99)])).await.unwrap();
+    for index in 0..50 {
+        sending.send_tokens(&gateway, &batch(vec![token(index)])).await.unwrap();
+    }
+    for index in 0..50 {
+        assert_eq!(soon(tokens.next()).await.unwrap(), batch(vec![token(index)]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_above_the_payload_limit_arrives_in_parts() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("both").await;
+    let gateway: GatewayId = "gateway-1".parse().unwrap();
+    let mut tokens = bus.tokens(&gateway).await.unwrap();
+    let failure = |request| {
+        let refusal = Refusal::new(ErrorClass::Retry, "x".repeat(100_000));
+        Event::Failed(Failure { key: key(request), refusal })
+    };
+    let events: Vec<_> = (0..100).map(failure).collect();
+    let batch = TokenBatch { worker: worker("decode-1"), events };
+    bus.send_tokens(&gateway, &batch).await.unwrap();
+    let mut received = Vec::new();
+    while received.len() < batch.events.len() {
+        received.extend(soon(tokens.next()).await.unwrap().events);
+    }
+    assert_eq!(received, batch.events);
+}
