@@ -50,10 +50,13 @@ impl Tasks {
         drain_timeout: Duration,
     ) -> anyhow::Result<()> {
         let outcome = tokio::select! {
+            // When both are ready, the task may have ended because of the shutdown.
+            biased;
             () = shutdown => Ok(()),
             Some(ended) = self.set.join_next_with_id() => {
-                let (name, result) = self.named(ended);
+                let (name, result) = Self::take_name(&mut self.names, ended);
                 match result {
+                    Ok(()) if self.stop.is_cancelled() => Ok(()),
                     Ok(()) => Err(anyhow!("task {name} ended although the service was to go on")),
                     Err(error) => Err(error.context(format!("task {name} failed"))),
                 }
@@ -91,10 +94,6 @@ impl Tasks {
             timeout.as_millis(),
             running.join(", ")
         )))
-    }
-
-    fn named(&mut self, ended: Ended) -> (String, anyhow::Result<()>) {
-        Self::take_name(&mut self.names, ended)
     }
 
     fn take_name(names: &mut HashMap<Id, String>, ended: Ended) -> (String, anyhow::Result<()>) {

@@ -202,3 +202,42 @@ impl fmt::Display for TraceTree {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(id: u8, parent: Option<u8>, name: &str, start_ns: u64) -> SpanRecord {
+        let sent = Span {
+            trace_id: vec![0xab; 16],
+            span_id: vec![id; 8],
+            parent_span_id: parent.map(|parent| vec![parent; 8]).unwrap_or_default(),
+            name: name.to_owned(),
+            start_time_unix_nano: start_ns,
+            end_time_unix_nano: start_ns + 2_000_000,
+            ..Span::default()
+        };
+        SpanRecord::new(sent, "service", "instance")
+    }
+
+    #[test]
+    fn roots_children_and_orphans_are_told_apart() {
+        let tree = TraceTree::new(vec![
+            span(3, Some(1), "late", 30),
+            span(2, Some(1), "early", 20),
+            span(1, None, "root", 10),
+            span(9, Some(7), "orphan", 40),
+        ]);
+        let names = |spans: Vec<&SpanRecord>| {
+            spans.into_iter().map(|span| span.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(tree.roots()), ["root"]);
+        assert_eq!(names(tree.orphans()), ["orphan"]);
+        assert_eq!(names(tree.children(&"01".repeat(8))), ["early", "late"]);
+        assert_eq!(names(tree.named("late")), ["late"]);
+        assert_eq!(tree.spans()[0].trace_id, "ab".repeat(16));
+        let drawn = tree.to_string();
+        assert_eq!(drawn.lines().count(), 4, "{drawn}");
+        assert!(drawn.contains("\n  service early"), "{drawn}");
+    }
+}

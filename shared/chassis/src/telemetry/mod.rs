@@ -13,6 +13,7 @@ pub use opentelemetry::trace::{SpanKind, TraceId};
 pub use trace::{OpenSpan, Trace, Tracer};
 pub use value::Value;
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -61,7 +62,10 @@ pub fn init_logging(settings: &TelemetrySettings) -> Result<(), TelemetryError> 
     let filter = EnvFilter::builder().parse(&settings.log).map_err(|error| {
         TelemetryError::Filter { filter: settings.log.clone(), reason: error.to_string() }
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let started = if settings.log_json { builder.json().try_init() } else { builder.try_init() };
     started.map_err(|error| TelemetryError::Started(error.to_string()))
 }

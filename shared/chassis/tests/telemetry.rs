@@ -1,0 +1,167 @@
+//! Spans as a collector receives them: tree, times, resources, sampling, and none without one.
+
+use std::time::{Duration, SystemTime};
+
+use chassis::settings::TelemetrySettings;
+use chassis::telemetry::{SpanKind, Telemetry, Tracer, Value, names};
+use testbed::{OtlpReceiver, SpanRecord};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn settings(receiver: &OtlpReceiver) -> TelemetrySettings {
+    TelemetrySettings { otlp_endpoint: Some(receiver.url()), ..TelemetrySettings::default() }
+}
+
+fn at(offset_ms: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + offset_ms)
+}
+
+fn ns(offset_ms: u64) -> u64 {
+    (1_700_000_000_000 + offset_ms) * 1_000_000
+}
+
+async fn received(receiver: &OtlpReceiver, count: usize) -> Vec<SpanRecord> {
+    let spans = receiver.wait_for(LIMIT, |spans| spans.len() >= count).await;
+    spans.unwrap_or_else(|got| panic!("{} of {count} spans arrived: {got:#?}", got.len()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stages_of_two_services_become_siblings_under_one_root() {
+    let receiver = OtlpReceiver::start().await;
+    let gateway = Telemetry::start("gateway", "gw-1", &settings(&receiver)).unwrap();
+    let prefill = Telemetry::start("prefill", "pre-1", &settings(&receiver)).unwrap();
+
+    let mut root = gateway.tracer().root_span(
+        "POST /v1/chat/completions",
+        SpanKind::Server,
+        (None, None),
+        at(0),
+    );
+    root.attribute(names::HTTP_RESPONSE_STATUS_CODE, 200u16);
+    root.event(names::event::FIRST_TOKEN, at(9), [("n", Value::from(1usize))]);
+    let trace = root.context();
+    trace.stage(names::stage::TOKENIZE, at(0)..at(2), [(names::tandem::TOKENS, 7usize.into())]);
+    let message = trace.traceparent();
+
+    let far = prefill.tracer().continue_from(Some(&message));
+    assert_eq!(far.trace_id(), trace.trace_id());
+    far.stage(names::stage::PREFILL_COMPUTE, at(2)..at(8), []);
+    let mut put = far.open(names::stage::KV_PUT, SpanKind::Client, at(3));
+    put.link(&trace);
+    put.fail("retry", "no ack");
+    put.end_at(at(5));
+    root.end_at(at(10));
+    gateway.shutdown(LIMIT).await;
+    prefill.shutdown(LIMIT).await;
+
+    let trace_id = trace.trace_id().to_string();
+    received(&receiver, 4).await;
+    let tree = receiver.tree(&trace_id);
+    assert_eq!(tree.spans().len(), 4, "{tree}");
+    assert!(tree.orphans().is_empty(), "{tree}");
+    let [root] = tree.roots()[..] else { panic!("one root expected:\n{tree}") };
+    assert_eq!((root.service.as_str(), root.instance.as_str()), ("gateway", "gw-1"));
+    assert_eq!((root.kind, root.start_ns, root.end_ns), (testbed::SpanKind::Server, ns(0), ns(10)));
+    assert_eq!(root.attributes[names::HTTP_RESPONSE_STATUS_CODE], "200");
+    assert_eq!((root.events[0].name.as_str(), root.events[0].at_ns), ("first_token", ns(9)));
+    assert_eq!(root.error, None);
+
+    let children: Vec<_> = tree.children(&root.span_id);
+    let names: Vec<_> = children.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(names, ["tokenize", "prefill.compute", "kv.put"]);
+    assert_eq!(children[0].attributes[names::tandem::TOKENS], "7");
+    assert_eq!((children[1].start_ns, children[1].end_ns), (ns(2), ns(8)));
+    assert_eq!(children[1].service, "prefill");
+    let put = children[2];
+    assert_eq!(put.links, std::slice::from_ref(&root.span_id));
+    assert_eq!(put.error.as_deref(), Some("no ack"));
+    assert_eq!(put.attributes[names::ERROR_TYPE], "retry");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callers_context_is_continued_and_its_decision_kept() {
+    let receiver = OtlpReceiver::start().await;
+    // Of new traces nothing is recorded; a caller's sampled trace still is.
+    let never = TelemetrySettings { sample_ratio: 0.0, ..settings(&receiver) };
+    let telemetry = Telemetry::start("gateway", "gw", &never).unwrap();
+    let tracer = telemetry.tracer();
+    let open = |traceparent: Option<&str>| {
+        tracer.root_span("request", SpanKind::Server, (traceparent, Some("v=1")), at(0))
+    };
+
+    let fresh = open(None);
+    assert!(!fresh.context().is_sampled());
+    fresh.context().stage("unseen", at(0)..at(1), []);
+
+    let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let continued = open(Some(caller));
+    let trace = continued.context();
+    assert_eq!(trace.trace_id().to_string(), "0af7651916cd43dd8448eb211c80319c");
+    assert_ne!(trace.traceparent(), caller, "a span of our own stands in between");
+    assert!(trace.traceparent().ends_with("-01"));
+    assert_eq!(trace.tracestate().as_deref(), Some("v=1"));
+    continued.end_at(at(1));
+
+    let declined = open(Some("00-0af7651916cd43dd8448eb211c80319d-b7ad6b7169203331-00"));
+    declined.end_at(at(1));
+    fresh.end_at(at(1));
+    telemetry.shutdown(LIMIT).await;
+
+    let spans = received(&receiver, 1).await;
+    assert_eq!(spans.len(), 1, "{spans:#?}");
+    assert_eq!(spans[0].parent_span_id.as_deref(), Some("b7ad6b7169203331"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_without_context_gets_an_id_and_leaves_no_orphan() {
+    let receiver = OtlpReceiver::start().await;
+    let telemetry = Telemetry::start("decode", "dec", &settings(&receiver)).unwrap();
+    for header in [None, Some("garbage"), Some("00-00000000000000000000000000000000-1-01")] {
+        let trace = telemetry.tracer().continue_from(header);
+        assert_ne!(trace.trace_id().to_string(), "0".repeat(32));
+        trace.stage("lost", at(0)..at(1), []);
+    }
+    let marker = telemetry.tracer().root_span("marker", SpanKind::Internal, (None, None), at(0));
+    marker.end_at(at(1));
+    telemetry.shutdown(LIMIT).await;
+    let spans = received(&receiver, 1).await;
+    assert_eq!(spans.iter().map(|span| span.name.as_str()).collect::<Vec<_>>(), ["marker"]);
+}
+
+#[tokio::test]
+async fn without_an_endpoint_ids_are_made_and_a_callers_context_passes_through() {
+    let telemetry = Telemetry::start("gateway", "gw", &TelemetrySettings::default()).unwrap();
+    assert!(!telemetry.is_exporting());
+    let tracer = telemetry.tracer();
+    let one = tracer.root_span("request", SpanKind::Server, (None, None), at(0)).context();
+    let other = tracer.root_span("request", SpanKind::Server, (None, None), at(0)).context();
+    assert_ne!(one.trace_id(), other.trace_id());
+    assert!(!one.is_sampled() && one.traceparent().ends_with("-00"));
+    assert_eq!(one.tracestate(), None);
+
+    let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let passed = tracer.root_span("request", SpanKind::Server, (Some(caller), None), at(0));
+    assert_eq!(passed.context().traceparent(), caller);
+    telemetry.shutdown(LIMIT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreachable_collector_does_not_hold_up_the_end() {
+    let endpoint = Some("http://127.0.0.1:9".to_owned());
+    let settings = TelemetrySettings { otlp_endpoint: endpoint, ..TelemetrySettings::default() };
+    let telemetry = Telemetry::start("gateway", "gw", &settings).unwrap();
+    telemetry.tracer().root_span("lost", SpanKind::Server, (None, None), at(0)).end_at(at(1));
+    tokio::time::timeout(LIMIT, telemetry.shutdown(Duration::from_millis(300)))
+        .await
+        .expect("shutdown keeps its limit");
+}
+
+#[test]
+fn a_switched_off_tracer_needs_no_runtime() {
+    let mut span = Tracer::off().root_span("x", SpanKind::Server, (None, None), at(0));
+    span.attribute("key", "value");
+    span.fail("internal", "nothing happens");
+    let trace = span.context();
+    span.end_at(at(1));
+    assert!(!trace.is_sampled());
+}
