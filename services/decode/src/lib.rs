@@ -1,1 +1,15 @@
-//! decode.
+//! Decode worker: takes over computed prompts and generates the rest.
+
+use chassis::Settings;
+use protocol::Role;
+
+/// Serves until `stop` resolves, then finishes what runs.
+///
+/// # Errors
+/// When the model cannot be loaded, or a part of the worker ends by itself.
+pub async fn run(
+    settings: Settings,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    engine::worker::run(settings, Role::Decode, stop).await
+}

@@ -1,1 +1,15 @@
-//! prefill.
+//! Prefill worker: computes prompts, stores their KV blocks, sends first tokens.
+
+use chassis::Settings;
+use protocol::Role;
+
+/// Serves until `stop` resolves, then finishes what runs.
+///
+/// # Errors
+/// When the model cannot be loaded, or a part of the worker ends by itself.
+pub async fn run(
+    settings: Settings,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    engine::worker::run(settings, Role::Prefill, stop).await
+}

@@ -1,0 +1,32 @@
+//! What the step loop needs of a model; tests and free engines implement it too.
+
+use model::{BatchSequence, Logits, Model};
+
+/// Why a step or a block transfer failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ComputeError(pub String);
+
+/// A model with its KV pages, owned by one thread.
+pub trait Compute: 'static {
+    /// Computes one mixed batch.
+    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Vec<Logits>, ComputeError>;
+    /// Copies the first `filled` tokens of a page out; the rest of the block is zero.
+    fn export_block(&mut self, page: u32, filled: u32) -> Result<Vec<u8>, ComputeError>;
+    /// Copies a block into a page.
+    fn import_block(&mut self, page: u32, bytes: &[u8]) -> Result<(), ComputeError>;
+}
+
+impl Compute for Model {
+    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Vec<Logits>, ComputeError> {
+        Model::forward(self, batch).map_err(|error| ComputeError(error.to_string()))
+    }
+
+    fn export_block(&mut self, page: u32, filled: u32) -> Result<Vec<u8>, ComputeError> {
+        Model::export_block(self, page, filled).map_err(|error| ComputeError(error.to_string()))
+    }
+
+    fn import_block(&mut self, page: u32, bytes: &[u8]) -> Result<(), ComputeError> {
+        Model::import_block(self, page, bytes).map_err(|error| ComputeError(error.to_string()))
+    }
+}

@@ -1,0 +1,71 @@
+//! What the step loop tells the shell.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use protocol::{BlockHash, Finish, Opening, Refusal, RequestKey, TokenId, TokenLogprob};
+use scheduling::planner::Admitted;
+
+/// Happenings of the step loop that the shell turns into messages and stages.
+#[derive(Debug)]
+pub enum StepEvent {
+    /// A sequence got its pages: fetch what is stored, then say [`crate::EngineHandle::fetched`].
+    Admitted {
+        /// Whose, and what is missing.
+        admitted: Admitted,
+        /// When.
+        at: SystemTime,
+    },
+    /// A token was chosen, or the sequence ended without one.
+    Token {
+        /// Whose.
+        key: RequestKey,
+        /// Its place in the output.
+        index: u32,
+        /// The token; `None` when a prompt was only scored.
+        token: Option<TokenId>,
+        /// Present when asked for.
+        logprob: Option<TokenLogprob>,
+        /// Present on the last token.
+        finish: Option<Finish>,
+        /// Present on the first token of the leg that computed the prompt.
+        opening: Option<Box<Opening>>,
+        /// Prefill chunks that the prompt took, with this step.
+        chunks: u32,
+    },
+    /// A sequence was given up here.
+    Failed {
+        /// Whose.
+        key: RequestKey,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Blocks on their way into the store, in a channel of their own: tokens never wait for them.
+#[derive(Debug)]
+pub enum BlockEvent {
+    /// A block is complete.
+    Sealed {
+        /// Whose.
+        key: RequestKey,
+        /// Its name.
+        name: BlockHash,
+        /// Tokens in it: fewer than 16 in a tail.
+        tokens: u32,
+        /// Its KV.
+        bytes: Bytes,
+    },
+    /// A block that should be stored could not be handed over.
+    Unstored {
+        /// Whose.
+        key: RequestKey,
+        /// Its name.
+        name: BlockHash,
+    },
+    /// No more blocks of this sequence follow.
+    Complete {
+        /// Whose.
+        key: RequestKey,
+    },
+}

@@ -1,0 +1,135 @@
+//! Starts a worker's parts: the model on its thread, the health endpoints, the subscriptions.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use bus::Call;
+use chassis::http::axum::Router;
+use chassis::{Settings, Tasks};
+use model::{DeviceChoice, Model, ModelLimits};
+use modelfile::ModelFile;
+use protocol::subject::WorkerRequest;
+use protocol::{FileDigest, ModelFingerprint, Role};
+use scheduling::planner::{Limits, Planner};
+use tokio::net::TcpListener;
+
+use super::{Worker, answer, serve};
+use crate::compute::ComputeError;
+use crate::stepper::{self, Engine, Loaded};
+
+/// KV bytes that may wait for the store, over all sequences.
+const UNSTORED_BYTES_MAX: usize = 64 << 20;
+/// How long a request lives without a keep-alive.
+const LEASE_MS: u64 = 5_000;
+
+/// What loading finds out about the model.
+#[derive(Clone, Debug)]
+pub(super) struct Info {
+    pub(super) model: String,
+    pub(super) files: FileDigest,
+    pub(super) fingerprint: ModelFingerprint,
+    pub(super) context_tokens: usize,
+    pub(super) sequences_max: usize,
+    pub(super) prefill_share: f32,
+    pub(super) block_bytes: usize,
+    pub(super) device: String,
+}
+
+/// Loads the model on the engine's thread.
+pub(super) async fn load(settings: &Settings, role: Role) -> anyhow::Result<Engine<Info>> {
+    let settings = settings.clone();
+    let started = Instant::now();
+    let loaded =
+        tokio::task::spawn_blocking(move || stepper::start(move || load_model(&settings, role)));
+    let engine = loaded.await.context("load the model")?.context("load the model")?;
+    let Info { model, device, .. } = &engine.info;
+    tracing::info!(model, device, seconds = started.elapsed().as_secs_f32(), "model loaded");
+    Ok(engine)
+}
+
+fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, ComputeError> {
+    let failed = |error: &dyn std::fmt::Display| ComputeError(error.to_string());
+    let path = settings.model.path.as_deref().ok_or_else(|| {
+        ComputeError("model.path is not set: expected a GGUF file or a safetensors folder".into())
+    })?;
+    let file = ModelFile::open(path).map_err(|error| failed(&error))?;
+    let device: DeviceChoice = settings.device.parse().map_err(|error| failed(&error))?;
+    let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads: settings.threads };
+    let mut next_tenth = 0.0;
+    let mut progress = |share: f32| {
+        if next_tenth <= share {
+            tracing::info!(percent = (100.0 * share) as u32, "loading the model");
+            next_tenth = share + 0.25;
+        }
+    };
+    let model = Model::load(&file, &device, &limits, &mut progress).map_err(|error| failed(&error))?;
+    let files = FileDigest(file.digest().map_err(|error| failed(&error))?);
+    let fingerprint = ModelFingerprint::new(files, &model.kv_layout());
+    let default_share = match role {
+        Role::Prefill => 1.0,
+        Role::Decode => 0.0,
+    };
+    let info = Info {
+        model: settings.model.name.clone().unwrap_or_else(|| file.name().to_owned()),
+        files,
+        fingerprint,
+        context_tokens: model.spec().context_tokens,
+        sequences_max: settings.worker.max_sequences,
+        prefill_share: settings.worker.prefill_share.map_or(default_share, |share| share as f32),
+        block_bytes: model.block_bytes(),
+        device: model.device().to_string(),
+    };
+    let planner_limits = Limits {
+        context_tokens: info.context_tokens,
+        step_tokens: settings.worker.step_tokens,
+        prefill_share: info.prefill_share,
+        sequences_max: info.sequences_max,
+        queue_max: settings.worker.queue_sequences,
+        lease_ms: LEASE_MS,
+    };
+    let planner = Planner::new(planner_limits, fingerprint, settings.worker.kv_pages as u32);
+    let blocks_max = (UNSTORED_BYTES_MAX / info.block_bytes).clamp(16, 1024);
+    Ok(Loaded { compute: model, planner, blocks_max, info })
+}
+
+/// Serves `/health`, `/ready` and `/metrics`; gives the address.
+pub(super) async fn health(
+    settings: &Settings,
+    tasks: &mut Tasks,
+    router: Router,
+) -> anyhow::Result<SocketAddr> {
+    let listen = &settings.health.listen;
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+    let address = listener.local_addr().context("read the health address")?;
+    let stop = tasks.stop();
+    tasks.spawn("health", async move {
+        chassis::http::serve(listener, router, stop).await.context("serve health")
+    });
+    Ok(address)
+}
+
+/// Subscribes to everything that is asked of a worker.
+pub(super) async fn listen(worker: &Arc<Worker>, tasks: &mut Tasks) -> anyhow::Result<()> {
+    serve_one(worker, tasks, serve::job).await?;
+    serve_one(worker, tasks, serve::prompt_done).await?;
+    serve_one(worker, tasks, serve::cancel).await?;
+    serve_one(worker, tasks, serve::keep).await?;
+    serve_one(worker, tasks, serve::missed).await
+}
+
+async fn serve_one<M, F>(
+    worker: &Arc<Worker>,
+    tasks: &mut Tasks,
+    handle: fn(Arc<Worker>, Call<M>) -> F,
+) -> anyhow::Result<()>
+where
+    M: WorkerRequest,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let incoming = worker.bus.serve_worker::<M>(&worker.id).await?;
+    tasks.spawn(M::VERB, answer(worker.clone(), incoming, tasks.stop(), handle));
+    Ok(())
+}

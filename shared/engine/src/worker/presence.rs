@@ -1,0 +1,121 @@
+//! Says every second how this worker is, sees that the store knows its model, and takes leave.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use chassis::StopToken;
+use chassis::http::Readiness;
+use protocol::{Ensure, WorkerState};
+
+use super::Worker;
+use super::boot::Info;
+use crate::stepper::unix_ms;
+
+const BEAT: Duration = Duration::from_secs(1);
+const ENSURE_TIMEOUT: Duration = Duration::from_secs(2);
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What presence needs beside the worker.
+pub(super) struct State {
+    pub(super) info: Info,
+    pub(super) health: SocketAddr,
+    pub(super) readiness: Readiness,
+}
+
+/// Beats until `stop`.
+pub(super) async fn run(worker: Arc<Worker>, state: State, stop: StopToken) -> anyhow::Result<()> {
+    let presence = worker.bus.presence();
+    let epoch = unix_ms();
+    let mut beat = tokio::time::interval(BEAT);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stored = false;
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {}
+            () = stop.cancelled() => break,
+        }
+        anyhow::ensure!(worker.engine.alive(), "the engine has ended");
+        worker.registry().forget(Instant::now());
+        match worker.bus.connected() {
+            true => state.readiness.met("nats"),
+            false => state.readiness.unmet("nats", "not connected"),
+        }
+        if !stored {
+            stored = ensure_stream(&worker, &state).await;
+        }
+        let now = describe(&worker, &state, epoch);
+        if let Err(error) = presence.announce(&now).await {
+            tracing::warn!(%error, "presence not announced");
+        }
+    }
+    if let Ok(Err(error)) =
+        tokio::time::timeout(GOODBYE_TIMEOUT, presence.withdraw(&worker.id)).await
+    {
+        tracing::debug!(%error, "presence not withdrawn: it will expire");
+    }
+    Ok(())
+}
+
+async fn ensure_stream(worker: &Worker, state: &State) -> bool {
+    let ensure =
+        Ensure { fingerprint: worker.fingerprint, block_bytes: worker.block_bytes as u32 };
+    match worker.bus.ask_store(&ensure, &bus::Context::default(), ENSURE_TIMEOUT).await {
+        Ok(ready) => {
+            tracing::info!(stream = ready.stream, "the store keeps this model's blocks");
+            state.readiness.met("kvstore");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the store does not know this model yet");
+            state.readiness.unmet("kvstore", error.to_string());
+            false
+        }
+    }
+}
+
+fn describe(worker: &Worker, state: &State, epoch: u64) -> WorkerState {
+    let (pool, load, speed) = worker.engine.report();
+    worker.metrics.report(&pool, &load);
+    if 0 < pool.leaked {
+        tracing::error!(pages = pool.leaked, "KV pages are held by nobody known");
+    }
+    let info = &state.info;
+    WorkerState {
+        worker: worker.id.clone(),
+        role: worker.role,
+        prefill_share: info.prefill_share,
+        epoch,
+        ready: state.readiness.is_ready() && !worker.draining(),
+        draining: worker.draining(),
+        model: info.model.clone(),
+        files: info.files,
+        fingerprint: info.fingerprint,
+        context_tokens: info.context_tokens as u32,
+        device: info.device.clone(),
+        queued_sequences: load.queued_sequences,
+        queued_tokens: load.queued_tokens,
+        running_sequences: load.running_sequences,
+        sequences_max: info.sequences_max as u32,
+        pool,
+        speed,
+        health_address: state.health.to_string(),
+    }
+}
+
+/// Resolves some time after `stopped`: when nothing runs any more, or the drain time is over.
+/// New jobs are refused from then on, and everybody is told.
+pub(super) async fn drain(worker: Arc<Worker>, stopped: StopToken, limit: Duration) {
+    stopped.cancelled().await;
+    worker.draining.store(true, Ordering::Release);
+    let until = Instant::now() + limit;
+    while Instant::now() < until {
+        let running = worker.registry().running().len();
+        if running == 0 && worker.crew.running() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tracing::warn!(requests = worker.registry().running().len(), "stopping in the midst of requests");
+}

@@ -1,0 +1,255 @@
+//! What a worker knows about its requests beyond the planner: whom to tell, what was told, which
+//! stage each is in. Plain state under one lock; no I/O.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use chassis::telemetry::Trace;
+use protocol::{
+    Attempt, BlockHash, Event, GatewayId, Leg, PromptDone, RequestId, RequestKey, Scope, TokenId,
+};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// How long an ended request is remembered, for repetitions and missed tokens.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// Ended requests remembered at most.
+const REMEMBERED_MAX: usize = 4096;
+/// Hand-overs that may arrive before their job.
+const EARLY_MAX: usize = 1024;
+
+/// Ends of a request's stages so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Marks {
+    /// Pages were given: the queue stage is over.
+    pub admitted: Option<SystemTime>,
+    /// Stored blocks are in.
+    pub fetched: Option<SystemTime>,
+    /// The first token of this leg was sent.
+    pub first_token: Option<SystemTime>,
+    /// The first block went to the store.
+    pub first_put: Option<SystemTime>,
+}
+
+/// Blocks of a request on their way into the store.
+#[derive(Clone, Debug, Default)]
+pub struct Puts {
+    /// Not acknowledged yet.
+    pub outstanding: u32,
+    /// No more will come.
+    pub complete: bool,
+    /// Acknowledged.
+    pub stored: u32,
+    /// Bytes acknowledged.
+    pub bytes: u64,
+    /// Lost.
+    pub unstored: Vec<BlockHash>,
+}
+
+/// A request on this worker.
+#[derive(Debug)]
+pub struct Entry {
+    /// Which try.
+    pub key: RequestKey,
+    /// Whom to tell.
+    pub gateway: GatewayId,
+    /// Which part of the work.
+    pub leg: Leg,
+    /// Whose blocks.
+    pub scope: Scope,
+    /// Parent of its spans.
+    pub trace: Trace,
+    /// When the gateway sent it.
+    pub sent: SystemTime,
+    /// When it becomes worthless.
+    pub deadline: Instant,
+    /// Prompt and earlier output.
+    pub tokens: usize,
+    /// Everything told so far.
+    pub log: Vec<Event>,
+    /// Its stages.
+    pub marks: Marks,
+    /// Its blocks.
+    pub puts: Puts,
+    /// The token chosen by a prefill leg, and whether the sequence ended with it.
+    pub chosen: Option<(Option<TokenId>, bool)>,
+    /// The hand-over that a decode leg waits for.
+    pub handover: watch::Sender<Option<PromptDone>>,
+    /// The fetch under way.
+    pub fetch: Option<AbortHandle>,
+    /// When it was over.
+    pub ended: Option<Instant>,
+}
+
+/// What a job's key means here.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Not seen before, or a newer attempt of something known: that older attempt's key.
+    New(Option<RequestKey>),
+    /// Taken already.
+    Known,
+    /// Superseded by this attempt.
+    Fenced(Attempt),
+}
+
+/// All requests of a worker.
+#[derive(Debug, Default)]
+pub struct Registry {
+    entries: BTreeMap<RequestId, Entry>,
+    early: BTreeMap<RequestKey, (PromptDone, Instant)>,
+}
+
+impl Registry {
+    /// What a key means.
+    pub fn standing(&self, key: &RequestKey) -> Standing {
+        match self.entries.get(&key.request) {
+            None => Standing::New(None),
+            Some(entry) if entry.key.attempt < key.attempt => Standing::New(Some(entry.key)),
+            Some(entry) if entry.key.attempt == key.attempt => Standing::Known,
+            Some(entry) => Standing::Fenced(entry.key.attempt),
+        }
+    }
+
+    /// Takes a request in; a hand-over that came before it is given to it.
+    pub fn insert(&mut self, entry: Entry) {
+        if let Some((done, _)) = self.early.remove(&entry.key) {
+            entry.handover.send_replace(Some(done));
+        }
+        self.entries.insert(entry.key.request, entry);
+    }
+
+    /// The request, if this attempt is the present one.
+    pub fn get(&self, key: &RequestKey) -> Option<&Entry> {
+        self.entries.get(&key.request).filter(|entry| entry.key == *key)
+    }
+
+    /// The same, to change.
+    pub fn get_mut(&mut self, key: &RequestKey) -> Option<&mut Entry> {
+        self.entries.get_mut(&key.request).filter(|entry| entry.key == *key)
+    }
+
+    /// Takes a request out again that was not accepted after all.
+    pub fn remove(&mut self, key: &RequestKey) {
+        if self.get(key).is_some() {
+            self.entries.remove(&key.request);
+        }
+    }
+
+    /// Gives a hand-over to its request, or keeps it for a job still under way.
+    pub fn hand_over(&mut self, done: PromptDone, now: Instant) {
+        let key = done.key;
+        match self.standing(&key) {
+            Standing::Known => {
+                if let Some(entry) = self.get_mut(&key) {
+                    entry.handover.send_replace(Some(done));
+                }
+            }
+            Standing::New(_) if self.early.len() < EARLY_MAX => {
+                self.early.insert(key, (done, now));
+            }
+            Standing::New(_) | Standing::Fenced(_) => {}
+        }
+    }
+
+    /// Marks a request as over, once; stops its fetch. False when it was over or is not here.
+    pub fn end(&mut self, key: &RequestKey, now: Instant) -> bool {
+        let Some(entry) = self.get_mut(key) else { return false };
+        if let Some(fetch) = entry.fetch.take() {
+            fetch.abort();
+        }
+        entry.ended.replace(now).is_none()
+    }
+
+    /// True for a request that is here and not over.
+    pub fn runs(&self, key: &RequestKey) -> bool {
+        self.get(key).is_some_and(|entry| entry.ended.is_none())
+    }
+
+    /// Keys of all requests that are not over.
+    pub fn running(&self) -> Vec<RequestKey> {
+        self.entries.values().filter(|entry| entry.ended.is_none()).map(|entry| entry.key).collect()
+    }
+
+    /// Forgets what nobody will ask for any more.
+    pub fn forget(&mut self, now: Instant) {
+        let old = |at: Instant| REMEMBERED <= now.duration_since(at);
+        self.entries.retain(|_, entry| !entry.ended.is_some_and(old));
+        self.early.retain(|_, (_, at)| !old(*at));
+        let mut ended: Vec<(Instant, RequestId)> = self
+            .entries
+            .iter()
+            .filter_map(|(request, entry)| Some((entry.ended?, *request)))
+            .collect();
+        ended.sort_unstable();
+        for (_, request) in ended.iter().rev().skip(REMEMBERED_MAX) {
+            self.entries.remove(request);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(request: u128, attempt: u32) -> RequestKey {
+        RequestKey { request: RequestId(request), attempt: Attempt(attempt) }
+    }
+
+    fn entry(key: RequestKey) -> Entry {
+        Entry {
+            key,
+            gateway: "gw".parse().unwrap(),
+            leg: Leg::Whole,
+            scope: Scope::shared(),
+            trace: Trace::off(),
+            sent: SystemTime::UNIX_EPOCH,
+            deadline: Instant::now(),
+            tokens: 1,
+            log: Vec::new(),
+            marks: Marks::default(),
+            puts: Puts::default(),
+            chosen: None,
+            handover: watch::Sender::new(None),
+            fetch: None,
+            ended: None,
+        }
+    }
+
+    fn done(key: RequestKey) -> PromptDone {
+        let prefill = "p".parse().unwrap();
+        PromptDone { key, prefill, first_token: Some(3), finished: false, unstored: Vec::new() }
+    }
+
+    #[test]
+    fn an_older_attempt_is_fenced_and_a_newer_one_replaces() {
+        let mut registry = Registry::default();
+        registry.insert(entry(key(1, 1)));
+        assert_eq!(registry.standing(&key(1, 0)), Standing::Fenced(Attempt(1)));
+        assert_eq!(registry.standing(&key(1, 1)), Standing::Known);
+        assert_eq!(registry.standing(&key(1, 2)), Standing::New(Some(key(1, 1))));
+        assert!(registry.get(&key(1, 0)).is_none());
+    }
+
+    #[test]
+    fn a_hand_over_may_come_before_its_job() {
+        let mut registry = Registry::default();
+        registry.hand_over(done(key(1, 0)), Instant::now());
+        registry.insert(entry(key(1, 0)));
+        let waiting = registry.get(&key(1, 0)).unwrap().handover.subscribe();
+        assert_eq!(waiting.borrow().as_ref(), Some(&done(key(1, 0))));
+    }
+
+    #[test]
+    fn ending_counts_once_and_is_forgotten_later() {
+        let mut registry = Registry::default();
+        let now = Instant::now();
+        registry.insert(entry(key(1, 0)));
+        assert!(registry.runs(&key(1, 0)));
+        assert!(registry.end(&key(1, 0), now));
+        assert!(!registry.end(&key(1, 0), now));
+        registry.forget(now + Duration::from_secs(9));
+        assert_eq!(registry.standing(&key(1, 0)), Standing::Known);
+        registry.forget(now + Duration::from_secs(10));
+        assert_eq!(registry.standing(&key(1, 0)), Standing::New(None));
+    }
+}
