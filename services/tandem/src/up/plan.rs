@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use chassis::Effective;
-use chassis::settings::Flag;
+use chassis::settings::{Flag, ModelSettings};
+use chassis::{Effective, Settings};
 use provision::{NatsOptions, NatsServer};
 
 use super::roster::{Common, Service, roster, threads_each};
@@ -12,6 +12,8 @@ use crate::console;
 
 /// What a service may take beyond its own drain limit before it is killed.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
+
+const DEFAULT_NAME: &str = "SmolLM2-135M-Instruct";
 
 /// What will run.
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl Plan {
         let common = Common {
             nats_url: nats_url.clone(),
             model,
+            model_name: default_name(settings).map(str::to_owned),
             threads,
             suffix,
             flags: flags
@@ -104,6 +107,12 @@ fn model_path(effective: &Effective) -> anyhow::Result<String> {
         Ok(path) => Ok(path.display().to_string()),
         Err(error) => bail!("model {}: {error}", path.display()),
     }
+}
+
+/// The default model's file names itself oddly; people know it by this.
+fn default_name(settings: &Settings) -> Option<&'static str> {
+    let ModelSettings { path, name } = &settings.model;
+    (path.is_none() && name.is_none()).then_some(DEFAULT_NAME)
 }
 
 fn private_nats() -> anyhow::Result<NatsServer> {

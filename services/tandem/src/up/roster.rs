@@ -7,6 +7,8 @@ pub(super) struct Common {
     pub(super) nats_url: String,
     /// The model file.
     pub(super) model: String,
+    /// The name under which it is served, where its own does not serve.
+    pub(super) model_name: Option<String>,
     /// Threads of each worker.
     pub(super) threads: usize,
     /// Appended to the workers' names where others may use the same bus.
@@ -81,6 +83,9 @@ fn service(common: &Common, name: String, kind: Kind) -> Service {
     };
     set("nats.url", &common.nats_url);
     set("model.path", &common.model);
+    if let Some(name) = &common.model_name {
+        set("model.name", name);
+    }
     match kind {
         Kind::Prefill | Kind::Decode => {
             set("worker.id", &name);
@@ -106,6 +111,7 @@ mod tests {
         Common {
             nats_url: "nats://127.0.0.1:4222".to_owned(),
             model: "m.gguf".to_owned(),
+            model_name: None,
             threads: 1,
             suffix: String::new(),
             flags: vec!["--set".to_owned(), "threads=7".to_owned()],

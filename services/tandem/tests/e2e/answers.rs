@@ -14,7 +14,7 @@ const REST_LIMIT: Duration = Duration::from_secs(20);
 
 fn chat(message: &str, max_tokens: u32) -> Value {
     json!({
-        "model": "any",
+
         "messages": [{ "role": "user", "content": message }],
         "temperature": 0,
         "max_tokens": max_tokens,
@@ -74,7 +74,6 @@ fn greedy_text_over_http_is_the_reference() {
             Value::String(text) => ("/v1/completions", json!({ "prompt": text })),
             messages => ("/v1/chat/completions", json!({ "messages": messages })),
         };
-        body["model"] = "any".into();
         body["temperature"] = 0.into();
         body["max_tokens"] = ids.len().into();
         let answer = block_on(ask(&system.base, path, &body));
@@ -104,7 +103,7 @@ fn fresh_prompt(salt: u32, length: u32) -> Vec<u32> {
 }
 
 fn scored(prompt: &[u32], max_tokens: u32) -> Value {
-    json!({ "model": "any", "prompt": prompt, "temperature": 0, "max_tokens": max_tokens,
+    json!({ "prompt": prompt, "temperature": 0, "max_tokens": max_tokens,
             "ignore_eos": true })
 }
 

@@ -16,7 +16,7 @@ const RESTART_LIMIT: Duration = Duration::from_secs(90);
 const REST_LIMIT: Duration = Duration::from_secs(20);
 
 fn story(max_tokens: u32) -> Value {
-    json!({ "model": "any", "prompt": "Once upon a time there was a lighthouse keeper who",
+    json!({ "prompt": "Once upon a time there was a lighthouse keeper who",
             "temperature": 0, "max_tokens": max_tokens, "ignore_eos": true })
 }
 
@@ -96,7 +96,7 @@ fn the_store_killed_comes_back_and_knows_what_is_stored() {
     let _turn = turn();
     let Some(system) = System::start(&[], &[]) else { return };
     let prompt: Vec<u32> = (0..64).map(|place| 2000 + place * 13).collect();
-    let body = json!({ "model": "any", "prompt": prompt, "temperature": 0, "max_tokens": 4 });
+    let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 4 });
     let first = block_on(ask(&system.base, "/v1/completions", &body));
     let victim = service_below(system.pid(), "kvstore").expect("it runs");
     victim.kill();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::{System, tandem, wait_for};
 
 /// Asks once.
-pub fn status(nats_url: &str) -> Result<Value, String> {
+pub(crate) fn status(nats_url: &str) -> Result<Value, String> {
     let output = tandem()
         .args(["status", "--json", "--nats", nats_url])
         .output()
@@ -17,12 +17,12 @@ pub fn status(nats_url: &str) -> Result<Value, String> {
 }
 
 /// The workers of one answer.
-pub fn workers(status: &Value) -> Vec<Value> {
+pub(crate) fn workers(status: &Value) -> Vec<Value> {
     status["workers"].as_array().cloned().unwrap_or_default()
 }
 
 /// Waits until no worker holds anything, and checks that every page is accounted for.
-pub fn assert_at_rest(system: &System, limit: Duration) {
+pub(crate) fn assert_at_rest(system: &System, limit: Duration) {
     let status = wait_for(limit, || {
         let status = status(&system.nats_url)?;
         let busy = |worker: &Value| {

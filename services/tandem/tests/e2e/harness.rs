@@ -21,12 +21,12 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 });
 
 /// Runs the client side of a case.
-pub fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     RUNTIME.block_on(future)
 }
 
 /// The command under test.
-pub fn tandem() -> Command {
+pub(crate) fn tandem() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
     // A test must not depend on what the developer has configured.
     for (name, _) in std::env::vars_os() {
@@ -41,19 +41,19 @@ pub fn tandem() -> Command {
 }
 
 /// Cases run one after the other.
-pub fn turn() -> MutexGuard<'static, ()> {
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("a bound listener has an address").port()
 }
 
 /// Asks again and again until there is an answer; what the last try said when time is up.
-pub fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + limit;
     loop {
         match ask() {
@@ -66,11 +66,11 @@ pub fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Result<T, String>) 
 
 /// The lines a process has written so far.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
     /// Collects in the background until the stream ends.
-    pub fn collect(stream: impl Read + Send + 'static) -> Self {
+    pub(crate) fn collect(stream: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let sink = lines.clone();
         std::thread::spawn(move || {
@@ -82,25 +82,25 @@ impl Lines {
     }
 
     /// All of them as one text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
     /// The first line that `pick` takes something from.
-    pub fn find<T>(&self, pick: impl FnMut(&String) -> Option<T>) -> Option<T> {
+    pub(crate) fn find<T>(&self, pick: impl FnMut(&String) -> Option<T>) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(pick)
     }
 }
 
 /// What both tests and services need; `None` means skip.
-pub struct Needs {
+pub(crate) struct Needs {
     /// The model file.
-    pub model: PathBuf,
+    pub(crate) model: PathBuf,
 }
 
 impl Needs {
     /// Fetches what is not there yet.
-    pub fn obtain() -> Option<Self> {
+    pub(crate) fn obtain() -> Option<Self> {
         let model = testbed::model_path()?;
         testbed::require_or_skip(
             "nats-server",
@@ -111,21 +111,21 @@ impl Needs {
 }
 
 /// A running `tandem up`.
-pub struct System {
+pub(crate) struct System {
     up: Child,
     /// Base URL of the gateway.
-    pub base: String,
+    pub(crate) base: String,
     /// Where its private nats-server is.
-    pub nats_url: String,
+    pub(crate) nats_url: String,
     /// What it said on standard output.
-    pub said: Lines,
+    pub(crate) said: Lines,
     /// What the services logged.
-    pub logged: Lines,
+    pub(crate) logged: Lines,
 }
 
 impl System {
     /// Starts a system and waits until it is ready.
-    pub fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
+    pub(crate) fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
         let needs = Needs::obtain()?;
         let listen = format!("127.0.0.1:{}", free_port());
         let mut command = tandem();
@@ -163,17 +163,17 @@ impl System {
     }
 
     /// Process id of `tandem up` itself.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.up.id()
     }
 
     /// All lines, for failure messages.
-    pub fn everything(&self) -> String {
+    pub(crate) fn everything(&self) -> String {
         format!("{}\n--- log ---\n{}", self.said.text(), self.logged.text())
     }
 
     /// Ends it in good order by closing the tether; how it ended.
-    pub fn stop(mut self) -> std::process::ExitStatus {
+    pub(crate) fn stop(mut self) -> std::process::ExitStatus {
         drop(self.up.stdin.take());
         wait_for(STOP_LIMIT, || match self.up.try_wait() {
             Ok(Some(status)) => Ok(status),
@@ -199,7 +199,7 @@ impl Drop for System {
 
 /// The system that most cases share, with a receiver for its spans. It ends with this process,
 /// because the pipe to it does.
-pub fn shared() -> Option<&'static (System, OtlpReceiver)> {
+pub(crate) fn shared() -> Option<&'static (System, OtlpReceiver)> {
     static SHARED: OnceLock<Option<(System, OtlpReceiver)>> = OnceLock::new();
     SHARED
         .get_or_init(|| {
@@ -212,6 +212,6 @@ pub fn shared() -> Option<&'static (System, OtlpReceiver)> {
 }
 
 /// A file of the workspace.
-pub fn workspace_file(path: &str) -> PathBuf {
+pub(crate) fn workspace_file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }

@@ -10,36 +10,36 @@ use serde_json::Value;
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
 /// An answer without streaming: its status and body.
-pub async fn post(base: &str, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) async fn post(base: &str, path: &str, body: &Value) -> (u16, Value) {
     let response = client().post(format!("{base}{path}")).json(body).send().await.expect("sent");
     let status = response.status().as_u16();
     (status, response.json().await.expect("a JSON body"))
 }
 
 /// An answer that must be a success.
-pub async fn ask(base: &str, path: &str, body: &Value) -> Value {
+pub(crate) async fn ask(base: &str, path: &str, body: &Value) -> Value {
     let (status, answer) = post(base, path, body).await;
     assert_eq!(status, 200, "{answer:#}");
     answer
 }
 
 /// Status and body of a GET; `None` while nobody listens.
-pub async fn get(url: &str) -> Option<(u16, String)> {
+pub(crate) async fn get(url: &str) -> Option<(u16, String)> {
     let response = client().get(url).send().await.ok()?;
     let status = response.status().as_u16();
     Some((status, response.text().await.ok()?))
 }
 
 /// A running stream of JSON events.
-pub struct Stream {
+pub(crate) struct Stream {
     events: futures::stream::BoxStream<'static, String>,
     /// The trace that the server says it belongs to.
-    pub trace_id: Option<String>,
+    pub(crate) trace_id: Option<String>,
 }
 
 impl Stream {
     /// Asks with `"stream": true`.
-    pub async fn open(base: &str, path: &str, body: &Value) -> Self {
+    pub(crate) async fn open(base: &str, path: &str, body: &Value) -> Self {
         let mut body = body.clone();
         body["stream"] = true.into();
         let sent = client().post(format!("{base}{path}")).json(&body).send().await;
@@ -54,7 +54,7 @@ impl Stream {
     }
 
     /// The next event; `None` after `[DONE]`.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         let data = self.events.next().await.expect("a stream ends with [DONE]");
         if data == "[DONE]" {
             assert!(self.events.next().await.is_none(), "nothing follows [DONE]");
@@ -64,7 +64,7 @@ impl Stream {
     }
 
     /// Everything up to the end.
-    pub async fn rest(mut self) -> Vec<Value> {
+    pub(crate) async fn rest(mut self) -> Vec<Value> {
         let mut events = Vec::new();
         while let Some(event) = self.next().await {
             events.push(event);
@@ -74,7 +74,7 @@ impl Stream {
 }
 
 /// The text that the events carry, of either API.
-pub fn text_of(events: &[Value]) -> String {
+pub(crate) fn text_of(events: &[Value]) -> String {
     let piece = |event: &Value| {
         let choice = &event["choices"][0];
         choice["text"].as_str().or(choice["delta"]["content"].as_str()).unwrap_or("").to_owned()

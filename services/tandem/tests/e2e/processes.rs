@@ -5,11 +5,11 @@ use std::fs;
 
 /// A process that cannot be mistaken for a later one with the same id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Process {
+pub(crate) struct Process {
     /// Its id.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// Its parent's id.
-    pub parent: u32,
+    pub(crate) parent: u32,
     /// When it started, in clock ticks since boot.
     started: u64,
 }
@@ -30,19 +30,19 @@ impl Process {
     }
 
     /// Whether it still runs.
-    pub fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         Self::read(self.pid).is_some_and(|now| now.started == self.started)
     }
 
     /// Its command line.
-    pub fn command_line(&self) -> Vec<String> {
+    pub(crate) fn command_line(&self) -> Vec<String> {
         let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
         words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
     }
 
     /// Sends SIGKILL.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         assert!(self.is_alive(), "{self:?} is gone already");
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         let signal = rustix::process::Signal::KILL;
@@ -51,7 +51,7 @@ impl Process {
 }
 
 /// A process and everything below it.
-pub fn tree_of(root: u32) -> Vec<Process> {
+pub(crate) fn tree_of(root: u32) -> Vec<Process> {
     let all: Vec<Process> = fs::read_dir("/proc")
         .expect("/proc is there")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -73,6 +73,6 @@ pub fn tree_of(root: u32) -> Vec<Process> {
 }
 
 /// The process below `root` that runs the service `kind`.
-pub fn service_below(root: u32, kind: &str) -> Option<Process> {
+pub(crate) fn service_below(root: u32, kind: &str) -> Option<Process> {
     tree_of(root).into_iter().find(|one| one.command_line().get(1).is_some_and(|word| word == kind))
 }

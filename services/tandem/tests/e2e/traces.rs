@@ -28,7 +28,7 @@ fn a_request_is_one_trace_whose_stages_sum_to_the_ttft() {
     let _turn = turn();
     let Some((system, receiver)) = shared() else { return };
     let prompt: Vec<u32> = (0..200).map(|place| 3000 + place * 17).collect();
-    let body = json!({ "model": "any", "prompt": prompt, "temperature": 0, "max_tokens": 12,
+    let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 12,
                        "ignore_eos": true });
     let trace_id = block_on(async {
         let stream = Stream::open(&system.base, "/v1/completions", &body).await;
