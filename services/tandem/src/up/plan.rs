@@ -83,11 +83,13 @@ impl Plan {
         let Self { base_url, .. } = self;
         let program = std::env::args().next().unwrap_or_else(|| "tandem".to_owned());
         let at = if self.listen_is_default { String::new() } else { format!(" --url {base_url}") };
+        let at_nats = format!(" --nats {}", self.nats_url);
         format!(
             "\nReady: {base_url}\n\n  \
              curl -N {base_url}/v1/chat/completions -H 'content-type: application/json' -d '{{\n    \
              \"messages\": [{{\"role\": \"user\", \"content\": \"Who are you?\"}}],\n    \
-             \"stream\": true}}'\n\n  {program} chat{at}\n\nCtrl-C ends everything.\n"
+             \"stream\": true}}'\n\n  {program} chat{at}\n  \
+             {program} status{at_nats}\n\nCtrl-C ends everything.\n"
         )
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Output, Stdio};
 
 use crate::fleet::{status, workers};
-use crate::harness::{shared, tandem, turn};
+use crate::harness::{shared, tandem, turn, workspace_file};
 
 fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -91,6 +91,20 @@ fn config_tells_where_each_value_came_from() {
     assert!(line("gateway.max_inflight").contains("TANDEM_GATEWAY__MAX_INFLIGHT"), "{text}");
     assert!(line("threads").contains('3'), "{text}");
     assert!(line("gateway.listen").contains("default"), "{text}");
+}
+
+#[test]
+fn the_readme_lists_the_defaults() {
+    let readme = std::fs::read_to_string(workspace_file("README.md")).expect("it is there");
+    let listed: Vec<&str> = readme.lines().map(str::trim_end).collect();
+    let text = stdout(&tandem().arg("config").output().expect("it runs"));
+    assert!(20 < text.lines().count(), "{text}");
+    for line in text.lines() {
+        let default = line.strip_suffix("default").expect("nothing else is configured").trim_end();
+        let words: Vec<&str> = default.split_whitespace().collect();
+        let same = |listed: &&str| listed.split_whitespace().eq(words.iter().copied());
+        assert!(listed.iter().any(same), "README.md lacks: {default}");
+    }
 }
 
 #[test]
