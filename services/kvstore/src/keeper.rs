@@ -105,7 +105,7 @@ enum News {
     /// Streams found at the start.
     Adopted(Result<Vec<Blocks>, StateError>),
     /// A stream exists now, or does not.
-    Ensured(Blocks, Call<Ensure>, Result<(), EnsureError>),
+    Ensured(Blocks, Box<Call<Ensure>>, Result<(), EnsureError>),
     /// How far a stream reaches.
     State(String, StreamState),
 }
@@ -202,7 +202,7 @@ impl Work {
         let (told, limits) = (self.told.clone(), self.stream_limits());
         self.running.spawn(async move {
             let ensured = blocks.ensure_stream(limits).await;
-            let _loop_ended = told.send(News::Ensured(blocks, call, ensured)).await;
+            let _loop_ended = told.send(News::Ensured(blocks, Box::new(call), ensured)).await;
         });
     }
 

@@ -1,4 +1,5 @@
 //! The kvstore as workers see it, against a real nats-server.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::time::Duration;
 
@@ -127,7 +128,7 @@ async fn put_damaged(server: &NatsServer, block: BlockHash) {
     let headers = format!("NATS/1.0\r\n{FRAME_HEADER}: {header}\r\n\r\n");
     let (start, all) = (headers.len(), headers.len() + BLOCK_BYTES);
     let subject = format!("kvx._.{}.{block}.0", fingerprint().namespace());
-    let mut sent = format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\n");
+    let mut sent = "CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_owned();
     sent += &format!("HPUB {subject} {start} {all}\r\n{headers}");
     let mut sent = sent.into_bytes();
     sent.extend([8; BLOCK_BYTES]);

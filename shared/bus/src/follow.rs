@@ -127,7 +127,7 @@ pub(crate) enum Followed {
     /// A consumer was made: so many messages wait in it, and it begins after this sequence.
     Opened { pending: u64, after: u64 },
     /// A message.
-    Message(jetstream::Message),
+    Message(Box<jetstream::Message>),
     /// The consumer is lost or was not made; another try follows.
     Failed(OpenError),
 }
@@ -188,7 +188,7 @@ impl Follower {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Some(Ok(message))) => {
                         self.failures = 0;
-                        return Poll::Ready(Followed::Message(message));
+                        return Poll::Ready(Followed::Message(Box::new(message)));
                     }
                     Poll::Ready(Some(Err(error))) => {
                         let (stream, why) = (reader.consumer.stream.clone(), error.to_string());

@@ -173,7 +173,7 @@ impl Pull {
         }
     }
 
-    fn poll_groups(&mut self, cx: &mut task::Context<'_>) -> Poll<jetstream::Message> {
+    fn poll_groups(&mut self, cx: &mut task::Context<'_>) -> Poll<Box<jetstream::Message>> {
         let Self { groups, blocks, link, active, .. } = self;
         for group in groups.iter_mut().take(OPEN_MAX) {
             loop {

@@ -1,4 +1,5 @@
 //! The bus against a real nats-server.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod blocks;
 mod hostile;

@@ -10,19 +10,19 @@ use protocol::{
 use testbed::NatsServer;
 
 /// Ends a wait that would otherwise hang a broken test; never decides a passing one.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub struct Site {
-    pub server: NatsServer,
+pub(crate) struct Site {
+    pub(crate) server: NatsServer,
 }
 
 impl Site {
     /// `None` means skip.
-    pub fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         testbed::nats().map(|server| Self { server })
     }
 
-    pub async fn bus(&self, name: &str) -> Bus {
+    pub(crate) async fn bus(&self, name: &str) -> Bus {
         let options = BusOptions {
             url: self.server.url(),
             name: name.to_owned(),
@@ -32,24 +32,24 @@ impl Site {
     }
 
     /// A client that is not one of ours.
-    pub async fn stranger(&self) -> async_nats::Client {
+    pub(crate) async fn stranger(&self) -> async_nats::Client {
         async_nats::connect(self.server.url()).await.unwrap()
     }
 
     /// The blocks of the test model, its stream made.
-    pub async fn blocks(&self, bus: &Bus) -> Blocks {
+    pub(crate) async fn blocks(&self, bus: &Bus) -> Blocks {
         let blocks = bus.blocks(&fingerprint());
         blocks.ensure_stream(limits()).await.unwrap();
         blocks
     }
 }
 
-pub async fn soon<F: Future>(what: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(what: F) -> F::Output {
     tokio::time::timeout(PATIENCE, what).await.expect("nothing happened for half a minute")
 }
 
 /// Asks again until the answer is yes.
-pub async fn until<F: AsyncFnMut() -> bool>(mut holds: F) {
+pub(crate) async fn until<F: AsyncFnMut() -> bool>(mut holds: F) {
     soon(async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -58,32 +58,32 @@ pub async fn until<F: AsyncFnMut() -> bool>(mut holds: F) {
     .await
 }
 
-pub fn limits() -> StreamLimits {
+pub(crate) fn limits() -> StreamLimits {
     StreamLimits { bytes_max: 1 << 30, age_max: Duration::from_secs(3600) }
 }
 
-pub fn fingerprint() -> ModelFingerprint {
+pub(crate) fn fingerprint() -> ModelFingerprint {
     ModelFingerprint::new(FileDigest([1; 32]), "test")
 }
 
-pub fn hash(n: u32) -> BlockHash {
+pub(crate) fn hash(n: u32) -> BlockHash {
     let mut hash = [0; 16];
     hash[..4].copy_from_slice(&n.to_le_bytes());
     BlockHash(hash)
 }
 
 /// A block whose every byte depends on its number.
-pub fn block(n: u32, bytes: usize) -> NewBlock {
+pub(crate) fn block(n: u32, bytes: usize) -> NewBlock {
     let body: Bytes =
         (0..bytes).map(|index| (index as u32).wrapping_mul(31).wrapping_add(n) as u8).collect();
     NewBlock { hash: hash(n), tokens: 16, scope: Scope::shared(), bytes: body }
 }
 
-pub fn worker(name: &str) -> WorkerId {
+pub(crate) fn worker(name: &str) -> WorkerId {
     name.parse().unwrap()
 }
 
-pub fn state(name: &str) -> WorkerState {
+pub(crate) fn state(name: &str) -> WorkerState {
     WorkerState {
         worker: worker(name),
         role: Role::Decode,
