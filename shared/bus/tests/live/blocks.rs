@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bus::{Blocks, DropReason, Index, IndexEvent, Pull, PullError, PutError, PutOutcome};
+use futures::TryStreamExt as _;
 use protocol::{BlockFrame, BlockHash, Discard, Scope};
 use tokio::time::Instant;
 
@@ -99,6 +100,24 @@ async fn three_hundred_blocks_need_two_consumers_that_go_afterwards() {
     let stranger = async_nats::jetstream::new(site.stranger().await);
     let stream = stranger.get_stream(blocks.stream()).await.unwrap();
     until(async || stream.get_info().await.unwrap().state.consumer_count == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_deleted_under_a_pull_is_made_anew_for_what_is_missing() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("both").await;
+    let blocks = site.blocks(&bus).await;
+    put(&blocks, 0, 4_000).await;
+    let mut pull = blocks.pull(hashes(0..2)).await.unwrap();
+    arrivals(&mut pull, 1, 4_000).await;
+    let stranger = async_nats::jetstream::new(site.stranger().await);
+    let stream = stranger.get_stream(blocks.stream()).await.unwrap();
+    let consumers: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
+    assert_eq!(consumers.len(), 1);
+    stream.delete_consumer(&consumers[0]).await.unwrap();
+    put(&blocks, 1, 4_000).await;
+    assert_eq!(arrivals(&mut pull, 1, 4_000).await, [hash(1)].into());
+    assert!(soon(pull.next()).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
