@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use crate::record::RequestRecord;
+use crate::record::{FailureClass, RequestRecord};
 
 /// What has happened so far.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub sent: u64,
     /// Requests that are over, failures included.
     pub finished: u64,
-    /// Requests that failed.
+    /// Requests that failed, those that the operator cut off left out.
     pub failed: u64,
     /// Chunks of text received.
     pub tokens: u64,
@@ -52,7 +52,8 @@ impl Live {
     /// A request is over.
     pub fn finished(&self, record: &RequestRecord) {
         self.finished.fetch_add(1, Relaxed);
-        self.failed.fetch_add(u64::from(!record.succeeded()), Relaxed);
+        let failed = !record.succeeded() && !record.failed_as(FailureClass::Cancelled);
+        self.failed.fetch_add(u64::from(failed), Relaxed);
     }
 
     /// The counters now; the worst lag begins anew.

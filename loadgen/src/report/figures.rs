@@ -74,6 +74,9 @@ fn latency(records: &[RequestRecord]) -> Latency {
     }
 }
 
+/// What is sent up to this part of the schedule's span behind its end still counts as in time.
+const LATE_PART: f64 = 0.01;
+
 /// The part of the plan that the run got to: all of it unless it was cut short.
 fn offered<'a>(plan: &'a Plan, outcome: &RunOutcome) -> &'a [PlannedRequest] {
     &plan.requests[..plan.requests.len() - outcome.unsent]
@@ -88,7 +91,8 @@ fn schedule(
     let offered = offered(plan, outcome);
     let at = |request: Option<&PlannedRequest>| request.map_or(0, |r| r.intended_ns);
     let span_s = (at(offered.last()) - at(offered.first())) as f64 / NS_PER_S as f64;
-    let end_ns = at(offered.last()) + lag_limit.0;
+    let late_ns = lag_limit.0.max((span_s * LATE_PART * NS_PER_S as f64) as i64);
+    let end_ns = at(offered.last()) + late_ns;
     let in_time = |record: &&RequestRecord| match record.dispatched_ns {
         Some(at) => at <= end_ns,
         None => limits.drops_allowed,
@@ -199,4 +203,81 @@ fn slowest(plan: &Plan, records: &[RequestRecord], how_many: usize) -> Vec<Slow>
     rows.sort_by(|a, b| b.ttft_ms.total_cmp(&a.ttft_ms));
     rows.truncate(how_many);
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::Reply;
+    use crate::units::Range;
+
+    const MS: i64 = 1_000_000;
+
+    /// 100 requests, 10 ms apart, each `lag_ms` late; tokens 50, 60 and 90 ms after the send.
+    fn run(lag_ms: impl Fn(usize) -> i64) -> (Plan, RunOutcome) {
+        let times: Vec<i64> = (0..100).map(|i| i * 10 * MS).collect();
+        let plan = Plan::synthetic(&times, Range { lo: 8, hi: 8 }, Range { lo: 3, hi: 3 }, 1);
+        let record = |(index, at): (usize, &i64)| {
+            let sent = at + lag_ms(index) * MS;
+            let reply = Reply {
+                token_at_ns: [50, 60, 90].map(|t| sent + t * MS).to_vec(),
+                ..Reply::default()
+            };
+            RequestRecord {
+                index,
+                intended_ns: *at,
+                issued_ns: sent,
+                dispatched_ns: Some(sent),
+                written_ns: Some(sent),
+                reply,
+                finished_ns: sent + 91 * MS,
+                failure: None,
+                request_id: String::new(),
+                trace_id: String::new(),
+            }
+        };
+        let records = times.iter().enumerate().map(record).collect();
+        (plan, RunOutcome { records, wall_ns: 2000 * MS, ..RunOutcome::default() })
+    }
+
+    fn schedule_of((plan, outcome): &(Plan, RunOutcome)) -> ScheduleReport {
+        let limits = Limits {
+            slos: Vec::new(),
+            lag: None,
+            drops_allowed: false,
+            server_block_tokens: 16,
+            slowest: 3,
+        };
+        schedule(plan, outcome, &limits, Nanos(MS))
+    }
+
+    #[test]
+    fn a_late_generator_shows_in_response_times_and_not_in_service_times() {
+        let (plan, outcome) = run(|_| 7);
+        let latency = latency(&outcome.records);
+        assert_eq!(latency.ttft_response_ms.p50, Some(57.0));
+        assert_eq!(latency.ttft_service_ms.p50, Some(50.0));
+        assert_eq!(latency.e2e_response_ms.max, Some(97.0));
+        assert_eq!(latency.e2e_service_ms.max, Some(90.0));
+        assert_eq!(latency.tpot_ms.p99, Some(20.0));
+        assert_eq!((latency.itl_ms.count, latency.itl_ms.mean), (200, Some(20.0)));
+        let work = throughput(&plan, &outcome);
+        assert_eq!((work.output_tokens, work.requests_per_s), (300, 50.0));
+        assert_eq!(schedule_of(&(plan, outcome)).lag_ms.p50, Some(7.0));
+    }
+
+    #[test]
+    fn requests_sent_after_the_schedule_are_not_achieved() {
+        let on_time = schedule_of(&run(|_| 7));
+        assert_eq!(on_time.achieved_rps, on_time.offered_rps);
+        let behind = schedule_of(&run(|index| if index < 95 { 0 } else { 500 }));
+        assert!((behind.achieved_rps / behind.offered_rps - 0.95).abs() < 1e-9, "{behind:?}");
+    }
+
+    #[test]
+    fn the_slowest_are_listed_from_the_intended_time() {
+        let (plan, outcome) = run(|index| i64::from(index == 40) * 33);
+        let rows = slowest(&plan, &outcome.records, 2);
+        assert_eq!((rows.len(), rows[0].index, rows[0].ttft_ms), (2, 40, 83.0));
+    }
 }

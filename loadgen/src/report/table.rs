@@ -41,10 +41,9 @@ fn head(report: &Report, out: &mut String) {
     let context = load.context_tokens.map_or("unknown".to_owned(), |n| n.to_string());
     line!(
         out,
-        "planned   {} requests over {:.1} s · refused as longer than the context of {context}: {} · \
+        "planned   {} requests · refused as longer than the context of {context}: {} · \
          shortened: {}",
         counts.planned,
-        schedule.span_s,
         counts.refused_too_long,
         counts.truncated
     );
@@ -60,7 +59,8 @@ fn head(report: &Report, out: &mut String) {
     );
     line!(
         out,
-        "schedule  offered {:.3}/s · achieved {:.3}/s ({:.1} %) · lag p50 {} p99 {} max {} ms",
+        "schedule  {:.1} s · offered {:.3}/s · achieved {:.3}/s ({:.1} %) · lag p50 {} p99 {} max {} ms",
+        schedule.span_s,
         schedule.offered_rps,
         schedule.achieved_rps,
         100.0 * schedule.achieved_rps / schedule.offered_rps.max(1e-12),
