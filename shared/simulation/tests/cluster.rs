@@ -1,7 +1,7 @@
 //! Whole clusters under load and faults: nothing is lost, nothing leaks, nothing differs.
 
 use proptest::prelude::*;
-use protocol::Role;
+use protocol::{ErrorClass, Role};
 use scheduling::route::Disaggregate;
 use simulation::{Cluster, End, Fault, Load, Network, Outcome};
 
@@ -17,6 +17,11 @@ fn check(end: &End, seed: u64) {
 fn failures(end: &End) -> Vec<&Outcome> {
     let failed = |outcome: &&Outcome| !matches!(outcome, Outcome::Answered | Outcome::Left);
     end.outcomes.iter().filter(failed).collect()
+}
+
+fn hung(end: &End) -> bool {
+    let late = |outcome: &Outcome| matches!(outcome, Outcome::Failed(refusal) if refusal.class == ErrorClass::Deadline);
+    end.outcomes.iter().any(late)
 }
 
 #[test]
@@ -119,6 +124,29 @@ fn a_network_that_loses_and_repeats_costs_time_but_no_token() {
         check(&end, seed);
         let most = end.outcomes.len() * 9 / 10;
         assert!(most <= end.answered() + end.left(), "seed {seed}: {:?}", failures(&end));
+        assert!(!hung(&end), "seed {seed}: waited until the deadline: {:?}", failures(&end));
+    }
+}
+
+/// Longer than presence and leases last: the gateway gives the workers up, they give up what they
+/// have, and when the network is back everybody works again.
+#[test]
+fn a_partition_ends_with_leases_and_leaves_nothing_behind() {
+    for seed in 0..50 {
+        let cut = Network { lost: 1.0, ..Network::default() };
+        let load = Load { output_tokens_max: 300, ..Load::poisson(15.0, 25_000) };
+        let end = Cluster::seeded(seed)
+            .prefill(1)
+            .decode(1)
+            .offer(load)
+            .at_ms(1_500, Fault::Network(cut))
+            .at_ms(12_000, Fault::Network(Network::default()))
+            .run_until_quiet();
+        check(&end, seed);
+        assert!(0 < end.failed() && 0 < end.refused(), "seed {seed}: nobody noticed");
+        let later = &end.outcomes[end.outcomes.len() * 2 / 3..];
+        let well = later.iter().all(|outcome| matches!(outcome, Outcome::Answered));
+        assert!(well, "seed {seed}: {:?}", failures(&end));
     }
 }
 
