@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use bus::{Bus, BusOptions};
 use chassis::Tasks;
-use chassis::telemetry::Trace;
+use chassis::settings::TelemetrySettings;
+use chassis::telemetry::{SpanKind, Telemetry, Trace};
 use gateway::dispatch::{DispatchLimits, Dispatcher, Generation, Piece, Running};
 use gateway::fleet::Fleet;
 use protocol::*;
@@ -153,6 +154,38 @@ async fn a_request_runs_on_two_workers_with_its_trace() {
     check_free(&[&p, &d]).await;
     assert!([&p, &d].iter().all(|worker| worker.seen.lock().unwrap().cancels.is_empty()));
     eventually("nothing is in flight", || bench.dispatcher.inflight() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admit_and_route_touch_and_every_attempt_explains_itself() {
+    let mut bench = bench!();
+    let fails = Script { fail_at: Some(3), ..Script::default() };
+    let (_, d) = bench.pair(Script::default(), fails).await;
+    let receiver = testbed::OtlpReceiver::start().await;
+    let otlp_endpoint = Some(receiver.url());
+    let settings = TelemetrySettings { otlp_endpoint, ..TelemetrySettings::default() };
+    let telemetry = Telemetry::start("gateway", "gateway-1", &settings).unwrap();
+    let start = SystemTime::now();
+    let root = telemetry.tracer().root_span("POST", SpanKind::Server, (None, None), start);
+    let trace = root.context();
+    check_whole_answer(&bench, Generation { trace: trace.clone(), ..generation(8) }).await;
+    root.end_at(SystemTime::now());
+
+    let spans = receiver.wait_for(PATIENCE, |spans| 4 <= spans.len()).await.expect("four spans");
+    let tree = testbed::TraceTree::new(spans);
+    assert!(tree.orphans().is_empty() && tree.roots().len() == 1);
+    let (admit, routes) = (tree.named("admit")[0], tree.named("route"));
+    assert_eq!((routes.len(), admit.end_ns), (2, routes[0].start_ns));
+    let sent_us = d.seen.lock().unwrap().jobs[0].0.sent_us;
+    assert_eq!(routes[0].end_ns / 1_000, sent_us, "the workers' queue stages begin here");
+    let told = |index: usize, key: &str| routes[index].attributes[key].clone();
+    assert_eq!(told(0, "tandem.route.chosen"), "p>d");
+    assert!(told(0, "tandem.route.candidates").starts_with("p>d: queue 0.0 + prefill"));
+    assert_eq!(
+        (told(1, "tandem.route.chosen"), told(1, "tandem.attempt")),
+        ("p".into(), "1".into())
+    );
+    telemetry.shutdown(Duration::from_secs(2)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,46 +12,46 @@ use tokio::task::JoinSet;
 
 /// How it departs from what a good worker does.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
-    pub refuse: Option<ErrorClass>,
+pub(crate) struct Script {
+    pub(crate) refuse: Option<ErrorClass>,
     /// Dies instead of sending this index.
-    pub die_at: Option<u32>,
+    pub(crate) die_at: Option<u32>,
     /// Sends these only when asked for.
-    pub lose: BTreeSet<u32>,
+    pub(crate) lose: BTreeSet<u32>,
     /// Sends every token twice.
-    pub repeat: bool,
+    pub(crate) repeat: bool,
     /// Between two tokens.
-    pub pace: Duration,
+    pub(crate) pace: Duration,
     /// Fails instead of sending this index.
-    pub fail_at: Option<u32>,
+    pub(crate) fail_at: Option<u32>,
 }
 
 #[derive(Default)]
-pub struct Seen {
-    pub jobs: Vec<(Job, Option<String>)>,
-    pub cancels: Vec<Cancel>,
-    pub active: BTreeMap<RequestKey, StopToken>,
-    pub kept: BTreeMap<RequestKey, u32>,
+pub(crate) struct Seen {
+    pub(crate) jobs: Vec<(Job, Option<String>)>,
+    pub(crate) cancels: Vec<Cancel>,
+    pub(crate) active: BTreeMap<RequestKey, StopToken>,
+    pub(crate) kept: BTreeMap<RequestKey, u32>,
     remembered: BTreeMap<RequestKey, Vec<Event>>,
     prompt_done: BTreeSet<RequestKey>,
 }
 
 #[derive(Clone)]
-pub struct Worker {
-    pub id: WorkerId,
+pub(crate) struct Worker {
+    pub(crate) id: WorkerId,
     role: Role,
     script: Script,
     bus: Bus,
-    pub seen: Arc<Mutex<Seen>>,
+    pub(crate) seen: Arc<Mutex<Seen>>,
     life: StopToken,
 }
 
-pub fn files() -> FileDigest {
+pub(crate) fn files() -> FileDigest {
     FileDigest([5; 32])
 }
 
 /// The token at `index` of the output: depends on the request alone, as sampling does.
-pub fn token_at(prompt: &[TokenId], index: u32) -> TokenId {
+pub(crate) fn token_at(prompt: &[TokenId], index: u32) -> TokenId {
     prompt.iter().sum::<u32>() * 31 + index
 }
 
@@ -61,7 +61,7 @@ fn now_us() -> u64 {
 
 impl Worker {
     /// Starts one; it serves until it dies or `tasks` is dropped.
-    pub async fn start(
+    pub(crate) async fn start(
         bus: &Bus,
         name: &str,
         role: Role,
@@ -113,7 +113,7 @@ impl Worker {
         worker
     }
 
-    pub fn die(&self) {
+    pub(crate) fn die(&self) {
         self.life.cancel();
     }
 
@@ -247,6 +247,6 @@ impl Worker {
     }
 }
 
-pub fn opening() -> Opening {
+pub(crate) fn opening() -> Opening {
     Opening { cached_tokens: 16, stored_tokens: 16, prompt_logprobs: Vec::new() }
 }
