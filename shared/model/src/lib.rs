@@ -1,1 +1,26 @@
-//! model.
+//! Runs language models: weights on a device, paged KV beside them, one mixed batch per step.
+//!
+//! A [`Model`] is owned by one thread. It decides nothing: which sequences share a step and which
+//! pages they use is the caller's choice, token choice from logits is [`sampling`].
+//!
+//! **Invariant**: KV is stored as f16 in pages of [`BLOCK_TOKENS`] tokens on every device, and a page
+//! leaves and enters bit by bit, so that a sequence goes on anywhere as it would have gone on here.
+
+mod attention;
+mod batch;
+mod device;
+mod error;
+mod forward;
+mod kv;
+mod linear;
+mod llama;
+mod load;
+pub mod sampling;
+
+pub use batch::{BatchSequence, Wanted};
+pub use device::{DeviceChoice, ParseDeviceError, ResolvedDevice};
+pub use error::{LoadError, StepError};
+pub use forward::{Logits, Model, ModelLimits};
+
+/// Tokens in one page of the KV pool, and in one block on the wire.
+pub const BLOCK_TOKENS: usize = 16;

@@ -109,4 +109,12 @@ impl TensorData {
     pub fn to_f32(&self) -> Vec<f32> {
         quant::to_f32(self.dtype, &self.bytes)
     }
+
+    /// The values of one row, the last dimension, in single precision; nothing when there is no
+    /// such row.
+    pub fn row_to_f32(&self, row: usize) -> Option<Vec<f32>> {
+        let row_bytes = self.dtype.tensor_bytes(&[*self.shape.last()?])? as usize;
+        let start = row.checked_mul(row_bytes)?;
+        Some(quant::to_f32(self.dtype, self.bytes.get(start..start + row_bytes)?))
+    }
 }

@@ -1,0 +1,112 @@
+//! Why a model was not loaded, or a step not made.
+
+use modelfile::ModelFileError;
+
+/// Why a model could not be loaded onto a device.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is damaged or asks for something unknown.
+    #[error("read the model file")]
+    File(#[from] ModelFileError),
+    /// The device asked for is not there.
+    #[error("device {wanted}: {reason}")]
+    Device {
+        /// What was asked for.
+        wanted: String,
+        /// What is there instead.
+        reason: String,
+    },
+    /// The limits leave no room to run.
+    #[error("{field} is {value}, not {wanted}")]
+    Limits {
+        /// Which limit.
+        field: &'static str,
+        /// Its value.
+        value: usize,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The threads of the CPU device could not be started.
+    #[error("start {threads} threads: {reason}")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// Why a step, an export or an import was not made; nothing was changed unless it says so.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A sequence of the batch has no tokens.
+    #[error("sequence {sequence} has no tokens")]
+    NoTokens {
+        /// Its index in the batch.
+        sequence: usize,
+    },
+    /// A token is not in the vocabulary.
+    #[error("sequence {sequence} has token {token}, the vocabulary {vocab}")]
+    UnknownToken {
+        /// Its index in the batch.
+        sequence: usize,
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// The block table does not reach the last token.
+    #[error("sequence {sequence} needs {needed} pages, has {given}")]
+    TooFewPages {
+        /// Its index in the batch.
+        sequence: usize,
+        /// Pages that its tokens fill.
+        needed: usize,
+        /// Pages in its table.
+        given: usize,
+    },
+    /// A page lies outside the pool.
+    #[error("page {page} is outside the pool of {pages}")]
+    UnknownPage {
+        /// The page.
+        page: u32,
+        /// Pages in the pool.
+        pages: usize,
+    },
+    /// The sequence would grow beyond what the model was trained for.
+    #[error("sequence {sequence} would reach {tokens} tokens, the context is {context}")]
+    TooLong {
+        /// Its index in the batch.
+        sequence: usize,
+        /// Its length after the step.
+        tokens: usize,
+        /// Longest context of the model.
+        context: usize,
+    },
+    /// Two tokens of the batch would be stored in one place.
+    #[error("page {page} is written by two sequences of the batch")]
+    SharedPage {
+        /// The page.
+        page: u32,
+    },
+    /// A block to import does not have the bytes of a block.
+    #[error("block has {given} bytes, not {wanted}")]
+    BlockBytes {
+        /// Bytes of a block of this model.
+        wanted: usize,
+        /// Bytes given.
+        given: usize,
+    },
+    /// A page cannot be filled that far.
+    #[error("{filled} tokens filled of a page of 16")]
+    Filled {
+        /// Tokens said to be filled.
+        filled: u32,
+    },
+    /// The device failed; pages written by this step hold anything.
+    #[error("device: {reason}")]
+    Device {
+        /// What it said.
+        reason: String,
+    },
+}

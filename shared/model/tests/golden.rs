@@ -1,0 +1,216 @@
+//! SmolLM2 against a reference computed in double precision from the same file.
+
+mod support;
+
+use model::sampling::{argmax, logprobs};
+use model::{BatchSequence, Model, Wanted};
+use modelfile::ModelFile;
+use serde::Deserialize;
+use support::{Fed, difference, load};
+
+/// A choice closer than this between the reference's first and second may go either way.
+const MARGIN: f32 = 0.05;
+/// Largest error of a log-probability.
+const TOLERANCE: f32 = 0.03;
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    rendered: String,
+    prompt_ids: Vec<u32>,
+    greedy_ids: Vec<u32>,
+    steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct Step {
+    margin: f32,
+    top: Vec<(u32, f32)>,
+}
+
+fn golden() -> Vec<Case> {
+    let text = include_str!("data/smollm2-135m-q4_1.json");
+    let golden: Golden = serde_json::from_str(text).unwrap();
+    assert_eq!(golden.cases.len(), 11);
+    golden.cases
+}
+
+fn smollm2() -> Option<ModelFile> {
+    Some(ModelFile::open(&testbed::model_path()?).unwrap())
+}
+
+impl Case {
+    /// Prompt and continuation, as far as the model sees it.
+    fn tokens(&self) -> Vec<u32> {
+        let seen = &self.greedy_ids[..self.greedy_ids.len() - 1];
+        self.prompt_ids.iter().chain(seen).copied().collect()
+    }
+
+    /// Compares the logits after the prompt and after each token of the continuation; returns the
+    /// largest error of a log-probability.
+    fn check(&self, rows: &[Vec<f32>], device: &str) -> f32 {
+        assert_eq!(rows.len(), self.steps.len());
+        let mut most = 0f32;
+        for (index, (row, step)) in rows.iter().zip(&self.steps).enumerate() {
+            let chosen = argmax(row);
+            assert!(
+                chosen == self.greedy_ids[index] || step.margin <= MARGIN,
+                "{device} {} step {index}: {chosen}, not {}",
+                self.name,
+                self.greedy_ids[index]
+            );
+            for &(token, wanted) in &step.top {
+                let (got, _) = logprobs(row, token, 0);
+                let off = (got - wanted).abs();
+                assert!(off <= TOLERANCE, "{device} {} step {index}: off by {off}", self.name);
+                most = most.max(off);
+            }
+        }
+        most
+    }
+}
+
+#[test]
+fn prompts_become_the_reference_tokens() {
+    let Some(file) = smollm2() else { return };
+    let tokenizer = file.tokenizer().unwrap();
+    assert_eq!(tokenizer.vocab_size(), 49152);
+    assert_eq!(file.special().stop, [0, 2]);
+    for case in golden() {
+        let ids = tokenizer.encode(&case.rendered, true).unwrap();
+        assert_eq!(ids, case.prompt_ids, "{}", case.name);
+        let bytes: Vec<u8> =
+            ids.iter().flat_map(|&id| tokenizer.token_bytes(id).unwrap()).collect();
+        assert_eq!(bytes, case.rendered.as_bytes(), "{}", case.name);
+    }
+}
+
+/// All prompts in one batch, then all continuations in one batch.
+fn check_forced(model: &mut Model, device: &str) {
+    let cases = golden();
+    let mut next_page = 0u32;
+    let mut fed: Vec<Fed> = cases
+        .iter()
+        .map(|case| {
+            let tokens = case.tokens();
+            let pages = tokens.len().div_ceil(16) as u32;
+            next_page += pages;
+            Fed::new(&tokens, next_page - pages..next_page)
+        })
+        .collect();
+    let batch: Vec<BatchSequence> =
+        fed.iter().zip(&cases).map(|(f, c)| f.next(c.prompt_ids.len(), Wanted::Last)).collect();
+    let first = model.forward(&batch).unwrap();
+    fed.iter_mut().zip(&cases).for_each(|(f, c)| f.done = c.prompt_ids.len());
+    let batch: Vec<BatchSequence> =
+        fed.iter().map(|f| f.next(f.tokens.len() - f.done, Wanted::All)).collect();
+    let rest = model.forward(&batch).unwrap();
+    for ((case, first), rest) in cases.iter().zip(first).zip(rest) {
+        let rows: Vec<Vec<f32>> = first.0.into_iter().chain(rest.0).collect();
+        let off = case.check(&rows, device);
+        println!(
+            "{device} {:<12} {:>3} steps, log-probabilities within {off:.4}",
+            case.name,
+            rows.len()
+        );
+    }
+}
+
+#[test]
+fn cpu_gives_the_reference_continuations() {
+    let Some(file) = smollm2() else { return };
+    let Some(mut model) = load(&file, "cpu", 128) else { return };
+    assert_eq!(model.block_bytes(), 368_640);
+    check_forced(&mut model, "cpu");
+}
+
+#[test]
+fn wgpu_gives_the_reference_continuations() {
+    let Some(file) = smollm2() else { return };
+    let Some(mut model) = load(&file, "wgpu", 128) else { return };
+    check_forced(&mut model, "wgpu");
+}
+
+#[test]
+fn cpu_generates_the_reference_tokens_step_by_step() {
+    let Some(file) = smollm2() else { return };
+    let Some(mut model) = load(&file, "cpu", 64) else { return };
+    for case in golden().iter().filter(|case| case.prompt_ids.len() < 100) {
+        let pages = (case.prompt_ids.len() + case.greedy_ids.len()).div_ceil(16) as u32;
+        let mut fed = Fed::new(&case.prompt_ids, 0..pages);
+        for (index, (&wanted, step)) in case.greedy_ids.iter().zip(&case.steps).enumerate() {
+            let count = fed.tokens.len() - fed.done;
+            let rows = fed.feed(&mut model, count, Wanted::Last);
+            let chosen = argmax(&rows[0]);
+            if step.margin <= MARGIN && chosen != wanted {
+                println!("{}: parted at step {index}, a near tie", case.name);
+                break;
+            }
+            assert_eq!(chosen, wanted, "{} step {index}", case.name);
+            fed.tokens.push(chosen);
+        }
+    }
+}
+
+#[test]
+fn cpu_gives_the_same_bits_in_any_chunks_and_company() {
+    let Some(file) = smollm2() else { return };
+    let Some(mut model) = load(&file, "cpu", 128) else { return };
+    let cases = golden();
+    let case = |name: &str| cases.iter().find(|case| case.name == name).unwrap();
+    let long = &case("long").prompt_ids[..300];
+    let chat = case("multi-turn").tokens();
+
+    let mut whole = Fed::new(long, 0..20);
+    let expected = whole.feed(&mut model, 300, Wanted::Last);
+    for sizes in [vec![128, 128, 44], vec![7, 200, 93], vec![256, 43, 1]] {
+        let mut fed = Fed::new(long, 20..40);
+        let rows =
+            sizes.iter().map(|&size| fed.feed(&mut model, size, Wanted::Last)).last().unwrap();
+        let off = difference(&expected, &rows);
+        println!("chunks {sizes:?}: off by {off}");
+        assert_eq!(off, 0.0, "chunks {sizes:?}");
+        for page in 0..18 {
+            let same =
+                model.export_block(page, 16).unwrap() == model.export_block(page + 20, 16).unwrap();
+            assert!(same, "chunks {sizes:?}: page {page} differs");
+        }
+    }
+
+    let mut alone = Fed::new(&chat, 40..50);
+    alone.feed(&mut model, 60, Wanted::None);
+    let expected: Vec<Vec<f32>> =
+        (0..8).flat_map(|_| alone.feed(&mut model, 1, Wanted::Last)).collect();
+    for company in [1, 3, 15] {
+        let mut fed: Vec<Fed> = (0..=company)
+            .map(|index| Fed::new(&chat, 50 + index * 5..55 + index * 5))
+            .map(|fed| Fed { tokens: fed.tokens[..72].to_vec(), ..fed })
+            .collect();
+        for fed in &mut fed {
+            fed.feed(&mut model, 60, Wanted::None);
+        }
+        let mut rows = Vec::new();
+        for _ in 0..8 {
+            let batch: Vec<BatchSequence> = fed.iter().map(|f| f.next(1, Wanted::Last)).collect();
+            rows.extend(model.forward(&batch).unwrap().remove(company as usize).0);
+            fed.iter_mut().for_each(|fed| fed.done += 1);
+        }
+        let off = difference(&expected, &rows);
+        println!("company of {company}: off by {off}");
+        assert_eq!(off, 0.0, "company of {company}");
+    }
+
+    for page in 0..18 {
+        let block = model.export_block(page, 16).unwrap();
+        model.import_block(page + 60, &block).unwrap();
+    }
+    let mut imported = Fed::new(long, (60..78).chain([100]));
+    imported.done = 288;
+    whole.done = 288;
+    assert_eq!(imported.feed_rest(&mut model), whole.feed_rest(&mut model));
+}
