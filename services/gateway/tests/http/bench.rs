@@ -265,24 +265,32 @@ pub(crate) fn limits() -> Limits {
     }
 }
 
+fn bytes_model() -> Text {
+    Text::new(TextParts {
+        vocabulary: Arc::new(Bytes),
+        model: "bytes".to_owned(),
+        aliases: vec!["bytes-alias".to_owned()],
+        files: FileDigest([7; 32]),
+        context_tokens: 4096,
+        chat_template: Some(TEMPLATE.to_owned()),
+        bos: Some(IM_START),
+        eos: Some(IM_END),
+        add_bos: false,
+        stop_tokens: vec![IM_END],
+    })
+}
+
 impl Bench {
     pub(crate) async fn start() -> Self {
         Self::with(limits(), Tracer::off()).await
     }
 
     pub(crate) async fn with(limits: Limits, tracer: Tracer) -> Self {
-        let text = Text::new(TextParts {
-            vocabulary: Arc::new(Bytes),
-            model: "bytes".to_owned(),
-            aliases: vec!["bytes-alias".to_owned()],
-            files: FileDigest([7; 32]),
-            context_tokens: 4096,
-            chat_template: Some(TEMPLATE.to_owned()),
-            bos: Some(IM_START),
-            eos: Some(IM_END),
-            add_bos: false,
-            stop_tokens: vec![IM_END],
-        });
+        Self::serving(bytes_model(), limits, tracer).await
+    }
+
+    /// A gateway that knows the texts of another model.
+    pub(crate) async fn serving(text: Text, limits: Limits, tracer: Tracer) -> Self {
         let mut registry = chassis::metrics::registry("gateway");
         let backend = Scripted::default();
         let app = App::new(AppParts {

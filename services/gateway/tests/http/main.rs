@@ -4,6 +4,7 @@ mod answers;
 mod bench;
 mod errors;
 mod logprobs;
+mod model;
 mod parameters;
 mod streams;
 mod trace;
