@@ -92,8 +92,8 @@ async fn serve(
     };
     if let Some(bus) = Bus::connect_with_retry(options, stop.clone()).await {
         let gateway: GatewayId = instance.parse().context("name this gateway")?;
-        let dispatcher =
-            Dispatcher::new(bus, Fleet::new(text.files()), gateway, dispatch_limits(settings));
+        let limits = dispatch_limits(settings)?;
+        let dispatcher = Dispatcher::new(bus, Fleet::new(text.files()), gateway, limits);
         metrics.extend(|registry| dispatcher.register(registry));
         dispatcher.spawn(&mut tasks).await.context("follow tokens")?;
         backend.connected(dispatcher);
@@ -112,14 +112,15 @@ fn http_limits(settings: &GatewaySettings) -> Limits {
     }
 }
 
-fn dispatch_limits(settings: &Settings) -> DispatchLimits {
+fn dispatch_limits(settings: &Settings) -> anyhow::Result<DispatchLimits> {
     let default = DispatchLimits::default();
     let inflight_max = settings.gateway.max_inflight;
-    DispatchLimits {
+    Ok(DispatchLimits {
         admission: AdmissionLimits { inflight_max, ..default.admission },
         drain: settings.drain_timeout().saturating_sub(LAST_ANSWERS),
+        disaggregate: settings.gateway.disaggregate.parse().context("gateway.disaggregate")?,
         ..default
-    }
+    })
 }
 
 /// A URL without its credentials.

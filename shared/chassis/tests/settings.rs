@@ -201,6 +201,7 @@ fn values_out_of_range_are_refused_with_their_origin() {
         ("gateway.max_inflight", "0"),
         ("gateway.max_body_bytes", "1"),
         ("gateway.max_choices", "0"),
+        ("gateway.disaggregate", "sometimes"),
         ("worker.id", "a.b"),
         ("worker.kv_pages", "1"),
         ("worker.step_tokens", "0"),

@@ -109,7 +109,12 @@ impl EngineHandle {
     }
 
     /// Brings a fetched block into its page.
-    pub async fn import(&self, key: RequestKey, block: usize, bytes: Vec<u8>) -> Result<(), EngineGone> {
+    pub async fn import(
+        &self,
+        key: RequestKey,
+        block: usize,
+        bytes: Vec<u8>,
+    ) -> Result<(), EngineGone> {
         self.command(Command::Import { key, block, bytes }).await
     }
 

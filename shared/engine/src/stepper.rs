@@ -76,7 +76,8 @@ pub fn start<C: Compute, I: Send + 'static>(
                 let handle = EngineHandle { state: state.clone(), commands, alive: alive.clone() };
                 let shared = Shared { state };
                 if ready.send(Ok((handle, steps, blocks, info))).is_ok() {
-                    Stepper { compute, shared, inbox, steps_out, blocks_out, failed_steps: 0 }.run();
+                    Stepper { compute, shared, inbox, steps_out, blocks_out, failed_steps: 0 }
+                        .run();
                 }
                 alive.store(false, Ordering::Release);
             }
@@ -121,7 +122,8 @@ struct Prepared {
 
 impl<C: Compute> Stepper<C> {
     fn run(mut self) {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build()
+        else {
             tracing::error!("no timer for the engine thread");
             return;
         };
@@ -372,7 +374,9 @@ fn logprob(logits: &[f32], token: TokenId, top: u8) -> TokenLogprob {
 
 /// Collects the log-probabilities of prompt tokens: row `i` predicts token `i + 1`.
 fn score_prompt(row: &Prepared, logits: &LogitRows, extras: &mut Extras) {
-    let Some(top) = extras.prompt_logprobs.filter(|_| row.row.logits == Logits::All) else { return };
+    let Some(top) = extras.prompt_logprobs.filter(|_| row.row.logits == Logits::All) else {
+        return;
+    };
     if extras.scored.is_empty() {
         extras.scored.push(None);
     }

@@ -12,8 +12,11 @@ use protocol::{
     TokenId,
 };
 
+pub use self::load::Load;
 use crate::pool::{BlockPool, Page};
 use crate::sequence::{NewSequence, Part, Phase, Sequence};
+
+mod load;
 
 /// Bounds of one worker.
 #[derive(Clone, Copy, Debug)]
@@ -441,17 +444,4 @@ impl Planner {
         }
         load
     }
-}
-
-/// How busy a worker is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Sequences without output yet.
-    pub queued_sequences: u32,
-    /// Their uncomputed tokens, those that another worker computes left out.
-    pub queued_tokens: u64,
-    /// Sequences that generate.
-    pub running_sequences: u32,
-    /// Preemptions since the start.
-    pub preempted: u64,
 }

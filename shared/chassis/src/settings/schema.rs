@@ -65,6 +65,8 @@ pub struct GatewaySettings {
     pub max_body_bytes: usize,
     /// The largest `n` times the number of prompts.
     pub max_choices: usize,
+    /// Prefill and decode on different workers: `always`, `never`, or `auto` by predicted cost.
+    pub disaggregate: String,
 }
 
 /// Section `worker`.
@@ -150,6 +152,7 @@ impl Default for GatewaySettings {
             max_inflight: 256,
             max_body_bytes: 4 << 20,
             max_choices: 16,
+            disaggregate: "always".to_owned(),
         }
     }
 }
@@ -221,6 +224,7 @@ impl Settings {
             ("gateway.max_inflight", (1..=65_536).contains(&gateway.max_inflight), "1 to 65536"),
             ("gateway.max_body_bytes", (1_024..=1 << 30).contains(&gateway.max_body_bytes), BODY),
             ("gateway.max_choices", (1..=1_024).contains(&gateway.max_choices), "1 to 1024"),
+            ("gateway.disaggregate", is_policy(&gateway.disaggregate), "always, never or auto"),
             ("worker.id", is_subject_token(&worker.id), "letters, digits, '-' and '_'"),
             ("worker.kv_pages", (2..=1 << 24).contains(&worker.kv_pages), "2 to 16777216"),
             ("worker.step_tokens", (1..=65_536).contains(&worker.step_tokens), "1 to 65536"),
@@ -253,6 +257,10 @@ fn is_device(text: &str) -> bool {
         None => matches!(text, "auto" | "cpu" | "wgpu"),
         Some((name, index)) => name == "wgpu" && index.parse::<u16>().is_ok(),
     }
+}
+
+fn is_policy(text: &str) -> bool {
+    matches!(text, "always" | "never" | "auto")
 }
 
 fn has_port(text: &str) -> bool {

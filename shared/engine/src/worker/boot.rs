@@ -56,7 +56,9 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     })?;
     let file = ModelFile::open(path).map_err(|error| failed(&error))?;
     let device: DeviceChoice = settings.device.parse().map_err(|error| failed(&error))?;
-    let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads: settings.threads };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if settings.threads == 0 { cores } else { settings.threads };
+    let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads };
     let mut next_tenth = 0.0;
     let mut progress = |share: f32| {
         if next_tenth <= share {
@@ -64,7 +66,8 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
             next_tenth = share + 0.25;
         }
     };
-    let model = Model::load(&file, &device, &limits, &mut progress).map_err(|error| failed(&error))?;
+    let model =
+        Model::load(&file, &device, &limits, &mut progress).map_err(|error| failed(&error))?;
     let files = FileDigest(file.digest().map_err(|error| failed(&error))?);
     let fingerprint = ModelFingerprint::new(files, &model.kv_layout());
     let default_share = match role {
@@ -79,7 +82,7 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
         sequences_max: settings.worker.max_sequences,
         prefill_share: settings.worker.prefill_share.map_or(default_share, |share| share as f32),
         block_bytes: model.block_bytes(),
-        device: model.device().to_string(),
+        device: model.device().name.clone(),
     };
     let planner_limits = Limits {
         context_tokens: info.context_tokens,

@@ -21,10 +21,8 @@ const LEASE_MS: u32 = 10_000;
 /// Fetches for one admitted sequence and starts it.
 pub(super) async fn run(worker: Arc<Worker>, admitted: Admitted) {
     let key = admitted.key;
-    let Some((leg, deadline, tokens)) = worker
-        .registry()
-        .get(&key)
-        .map(|entry| (entry.leg.clone(), entry.deadline, entry.tokens))
+    let Some((leg, deadline, tokens)) =
+        worker.registry().get(&key).map(|entry| (entry.leg.clone(), entry.deadline, entry.tokens))
     else {
         return;
     };
@@ -69,8 +67,7 @@ async fn handed_over(
     deadline: Instant,
 ) -> anyhow::Result<()> {
     let key = admitted.key;
-    let Some(mut handover) =
-        worker.registry().get(&key).map(|entry| entry.handover.subscribe())
+    let Some(mut handover) = worker.registry().get(&key).map(|entry| entry.handover.subscribe())
     else {
         return Ok(());
     };

@@ -12,7 +12,7 @@ type Label = [(&'static str, &'static str); 1];
 
 /// All instruments of a worker.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub(super) struct Metrics {
     refused: Family<Label, Counter>,
     failed: Family<Label, Counter>,
     cancelled: Family<Label, Counter>,
@@ -38,7 +38,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Makes the instruments and registers them.
-    pub fn new(registry: &mut Registry) -> Self {
+    pub(super) fn new(registry: &mut Registry) -> Self {
         let it = Self::default();
         let engine = "Sequences that generate tokens";
         registry.register("vllm:num_requests_running", engine, it.running.clone());
@@ -105,9 +105,9 @@ impl Metrics {
     pub(super) fn token(&self, leg: &Leg, opening: Option<&Opening>, prompt_tokens: usize) {
         self.generated.inc();
         if let (Some(opening), Leg::Prefill { .. } | Leg::Whole) = (opening, leg) {
-            let source =
-                |source| self.prompt_tokens.get_or_create_owned(&[("source", source)]);
-            let (cached, stored) = (u64::from(opening.cached_tokens), u64::from(opening.stored_tokens));
+            let source = |source| self.prompt_tokens.get_or_create_owned(&[("source", source)]);
+            let (cached, stored) =
+                (u64::from(opening.cached_tokens), u64::from(opening.stored_tokens));
             source("stored").inc_by(stored);
             source("local").inc_by(cached - stored);
             source("computed").inc_by((prompt_tokens as u64).saturating_sub(cached));
@@ -153,7 +153,9 @@ impl Metrics {
         self.usage.set(f64::from(pool.leased) / f64::from(pool.total.max(1)));
         let counted = self.preemptions.get();
         self.preemptions.inc_by(load.preempted.saturating_sub(counted));
-        for (state, pages) in [("free", pool.free), ("cached", pool.cached), ("leased", pool.leased)] {
+        for (state, pages) in
+            [("free", pool.free), ("cached", pool.cached), ("leased", pool.leased)]
+        {
             self.pages.get_or_create(&[("state", state)]).set(i64::from(pages));
         }
         self.leaked.set(i64::from(pool.leaked));

@@ -100,12 +100,21 @@ async fn serve(
     tracer: Tracer,
     stopped: StopToken,
 ) -> anyhow::Result<()> {
-    let id: WorkerId = format!("{}-{instance}", role.as_str()).parse().context("name the worker")?;
+    let name = match settings.worker.id.is_empty() {
+        true => format!("{}-{instance}", role.as_str()),
+        false => instance.to_owned(),
+    };
+    let id: WorkerId = name.parse().context("name the worker")?;
     let mut registry = chassis::metrics::registry(role.as_str());
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::waiting_for(["model", "nats", "kvstore"]);
     let mut tasks = Tasks::new();
-    let health = boot::health(settings, &mut tasks, health_router(readiness.clone(), chassis::metrics::Metrics::new(registry))).await?;
+    let health = boot::health(
+        settings,
+        &mut tasks,
+        health_router(readiness.clone(), chassis::metrics::Metrics::new(registry)),
+    )
+    .await?;
 
     let options = BusOptions {
         url: settings.nats.url.clone(),

@@ -59,8 +59,7 @@ pub(super) async fn run(worker: Arc<Worker>, state: State, stop: StopToken) -> a
 }
 
 async fn ensure_stream(worker: &Worker, state: &State) -> bool {
-    let ensure =
-        Ensure { fingerprint: worker.fingerprint, block_bytes: worker.block_bytes as u32 };
+    let ensure = Ensure { fingerprint: worker.fingerprint, block_bytes: worker.block_bytes as u32 };
     match worker.bus.ask_store(&ensure, &bus::Context::default(), ENSURE_TIMEOUT).await {
         Ok(ready) => {
             tracing::info!(stream = ready.stream, "the store keeps this model's blocks");
@@ -117,5 +116,8 @@ pub(super) async fn drain(worker: Arc<Worker>, stopped: StopToken, limit: Durati
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tracing::warn!(requests = worker.registry().running().len(), "stopping in the midst of requests");
+    tracing::warn!(
+        requests = worker.registry().running().len(),
+        "stopping in the midst of requests"
+    );
 }

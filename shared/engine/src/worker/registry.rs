@@ -20,70 +20,70 @@ const EARLY_MAX: usize = 1024;
 
 /// Ends of a request's stages so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Marks {
+pub(super) struct Marks {
     /// Pages were given: the queue stage is over.
-    pub admitted: Option<SystemTime>,
+    pub(super) admitted: Option<SystemTime>,
     /// Stored blocks are in.
-    pub fetched: Option<SystemTime>,
+    pub(super) fetched: Option<SystemTime>,
     /// The first token of this leg was sent.
-    pub first_token: Option<SystemTime>,
+    pub(super) first_token: Option<SystemTime>,
     /// The first block went to the store.
-    pub first_put: Option<SystemTime>,
+    pub(super) first_put: Option<SystemTime>,
 }
 
 /// Blocks of a request on their way into the store.
 #[derive(Clone, Debug, Default)]
-pub struct Puts {
+pub(super) struct Puts {
     /// Not acknowledged yet.
-    pub outstanding: u32,
+    pub(super) outstanding: u32,
     /// No more will come.
-    pub complete: bool,
+    pub(super) complete: bool,
     /// Acknowledged.
-    pub stored: u32,
+    pub(super) stored: u32,
     /// Bytes acknowledged.
-    pub bytes: u64,
+    pub(super) bytes: u64,
     /// Lost.
-    pub unstored: Vec<BlockHash>,
+    pub(super) unstored: Vec<BlockHash>,
 }
 
 /// A request on this worker.
 #[derive(Debug)]
-pub struct Entry {
+pub(super) struct Entry {
     /// Which try.
-    pub key: RequestKey,
+    pub(super) key: RequestKey,
     /// Whom to tell.
-    pub gateway: GatewayId,
+    pub(super) gateway: GatewayId,
     /// Which part of the work.
-    pub leg: Leg,
+    pub(super) leg: Leg,
     /// Whose blocks.
-    pub scope: Scope,
+    pub(super) scope: Scope,
     /// Parent of its spans.
-    pub trace: Trace,
+    pub(super) trace: Trace,
     /// When the gateway sent it.
-    pub sent: SystemTime,
+    pub(super) sent: SystemTime,
     /// When it becomes worthless.
-    pub deadline: Instant,
+    pub(super) deadline: Instant,
     /// Prompt and earlier output.
-    pub tokens: usize,
+    pub(super) tokens: usize,
     /// Everything told so far.
-    pub log: Vec<Event>,
+    pub(super) log: Vec<Event>,
     /// Its stages.
-    pub marks: Marks,
+    pub(super) marks: Marks,
     /// Its blocks.
-    pub puts: Puts,
+    pub(super) puts: Puts,
     /// The token chosen by a prefill leg, and whether the sequence ended with it.
-    pub chosen: Option<(Option<TokenId>, bool)>,
+    pub(super) chosen: Option<(Option<TokenId>, bool)>,
     /// The hand-over that a decode leg waits for.
-    pub handover: watch::Sender<Option<PromptDone>>,
+    pub(super) handover: watch::Sender<Option<PromptDone>>,
     /// The fetch under way.
-    pub fetch: Option<AbortHandle>,
+    pub(super) fetch: Option<AbortHandle>,
     /// When it was over.
-    pub ended: Option<Instant>,
+    pub(super) ended: Option<Instant>,
 }
 
 /// What a job's key means here.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(super) enum Standing {
     /// Not seen before, or a newer attempt of something known: that older attempt's key.
     New(Option<RequestKey>),
     /// Taken already.
@@ -94,14 +94,14 @@ pub enum Standing {
 
 /// All requests of a worker.
 #[derive(Debug, Default)]
-pub struct Registry {
+pub(super) struct Registry {
     entries: BTreeMap<RequestId, Entry>,
     early: BTreeMap<RequestKey, (PromptDone, Instant)>,
 }
 
 impl Registry {
     /// What a key means.
-    pub fn standing(&self, key: &RequestKey) -> Standing {
+    pub(super) fn standing(&self, key: &RequestKey) -> Standing {
         match self.entries.get(&key.request) {
             None => Standing::New(None),
             Some(entry) if entry.key.attempt < key.attempt => Standing::New(Some(entry.key)),
@@ -111,7 +111,7 @@ impl Registry {
     }
 
     /// Takes a request in; a hand-over that came before it is given to it.
-    pub fn insert(&mut self, entry: Entry) {
+    pub(super) fn insert(&mut self, entry: Entry) {
         if let Some((done, _)) = self.early.remove(&entry.key) {
             entry.handover.send_replace(Some(done));
         }
@@ -119,24 +119,24 @@ impl Registry {
     }
 
     /// The request, if this attempt is the present one.
-    pub fn get(&self, key: &RequestKey) -> Option<&Entry> {
+    pub(super) fn get(&self, key: &RequestKey) -> Option<&Entry> {
         self.entries.get(&key.request).filter(|entry| entry.key == *key)
     }
 
     /// The same, to change.
-    pub fn get_mut(&mut self, key: &RequestKey) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, key: &RequestKey) -> Option<&mut Entry> {
         self.entries.get_mut(&key.request).filter(|entry| entry.key == *key)
     }
 
     /// Takes a request out again that was not accepted after all.
-    pub fn remove(&mut self, key: &RequestKey) {
+    pub(super) fn remove(&mut self, key: &RequestKey) {
         if self.get(key).is_some() {
             self.entries.remove(&key.request);
         }
     }
 
     /// Gives a hand-over to its request, or keeps it for a job still under way.
-    pub fn hand_over(&mut self, done: PromptDone, now: Instant) {
+    pub(super) fn hand_over(&mut self, done: PromptDone, now: Instant) {
         let key = done.key;
         match self.standing(&key) {
             Standing::Known => {
@@ -152,7 +152,7 @@ impl Registry {
     }
 
     /// Marks a request as over, once; stops its fetch. False when it was over or is not here.
-    pub fn end(&mut self, key: &RequestKey, now: Instant) -> bool {
+    pub(super) fn end(&mut self, key: &RequestKey, now: Instant) -> bool {
         let Some(entry) = self.get_mut(key) else { return false };
         if let Some(fetch) = entry.fetch.take() {
             fetch.abort();
@@ -161,17 +161,17 @@ impl Registry {
     }
 
     /// True for a request that is here and not over.
-    pub fn runs(&self, key: &RequestKey) -> bool {
+    pub(super) fn runs(&self, key: &RequestKey) -> bool {
         self.get(key).is_some_and(|entry| entry.ended.is_none())
     }
 
     /// Keys of all requests that are not over.
-    pub fn running(&self) -> Vec<RequestKey> {
+    pub(super) fn running(&self) -> Vec<RequestKey> {
         self.entries.values().filter(|entry| entry.ended.is_none()).map(|entry| entry.key).collect()
     }
 
     /// Forgets what nobody will ask for any more.
-    pub fn forget(&mut self, now: Instant) {
+    pub(super) fn forget(&mut self, now: Instant) {
         let old = |at: Instant| REMEMBERED <= now.duration_since(at);
         self.entries.retain(|_, entry| !entry.ended.is_some_and(old));
         self.early.retain(|_, (_, at)| !old(*at));

@@ -109,7 +109,8 @@ impl Worker {
             let Some(entry) = registry.get_mut(key).filter(|entry| entry.ended.is_none()) else {
                 return;
             };
-            let (Leg::Prefill { decode }, Some((first_token, finished))) = (&entry.leg, entry.chosen)
+            let (Leg::Prefill { decode }, Some((first_token, finished))) =
+                (&entry.leg, entry.chosen)
             else {
                 return;
             };

@@ -1,0 +1,14 @@
+//! How busy a worker is, as presence and metrics report it.
+
+/// How busy a worker is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sequences without output yet.
+    pub queued_sequences: u32,
+    /// Their uncomputed tokens, those that another worker computes left out.
+    pub queued_tokens: u64,
+    /// Sequences that generate.
+    pub running_sequences: u32,
+    /// Preemptions since the start.
+    pub preempted: u64,
+}
