@@ -13,6 +13,8 @@ use crate::console;
 /// What a service may take beyond its own drain limit before it is killed.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
 
+/// What services log unless somebody chose: trouble, and how far the model is loaded.
+const QUIET: &str = "warn,engine::worker::boot=info";
 const DEFAULT_NAME: &str = "SmolLM2-135M-Instruct";
 
 /// What will run.
@@ -62,6 +64,7 @@ impl Plan {
             model_name: default_name(settings).map(str::to_owned),
             threads,
             suffix,
+            log: is_default("telemetry.log").then(|| QUIET.to_owned()),
             flags: flags
                 .iter()
                 .flat_map(|flag| ["--set".to_owned(), format!("{}={}", flag.key, flag.value)])

@@ -13,6 +13,8 @@ pub(super) struct Common {
     pub(super) threads: usize,
     /// Appended to the workers' names where others may use the same bus.
     pub(super) suffix: String,
+    /// Which log lines the services write, where the user did not say.
+    pub(super) log: Option<String>,
     /// Configuration flags that the user gave, passed on as they are.
     pub(super) flags: Vec<String>,
 }
@@ -86,6 +88,9 @@ fn service(common: &Common, name: String, kind: Kind) -> Service {
     if let Some(name) = &common.model_name {
         set("model.name", name);
     }
+    if let Some(log) = &common.log {
+        set("telemetry.log", log);
+    }
     match kind {
         Kind::Prefill | Kind::Decode => {
             set("worker.id", &name);
@@ -112,6 +117,7 @@ mod tests {
             nats_url: "nats://127.0.0.1:4222".to_owned(),
             model: "m.gguf".to_owned(),
             model_name: None,
+            log: None,
             threads: 1,
             suffix: String::new(),
             flags: vec!["--set".to_owned(), "threads=7".to_owned()],

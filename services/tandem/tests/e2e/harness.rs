@@ -132,6 +132,7 @@ impl System {
         command
             .args(["up", "--tethered", "--device", "cpu", "--listen", &listen, "--model"])
             .arg(&needs.model)
+            .args(["--set", "telemetry.log=info"])
             .args(arguments)
             .envs(environment.iter().copied())
             // The open pipe is the tether: this process ends, and everything ends.
