@@ -16,13 +16,10 @@ fn tiny() -> TinyLlama {
     TinyLlama { tied_embeddings: false, ..Default::default() }
 }
 
+/// The model as a GGUF file; its open handle outlives the directory.
 fn gguf(tiny: &TinyLlama) -> Result<ModelFile, ModelFileError> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("tiny.gguf");
-    let file = tiny.write_gguf(&path);
-    // The file stays readable through its open handle; keep the directory for the digest.
-    std::mem::forget(dir);
-    file
+    let directory = tempfile::tempdir().unwrap();
+    tiny.write_gguf(&directory.path().join("tiny.gguf"))
 }
 
 /// Runs `check` on every device that this machine has.

@@ -1,13 +1,13 @@
 //! What the model tests share: page tables, prompts, and a naive Llama in double precision.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
-pub mod naive;
+pub(crate) mod naive;
 
 use model::{BatchSequence, DeviceChoice, Logits, Model, ModelLimits, Wanted};
 use modelfile::ModelFile;
 
 /// The device named, loaded with `file`, or nothing where this machine has no such device.
-pub fn load(file: &ModelFile, device: &str, kv_pages: usize) -> Option<Model> {
+pub(crate) fn load(file: &ModelFile, device: &str, kv_pages: usize) -> Option<Model> {
     let choice: DeviceChoice = device.parse().unwrap();
     let resolved = testbed::require_or_skip(&format!("device {device}"), choice.resolve())?;
     println!("device: {} ({})", resolved.name, resolved.reason);
@@ -16,38 +16,43 @@ pub fn load(file: &ModelFile, device: &str, kv_pages: usize) -> Option<Model> {
 }
 
 /// A sequence and its block table; it is fed in pieces of any size.
-pub struct Fed {
-    pub tokens: Vec<u32>,
-    pub pages: Vec<u32>,
-    pub done: usize,
+pub(crate) struct Fed {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) pages: Vec<u32>,
+    pub(crate) done: usize,
 }
 
 impl Fed {
-    pub fn new(tokens: &[u32], pages: impl IntoIterator<Item = u32>) -> Self {
+    pub(crate) fn new(tokens: &[u32], pages: impl IntoIterator<Item = u32>) -> Self {
         Self { tokens: tokens.to_vec(), pages: pages.into_iter().collect(), done: 0 }
     }
 
     /// The next `count` tokens as part of a batch; call `advance` after the step.
-    pub fn next(&self, count: usize, logits: Wanted) -> BatchSequence<'_> {
+    pub(crate) fn next(&self, count: usize, logits: Wanted) -> BatchSequence<'_> {
         let tokens = &self.tokens[self.done..self.done + count];
         BatchSequence { tokens, position: self.done, pages: &self.pages, logits }
     }
 
     /// Feeds the next `count` tokens alone.
-    pub fn feed(&mut self, model: &mut Model, count: usize, logits: Wanted) -> Vec<Vec<f32>> {
+    pub(crate) fn feed(
+        &mut self,
+        model: &mut Model,
+        count: usize,
+        logits: Wanted,
+    ) -> Vec<Vec<f32>> {
         let mut out = model.forward(&[self.next(count, logits)]).unwrap();
         self.done += count;
         out.pop().map(|Logits(rows)| rows).unwrap()
     }
 
     /// Feeds all that is left alone, wanting every row.
-    pub fn feed_rest(&mut self, model: &mut Model) -> Vec<Vec<f32>> {
+    pub(crate) fn feed_rest(&mut self, model: &mut Model) -> Vec<Vec<f32>> {
         self.feed(model, self.tokens.len() - self.done, Wanted::All)
     }
 }
 
 /// Largest difference of two equally long lists of rows.
-pub fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+pub(crate) fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!(a.len(), b.len());
     let rows = a.iter().zip(b);
     rows.flat_map(|(a, b)| {
@@ -58,7 +63,7 @@ pub fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 }
 
 /// Tokens that are anything, the same every time.
-pub fn some_tokens(count: usize, vocab: usize, seed: u64) -> Vec<u32> {
+pub(crate) fn some_tokens(count: usize, vocab: usize, seed: u64) -> Vec<u32> {
     let mut state = seed;
     let mut next = || {
         state =

@@ -4,13 +4,13 @@ use half::f16;
 use modelfile::fixture::TinyLlama;
 use std::collections::HashMap;
 
-pub struct Naive {
+pub(crate) struct Naive {
     tiny: TinyLlama,
     tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
 }
 
 impl Naive {
-    pub fn new(tiny: &TinyLlama) -> Self {
+    pub(crate) fn new(tiny: &TinyLlama) -> Self {
         let tensors = tiny.tensors().into_iter().map(|(name, tensor)| {
             let values = tensor.to_f32().into_iter().map(f64::from).collect();
             (name, (tensor.shape, values))
@@ -19,7 +19,7 @@ impl Naive {
     }
 
     /// Logits after every token.
-    pub fn logits(&self, tokens: &[u32]) -> Vec<Vec<f32>> {
+    pub(crate) fn logits(&self, tokens: &[u32]) -> Vec<Vec<f32>> {
         let tiny = &self.tiny;
         let mut keys = vec![Vec::new(); tiny.layers];
         let mut values = vec![Vec::new(); tiny.layers];
