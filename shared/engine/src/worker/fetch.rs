@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bus::PullError;
 use protocol::{BLOCK_TOKENS, BlockHash, Leg, Lookup, PromptDone, RequestKey};
 use scheduling::planner::Admitted;
 
@@ -72,7 +73,6 @@ async fn handed_over(
         return Ok(());
     };
     let mut arrivals = Arrivals::new(admitted.first_block, &admitted.missing);
-    let mut done = None;
     if !admitted.missing.is_empty() {
         let mut said = handover.clone();
         let told = async move {
@@ -86,10 +86,8 @@ async fn handed_over(
     }
     let blocks = arrivals.prefix_blocks();
     let here = (blocks * BLOCK_TOKENS).min(tokens);
-    if done.is_none() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        done = tokio::time::timeout(left, wait_for(&mut handover)).await.ok().flatten();
-    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let done = tokio::time::timeout(left, wait_for(&mut handover)).await.ok().flatten();
     // Without a hand-over the sequence waits in the planner until its deadline or lease ends.
     let Some(done) = done else { return Ok(()) };
     let Some(token) = done.first_token.filter(|_| !done.finished) else {
@@ -160,7 +158,7 @@ async fn pull(
     tokio::pin!(told);
     let mut until = tokio::time::Instant::from_std(until);
     let mut was_told = false;
-    while !arrivals.all() {
+    while !arrivals.settled() {
         tokio::select! {
             block = pull.next() => match block {
                 Some(Ok(block)) if block.bytes.len() == worker.block_bytes => {
@@ -169,7 +167,15 @@ async fn pull(
                     worker.engine.import(key, index, block.bytes).await?;
                 }
                 Some(Ok(block)) => {
-                    tracing::warn!(name = %block.hash, bytes = block.bytes.len(), "block of a wrong size");
+                    let bytes = block.bytes.len();
+                    tracing::warn!(name = %block.hash, bytes, "block of a wrong size: computed here");
+                    worker.metrics.damaged();
+                    arrivals.lost(&block.hash);
+                }
+                Some(Err(PullError::Damaged { block, why })) => {
+                    tracing::warn!(request = %key.request, name = %block, why, "damaged block: computed here");
+                    worker.metrics.damaged();
+                    arrivals.lost(&block);
                 }
                 Some(Err(error)) => {
                     tracing::warn!(request = %key.request, %error, "pull ended early");
@@ -192,12 +198,21 @@ async fn pull(
 struct Arrivals {
     first_block: usize,
     wanted: Vec<BlockHash>,
-    here: Vec<bool>,
+    fates: Vec<Fate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Awaited,
+    Here,
+    /// What came cannot be used.
+    Lost,
 }
 
 impl Arrivals {
     fn new(first_block: usize, wanted: &[BlockHash]) -> Self {
-        Self { first_block, wanted: wanted.to_vec(), here: vec![false; wanted.len()] }
+        let fates = vec![Fate::Awaited; wanted.len()];
+        Self { first_block, wanted: wanted.to_vec(), fates }
     }
 
     fn missing(&self) -> Vec<BlockHash> {
@@ -206,17 +221,26 @@ impl Arrivals {
 
     /// The index in the sequence of a block that came, the first time it comes.
     fn arrived(&mut self, name: &BlockHash) -> Option<usize> {
-        let at = self.wanted.iter().position(|wanted| wanted == name)?;
-        (!std::mem::replace(&mut self.here[at], true)).then_some(self.first_block + at)
+        self.settle(name, Fate::Here)
     }
 
-    fn all(&self) -> bool {
-        self.here.iter().all(|here| *here)
+    fn lost(&mut self, name: &BlockHash) {
+        self.settle(name, Fate::Lost);
+    }
+
+    fn settle(&mut self, name: &BlockHash, fate: Fate) -> Option<usize> {
+        let at = self.wanted.iter().position(|wanted| wanted == name)?;
+        let before = std::mem::replace(&mut self.fates[at], fate);
+        (before == Fate::Awaited).then_some(self.first_block + at)
+    }
+
+    fn settled(&self) -> bool {
+        !self.fates.contains(&Fate::Awaited)
     }
 
     /// Blocks from the sequence's beginning on that are in its pages.
     fn prefix_blocks(&self) -> usize {
-        self.first_block + self.here.iter().take_while(|here| **here).count()
+        self.first_block + self.fates.iter().take_while(|fate| **fate == Fate::Here).count()
     }
 }
 
@@ -233,6 +257,9 @@ mod tests {
         assert_eq!(arrivals.arrived(&names[0]), Some(2));
         assert_eq!(arrivals.arrived(&names[0]), None, "a repetition is not imported again");
         assert_eq!(arrivals.prefix_blocks(), 4);
-        assert!(!arrivals.all());
+        assert!(!arrivals.settled());
+        arrivals.lost(&names[2]);
+        assert!(arrivals.settled());
+        assert_eq!(arrivals.prefix_blocks(), 4, "a lost block ends the prefix");
     }
 }

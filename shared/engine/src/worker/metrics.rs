@@ -24,6 +24,7 @@ pub(super) struct Metrics {
     lookups_failed: Counter,
     pulls_failed: Counter,
     pulled_bytes: Counter,
+    damaged: Counter,
     stored_bytes: Counter,
     unstored: Counter,
     recomputed: Counter,
@@ -60,6 +61,8 @@ impl Metrics {
         registry.register("tandem_worker_store_lookups_failed", failed, it.lookups_failed.clone());
         let pulls = "Pulls that ended early";
         registry.register("tandem_worker_pulls_failed", pulls, it.pulls_failed.clone());
+        let damaged = "Blocks that came damaged and were not used";
+        registry.register("tandem_worker_damaged_blocks", damaged, it.damaged.clone());
         let pulled = "Bytes of KV blocks pulled from the store";
         registry.register("tandem_worker_pulled_bytes", pulled, it.pulled_bytes.clone());
         let stored = "Bytes of KV blocks put into the store";
@@ -125,6 +128,10 @@ impl Metrics {
 
     pub(super) fn pull_failed(&self) {
         self.pulls_failed.inc();
+    }
+
+    pub(super) fn damaged(&self) {
+        self.damaged.inc();
     }
 
     pub(super) fn pulled(&self, bytes: u64) {
