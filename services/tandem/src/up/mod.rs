@@ -6,6 +6,7 @@ mod plan;
 mod probe;
 mod restarts;
 mod roster;
+mod store_dir;
 mod supervise;
 mod team;
 

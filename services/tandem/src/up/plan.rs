@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use chassis::settings::{Flag, ModelSettings};
 use chassis::{Effective, Settings};
-use provision::{NatsOptions, NatsServer};
+use provision::{Cache, NatsOptions, NatsServer};
 
 use super::roster::{Common, Service, roster, threads_each};
+use super::store_dir::StoreDir;
 use crate::console;
 
 /// What a service may take beyond its own drain limit before it is killed.
@@ -31,8 +32,8 @@ pub(super) struct Plan {
     /// How long a service may take to stop.
     pub(super) stop_limit: Duration,
     listen_is_default: bool,
-    // Runs as long as the plan.
-    _nats: Option<NatsServer>,
+    // Runs as long as the plan, and is dropped before its directory is.
+    _nats: Option<PrivateNats>,
 }
 
 impl Plan {
@@ -47,7 +48,8 @@ impl Plan {
         let model = model_path(effective)?;
         console::line(&row("model", "found", &model));
         let nats = if is_default("nats.url") { Some(private_nats()?) } else { None };
-        let nats_url = nats.as_ref().map_or_else(|| settings.nats.url.clone(), NatsServer::url);
+        let nats_url =
+            nats.as_ref().map_or_else(|| settings.nats.url.clone(), |nats| nats.server.url());
         let whose = if nats.is_some() { "private" } else { "yours" };
         console::line(&row("nats", "found", &format!("{nats_url} ({whose})")));
 
@@ -120,10 +122,22 @@ fn default_name(settings: &Settings) -> Option<&'static str> {
     (path.is_none() && name.is_none()).then_some(DEFAULT_NAME)
 }
 
-fn private_nats() -> anyhow::Result<NatsServer> {
+/// A nats-server of our own. Fields are dropped in this order.
+#[derive(Debug)]
+struct PrivateNats {
+    server: NatsServer,
+    _store: StoreDir,
+}
+
+fn private_nats() -> anyhow::Result<PrivateNats> {
     let program = provision::nats_server(&console::line)
         .context("get nats-server; name one that runs with --nats URL")?;
-    NatsServer::start(NatsOptions::new(program)).context("start a private nats-server")
+    let root = Cache::locate()?.root().join("nats");
+    let store = StoreDir::claim(&root)
+        .with_context(|| format!("claim a directory in {}", root.display()))?;
+    let options = NatsOptions { store: Some(store.path().to_owned()), ..NatsOptions::new(program) };
+    let server = NatsServer::start(options).context("start a private nats-server")?;
+    Ok(PrivateNats { server, _store: store })
 }
 
 /// How to call a server that listens there, from this machine.

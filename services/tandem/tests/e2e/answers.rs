@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::fleet::assert_at_rest;
-use crate::harness::{block_on, shared, turn, workspace_file};
+use crate::harness::{System, block_on, shared, turn, workspace_file};
 use crate::http::{Stream, ask, get, post, text_of};
 
 /// Below this the reference itself is undecided between two tokens.
@@ -168,4 +168,25 @@ fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
     assert_eq!(status, 400, "{answer:#}");
     let message = answer["error"]["message"].as_str().expect("a message");
     assert!(message.contains("9000") && message.contains("8192"), "{message}");
+}
+
+#[test]
+fn one_worker_alone_gives_what_two_give_together() {
+    let _turn = turn();
+    let Some((apart, _)) = shared() else { return };
+    let Some(alone) = System::start(&["--set", "gateway.disaggregate=never"], &[]) else { return };
+    for (salt, length) in [(200, 1), (201, 16), (202, 47), (203, 300)] {
+        let mut body = scored(&fresh_prompt(salt, length), 20);
+        for seed in [None, Some(7)] {
+            if let Some(seed) = seed {
+                body["temperature"] = 0.9.into();
+                body["seed"] = seed.into();
+            }
+            let texts = [apart, &alone].map(|system| {
+                let answer = block_on(ask(&system.base, "/v1/completions", &body));
+                answer["choices"][0]["text"].clone()
+            });
+            assert_eq!(texts[0], texts[1], "{body}");
+        }
+    }
 }
