@@ -15,7 +15,7 @@ use crate::console;
 const STOP_MARGIN: Duration = Duration::from_secs(3);
 
 /// What services log unless somebody chose: trouble, and how far the model is loaded.
-const QUIET: &str = "warn,engine::worker::boot=info";
+const QUIET: &str = "warn,wgpu_hal::gles=off,engine::worker::boot=info";
 const DEFAULT_NAME: &str = "SmolLM2-135M-Instruct";
 
 /// What will run.
