@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use chassis::SettingsArgs;
+use chassis::service::ServiceArgs;
 use clap::{Parser, Subcommand};
 
 use crate::chat::ChatArgs;
 use crate::doctor::DoctorArgs;
 use crate::fetch_model::FetchModelArgs;
 use crate::healthcheck::HealthcheckArgs;
-use crate::service::{ServiceArgs, ServiceKind};
+use crate::service::ServiceKind;
 use crate::status::StatusArgs;
 use crate::up::UpArgs;
 use crate::{chat, config, doctor, fetch_model, healthcheck, service, status, up};

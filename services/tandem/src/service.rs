@@ -1,17 +1,6 @@
 //! `tandem gateway`, `prefill`, `decode`, `kvstore`: one service in this process.
 
-use chassis::SettingsArgs;
-use chassis::tasks::{install_panic_hook, shutdown_signal};
-
-/// Flags of a service.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ServiceArgs {
-    #[command(flatten)]
-    settings: SettingsArgs,
-    /// End when standard input ends: whoever holds it open owns this process
-    #[arg(long)]
-    tethered: bool,
-}
+use chassis::service::ServiceArgs;
 
 /// Which service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +17,7 @@ pub(crate) enum ServiceKind {
 
 /// Runs it until told to stop.
 pub(crate) async fn run(kind: ServiceKind, args: ServiceArgs) -> anyhow::Result<()> {
-    let settings = args.settings.load()?.settings;
-    chassis::telemetry::init_logging(&settings.telemetry)?;
-    install_panic_hook();
-    let stop = shutdown_signal(args.tethered)?;
+    let (settings, stop) = args.start()?;
     match kind {
         ServiceKind::Gateway => gateway::run(settings, stop).await,
         ServiceKind::Prefill => prefill::run(settings, stop).await,
