@@ -53,6 +53,11 @@ impl Worker {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a job's key means here. A call of its own, so that no `match` on it holds the registry.
+    fn standing(&self, key: &RequestKey) -> registry::Standing {
+        self.registry().standing(key)
+    }
+
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }

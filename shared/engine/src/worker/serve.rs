@@ -40,7 +40,7 @@ fn accept(worker: &Worker, job: &Job, context: &Context) -> Result<(), Refusal> 
     if !worker.engine.alive() {
         return Err(Refusal::new(ErrorClass::Retry, "this worker's engine has ended"));
     }
-    match worker.registry().standing(&job.key) {
+    match worker.standing(&job.key) {
         Standing::Known => return Ok(()),
         Standing::Fenced(attempt) => {
             worker.metrics.fenced();
@@ -117,7 +117,7 @@ pub(super) async fn prompt_done(worker: Arc<Worker>, call: Call<PromptDone>) {
 /// Gives a request up.
 pub(super) async fn cancel(worker: Arc<Worker>, call: Call<Cancel>) {
     let Call { message: Cancel { key, reason }, responder, .. } = call;
-    let known = match worker.registry().standing(&key) {
+    let known = match worker.standing(&key) {
         Standing::Known => Some(key),
         Standing::New(older) => older,
         Standing::Fenced(_) => None,
