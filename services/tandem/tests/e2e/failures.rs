@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::fleet::{assert_at_rest, status, workers};
-use crate::harness::{Lines, System, block_on, free_port, shared, tandem, turn, wait_for};
+use crate::harness::{Lines, Needs, System, block_on, free_port, shared, tandem, turn, wait_for};
 use crate::http::{Stream, ask, get, text_of};
 use crate::processes::{service_below, tree_of};
 
@@ -89,6 +89,47 @@ fn decode_killed_in_mid_stream() {
 #[test]
 fn prefill_killed_in_mid_stream() {
     killed_in_mid_stream("prefill");
+}
+
+#[test]
+fn prefill_killed_before_the_first_token() {
+    let _turn = turn();
+    let Some(system) = System::start(&[], &[]) else { return };
+    // Long enough that the kill comes while it is being computed.
+    let prompt: Vec<u32> = (0..3000).map(|place| 1000 + (place * 7919) % 39_000).collect();
+    let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 8, "ignore_eos": true });
+    let victim = service_below(system.pid(), "prefill").expect("it runs");
+    let text = block_on(async {
+        let asking = ask(&system.base, "/v1/completions", &body);
+        tokio::pin!(asking);
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut asking).await;
+        assert!(early.is_err(), "the prompt was too short to kill anybody in the midst of it");
+        victim.kill();
+        asking.await["choices"][0]["text"].clone()
+    });
+    let again = block_on(ask(&system.base, "/v1/completions", &body));
+    assert_eq!(text, again["choices"][0]["text"]);
+    assert_at_rest(&system, RESTART_LIMIT);
+}
+
+#[test]
+fn a_model_that_cannot_be_read_ends_up_at_once() {
+    let _turn = turn();
+    let Some(_) = Needs::obtain() else { return };
+    let folder = tempfile::tempdir().expect("a directory");
+    let model = folder.path().join("broken.gguf");
+    std::fs::write(&model, b"GGUF\x03\0\0\0 and then nothing that makes sense").expect("written");
+    let listen = format!("127.0.0.1:{}", free_port());
+    let begun = Instant::now();
+    let output = tandem()
+        .args(["up", "--device", "cpu", "--listen", &listen, "--model"])
+        .arg(&model)
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(60), "it tried for {:?}", begun.elapsed());
+    assert!(said.contains("broken.gguf") && said.contains("before it was ever ready"), "{said}");
 }
 
 #[test]
