@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bus::Call;
@@ -21,6 +21,8 @@ use crate::stepper::{self, Engine, Loaded};
 
 /// KV bytes that may wait for the store, over all sequences.
 const UNSTORED_BYTES_MAX: usize = 64 << 20;
+/// How long the last step may take.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a request lives without a keep-alive.
 const LEASE_MS: u64 = 5_000;
 
@@ -95,6 +97,16 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     let planner = Planner::new(planner_limits, fingerprint, settings.worker.kv_pages as u32);
     let blocks_max = (UNSTORED_BYTES_MAX / info.block_bytes).clamp(16, 1024);
     Ok(Loaded { compute: model, planner, blocks_max, info })
+}
+
+/// Waits for the engine's thread, which ends with the last handle, after the step under way.
+pub(super) async fn join(thread: std::thread::JoinHandle<()>) {
+    let joined = tokio::task::spawn_blocking(move || thread.join());
+    match tokio::time::timeout(JOIN_TIMEOUT, joined).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(_) => tracing::error!("the engine's thread panicked"),
+        Err(_) => tracing::warn!("the engine is still in a step: leaving it"),
+    }
 }
 
 /// Serves `/health`, `/ready` and `/metrics`; gives the address.

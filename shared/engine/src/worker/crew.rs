@@ -19,6 +19,11 @@ impl Crew {
         tasks.spawn(task)
     }
 
+    /// Ends all tasks: they hold the worker that holds them.
+    pub(crate) fn abort(&self) {
+        self.lock().abort_all();
+    }
+
     /// Tasks that have not ended.
     pub(crate) fn running(&self) -> usize {
         let mut tasks = self.lock();

@@ -160,8 +160,12 @@ async fn serve(
     tasks.spawn("presence", presence::run(worker.clone(), state, stop));
     tracing::info!(worker = %worker.id, role = role.as_str(), "worker runs");
 
-    let drained = presence::drain(worker, stopped, settings.drain_timeout());
-    tasks.run_until(drained, settings.drain_timeout()).await
+    let drained = presence::drain(worker.clone(), stopped, settings.drain_timeout());
+    let served = tasks.run_until(drained, settings.drain_timeout()).await;
+    worker.crew.abort();
+    drop(worker);
+    boot::join(engine.thread).await;
+    served
 }
 
 /// Runs a part until it ends by itself, which is a failure, or the service stops.
