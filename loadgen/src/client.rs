@@ -61,6 +61,8 @@ pub struct ModelInfo {
 /// What one request sends besides its stamps.
 #[derive(Clone, Debug)]
 pub struct Call {
+    /// Which API it goes to.
+    pub endpoint: Endpoint,
     /// The JSON body.
     pub body: Bytes,
     /// W3C trace context.
@@ -159,7 +161,6 @@ impl Client {
     /// caller bounds the time; what is in `record` by then stays.
     pub async fn exchange(
         &self,
-        endpoint: Endpoint,
         call: Call,
         clock: Clock,
         live: &Live,
@@ -167,7 +168,7 @@ impl Client {
     ) -> Result<(), Failure> {
         let request = self
             .http
-            .post(format!("{}{}", self.base, endpoint.path()))
+            .post(format!("{}{}", self.base, call.endpoint.path()))
             .headers(self.headers.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(CONTENT_LENGTH, call.body.len())

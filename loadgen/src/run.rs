@@ -238,8 +238,12 @@ async fn request(job: Job, shared: Arc<Shared>) -> RequestRecord {
     shared.live.issued(record.lag_ns());
     let written = Written::default();
     let mut cancelled = shared.cancelled.clone();
-    let call =
-        job.body.map(|body| Call { body, traceparent: ids.traceparent, written: written.clone() });
+    let call = job.body.map(|body| Call {
+        endpoint: shared.options.endpoint,
+        body,
+        traceparent: ids.traceparent,
+        written: written.clone(),
+    });
     let sent = timeout_at(deadline, send(&shared, call, &mut record));
     let failure = tokio::select! {
         biased;
@@ -284,6 +288,5 @@ async fn send(
             })
         }
     };
-    let endpoint = shared.options.endpoint;
-    shared.client.exchange(endpoint, call, shared.clock, &shared.live, record).await
+    shared.client.exchange(call, shared.clock, &shared.live, record).await
 }

@@ -1,5 +1,7 @@
 //! Whole runs against a scripted server.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 mod mock;
 
 use std::path::Path;
@@ -300,10 +302,12 @@ async fn chat_prompts_are_text() {
     let arguments = "--endpoint chat --rate 200 --requests 4 --input-tokens 12 --output-tokens 2";
     let done = load(&mock, arguments).await.unwrap();
     assert_eq!(done.report["counts"]["completed"], 4, "{}", done.text);
-    let seen = mock.seen();
-    assert!(seen[0].head.starts_with("POST /v1/chat/completions"));
-    let text = seen[0].body["messages"][0]["content"].as_str().unwrap();
-    assert_eq!(text.split(' ').count(), 12);
+    {
+        let seen = mock.seen();
+        assert!(seen[0].head.starts_with("POST /v1/chat/completions"));
+        let text = seen[0].body["messages"][0]["content"].as_str().unwrap();
+        assert_eq!(text.split(' ').count(), 12);
+    }
     let wrong = load(&mock, &format!("{arguments} --prompt-as tokens")).await;
     assert!(format!("{:#}", wrong.err().unwrap()).contains("chat messages are text"));
 }

@@ -1,5 +1,7 @@
 //! Real traces: their statistics against figures computed elsewhere, and faithful prompts from them.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

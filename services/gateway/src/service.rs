@@ -44,7 +44,8 @@ pub async fn run(
     let telemetry = Telemetry::start(SERVICE, &instance, &settings.telemetry)?;
     let text = Arc::new(load_text(&settings).await?);
     info!(model = text.model(), address = %listener.local_addr()?, "listening");
-    let served = serve(&settings, &instance, listener, text, telemetry.tracer(), stop).await;
+    let front = Front { listener, text, tracer: telemetry.tracer() };
+    let served = serve(&settings, &instance, front, stop).await;
     telemetry.shutdown(FLUSH_TIMEOUT).await;
     served
 }
@@ -59,12 +60,17 @@ async fn load_text(settings: &Settings) -> anyhow::Result<Text> {
     tokio::task::spawn_blocking(open).await?
 }
 
-async fn serve(
-    settings: &Settings,
-    instance: &str,
+/// What is there before NATS is.
+struct Front {
     listener: TcpListener,
     text: Arc<Text>,
     tracer: Tracer,
+}
+
+async fn serve(
+    settings: &Settings,
+    instance: &str,
+    Front { listener, text, tracer }: Front,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let mut registry = chassis::metrics::registry(SERVICE);

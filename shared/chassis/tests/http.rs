@@ -1,5 +1,7 @@
 //! Health endpoints over real HTTP, and serving that finishes what it began.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use std::time::Duration;
 
 use chassis::Tasks;

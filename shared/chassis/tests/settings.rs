@@ -1,5 +1,7 @@
 //! Settings: which source wins, what each value remembers, and how mistakes are explained.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use std::path::{Path, PathBuf};
 
 use chassis::settings::{Effective, Flag, Settings, SettingsArgs, SettingsError, Sources, load};

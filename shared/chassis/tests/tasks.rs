@@ -1,5 +1,7 @@
 //! Owned tasks: early ends are named, stopping is bounded, signals and a cut tether stop.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use std::future::pending;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! The step loop with a model that computes nothing: its next token depends on all tokens so far,
 //! read back from the pages that the loop gave it, so that a wrong page is a wrong answer.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

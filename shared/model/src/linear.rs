@@ -25,7 +25,7 @@ impl Linear {
         let [rows, _] = x.dims();
         if self.is_cpu && rows == 1 {
             let pair = Tensor::cat(vec![x.clone(), x], 0);
-            return pair.matmul(self.weight.clone()).slice([0..1]);
+            return pair.matmul(self.weight.clone()).slice([0..1, 0..self.weight.dims()[1]]);
         }
         x.matmul(self.weight.clone())
     }

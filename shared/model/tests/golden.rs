@@ -1,5 +1,11 @@
 //! SmolLM2 against a reference computed in double precision from the same file.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "what helps a test may fail like a test"
+)]
+
 mod support;
 
 use model::sampling::{argmax, logprobs};

@@ -1,5 +1,11 @@
 //! A tiny random Llama on both devices, against the formula and against itself.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "what helps a test may fail like a test"
+)]
+
 mod support;
 
 use model::{BLOCK_TOKENS, Model, StepError, Wanted};

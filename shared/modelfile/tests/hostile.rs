@@ -1,5 +1,7 @@
 //! Damaged and hostile files give an error, never a panic and never a large allocation.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use modelfile::fixture::TinyLlama;
 use modelfile::write::{self, Value};
 use modelfile::{DType, ModelFile, TensorData};

@@ -1,6 +1,8 @@
 //! The bytes of every message on the wire. A change here breaks workers and gateways of different
 //! versions that share a bus: change the version in the subjects with it.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use std::fmt::Write as _;
 
 use protocol::control::MissedReply;

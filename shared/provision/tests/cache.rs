@@ -1,5 +1,7 @@
 //! Fetching: checked before use, whole or not at all, once only.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,6 @@
 //! A tethered process ends with its owner, however the owner ends.
+
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 #![cfg(target_os = "linux")]
 
 use std::io::{BufRead as _, BufReader};

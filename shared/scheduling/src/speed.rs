@@ -32,13 +32,13 @@ impl SpeedFit {
         let px: [f64; DIMENSIONS] = std::array::from_fn(|row| dot(&self.covariance[row], &x));
         let gain_scale = FORGETTING + dot(&x, &px);
         let error = step_us - dot(&self.weights, &x);
-        for row in 0..DIMENSIONS {
-            self.weights[row] += px[row] / gain_scale * error;
+        for (weight, px) in self.weights.iter_mut().zip(px) {
+            *weight += px / gain_scale * error;
         }
-        for row in 0..DIMENSIONS {
-            for column in 0..DIMENSIONS {
-                let reduced = self.covariance[row][column] - px[row] * px[column] / gain_scale;
-                self.covariance[row][column] = (reduced / FORGETTING).clamp(-1e9, 1e9);
+        for (row, px_row) in self.covariance.iter_mut().zip(px) {
+            for (entry, px_column) in row.iter_mut().zip(px) {
+                let reduced = *entry - px_row * px_column / gain_scale;
+                *entry = (reduced / FORGETTING).clamp(-1e9, 1e9);
             }
         }
         self.steps += 1;

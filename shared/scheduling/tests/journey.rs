@@ -1,5 +1,7 @@
 //! A request's way through a cluster that loses, repeats and reorders whatever it likes.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use proptest::prelude::*;
 use protocol::control::MissedReply;
 use protocol::{

@@ -1,5 +1,7 @@
 //! The planner as the engine drives it, with a model that needs no arithmetic.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use proptest::prelude::*;
 use protocol::{
     Attempt, FileDigest, Finish, ModelFingerprint, RequestId, RequestKey, Scope, Stopping,

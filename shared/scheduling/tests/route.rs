@@ -1,5 +1,7 @@
 //! Where requests go, and that every placement explains itself.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -60,10 +60,12 @@ impl Table {
         let entries = self.entries();
         let mut unknown = 0;
         for (request, input) in inputs {
-            match entries.get(&request).map(|entry| entry.inbox.try_send(input)) {
-                Some(Ok(())) => {}
-                Some(Err(error)) => tracing::debug!(%request, %error, "input dropped"),
-                None => unknown += 1,
+            let Some(entry) = entries.get(&request) else {
+                unknown += 1;
+                continue;
+            };
+            if let Err(error) = entry.inbox.try_send(input) {
+                tracing::debug!(%request, %error, "input dropped");
             }
         }
         unknown

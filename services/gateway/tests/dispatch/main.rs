@@ -1,5 +1,7 @@
 //! The dispatcher over a real nats-server, with workers that keep the protocol and lack a model.
 
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
 mod worker;
 
 use std::collections::BTreeSet;

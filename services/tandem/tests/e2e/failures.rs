@@ -58,7 +58,7 @@ fn killed_in_mid_stream(kind: &str) {
     match failure {
         // Never a wrong token, even in a stream that could not be finished.
         Some(message) => {
-            println!("{kind} killed: the stream ended with {message:?}");
+            eprintln!("{kind} killed: the stream ended with {message:?}");
             assert!(!message.is_empty() && expected.starts_with(&text), "{text:?}");
         }
         None => assert_eq!(text, expected),

@@ -196,9 +196,9 @@ impl Settings {
 
     /// Settings with every optional value present: they show the type of each key.
     pub(super) fn filled() -> Self {
-        let mut settings = Self::default();
-        settings.model =
+        let model =
             ModelSettings { path: Some(PathBuf::from("model.gguf")), name: Some(String::new()) };
+        let mut settings = Self { model, ..Self::default() };
         settings.worker.prefill_share = Some(1.0);
         settings.telemetry.otlp_endpoint = Some(String::new());
         settings
