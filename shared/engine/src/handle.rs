@@ -43,7 +43,23 @@ impl Extras {
     }
 }
 
-/// What shell and step loop share.
+/// What shell and step loop share, behind its lock.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Mutex<State>>);
+
+impl Shared {
+    pub(crate) fn new(planner: Planner) -> Self {
+        let state = State { planner, extras: BTreeMap::new(), speed: SpeedFit::default() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic aborts the process (chassis), so a poisoned lock only occurs in tests.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The planner and what goes with it.
 pub(crate) struct State {
     pub(crate) planner: Planner,
     pub(crate) extras: BTreeMap<RequestKey, Extras>,
@@ -73,7 +89,7 @@ pub struct EngineGone(&'static str);
 /// A cheap handle on the step loop.
 #[derive(Clone)]
 pub struct EngineHandle {
-    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) shared: Shared,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) alive: Arc<AtomicBool>,
 }
@@ -82,7 +98,7 @@ impl EngineHandle {
     /// Takes a sequence, or says at once why not.
     pub fn submit(&self, new: NewSequence, extras: Extras, now_ms: u64) -> Result<(), Refusal> {
         {
-            let mut state = self.lock();
+            let mut state = self.shared.lock();
             let key = new.key;
             state.planner.submit(new, now_ms)?;
             state.extras.entry(key).or_insert(extras);
@@ -94,7 +110,7 @@ impl EngineHandle {
     /// Gives a sequence up: its pages are free at once, a step under way ignores it. True when it
     /// was here.
     pub fn cancel(&self, key: &RequestKey) -> bool {
-        let mut state = self.lock();
+        let mut state = self.shared.lock();
         state.extras.remove(key);
         let was_here = state.planner.retire(key).is_some();
         drop(state);
@@ -104,7 +120,7 @@ impl EngineHandle {
 
     /// Renews leases; gives back the keys that are not here.
     pub fn keep(&self, keys: &[RequestKey], now_ms: u64) -> Vec<RequestKey> {
-        let mut state = self.lock();
+        let mut state = self.shared.lock();
         keys.iter().filter(|key| !state.planner.keep(key, now_ms)).copied().collect()
     }
 
@@ -135,24 +151,19 @@ impl EngineHandle {
 
     /// Names of the full blocks of a sequence.
     pub fn names(&self, key: &RequestKey) -> Vec<protocol::BlockHash> {
-        let state = self.lock();
+        let state = self.shared.lock();
         state.planner.sequence(key).map(|sequence| sequence.names().to_vec()).unwrap_or_default()
     }
 
     /// Pool, load and speed, for presence and metrics.
     pub fn report(&self) -> (PoolState, Load, Speed) {
-        let state = self.lock();
+        let state = self.shared.lock();
         (state.planner.pool_state(), state.planner.load(), state.speed.speed())
     }
 
     /// False once the step loop has ended.
     pub fn alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic aborts the process (chassis), so a poisoned lock only occurs in tests.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A full command queue wakes the loop anyway.

@@ -1,8 +1,7 @@
 //! The step loop: plan, compute, commit, on the one thread that owns the model.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -13,12 +12,11 @@ use protocol::{
 use scheduling::planner::{Logits, Outcome, Planner, Row};
 use scheduling::pool::Page;
 use scheduling::sequence::Part;
-use scheduling::speed::SpeedFit;
 use tokio::sync::mpsc;
 
 use crate::compute::{Compute, ComputeError};
 use crate::events::{BlockEvent, StepEvent};
-use crate::handle::{COMMANDS_MAX, Command, EngineHandle, Extras, State};
+use crate::handle::{COMMANDS_MAX, Command, EngineHandle, Extras, Shared};
 
 /// Steps' events that wait for the shell.
 const STEP_EVENTS_MAX: usize = 1024;
@@ -70,11 +68,11 @@ pub fn start<C: Compute, I: Send + 'static>(
                 let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
                 let (steps_out, steps) = mpsc::channel(STEP_EVENTS_MAX);
                 let (blocks_out, blocks) = mpsc::channel(blocks_max);
-                let state = State { planner, extras: BTreeMap::new(), speed: SpeedFit::default() };
-                let state = Arc::new(Mutex::new(state));
+                // The loop shares the state only: it must not keep its own inbox open.
+                let shared = Shared::new(planner);
                 let alive = Arc::new(AtomicBool::new(true));
-                let handle = EngineHandle { state: state.clone(), commands, alive: alive.clone() };
-                let shared = Shared { state };
+                let handle =
+                    EngineHandle { shared: shared.clone(), commands, alive: alive.clone() };
                 if ready.send(Ok((handle, steps, blocks, info))).is_ok() {
                     Stepper { compute, shared, inbox, steps_out, blocks_out, failed_steps: 0 }
                         .run();
@@ -87,17 +85,6 @@ pub fn start<C: Compute, I: Send + 'static>(
         .recv()
         .map_err(|_| ComputeError("the engine thread ended while loading".to_owned()))??;
     Ok(Engine { handle, steps, blocks, info, thread })
-}
-
-/// The loop's side of what it shares with the handles; it must not keep its own inbox open.
-struct Shared {
-    state: Arc<Mutex<State>>,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct Stepper<C> {

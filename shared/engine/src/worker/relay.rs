@@ -56,7 +56,7 @@ fn take(worker: &Arc<Worker>, event: StepEvent) -> Option<(GatewayId, Event)> {
             let sent = SystemTime::now();
             let sent_us = sent.duration_since(UNIX_EPOCH).map_or(0, |at| at.as_micros() as u64);
             let event = TokenEvent { key, index, token, logprob, finish, opening, sent_us };
-            let (gateway, over) = {
+            let (gateway, prefill) = {
                 let mut registry = worker.registry();
                 let entry = registry.get_mut(&key).filter(|entry| entry.ended.is_none())?;
                 let first = entry.marks.first_token.is_none();
@@ -72,14 +72,18 @@ fn take(worker: &Arc<Worker>, event: StepEvent) -> Option<(GatewayId, Event)> {
                 } else if let Some(finish) = event.finish {
                     stages::finished(entry, finish, index + 1, sent);
                 }
-                (entry.gateway.clone(), !prefill && event.finish.is_some())
+                let gateway = entry.gateway.clone();
+                if !prefill && event.finish.is_some() {
+                    registry.end(&key, Instant::now());
+                }
+                (gateway, prefill)
             };
-            if over {
-                worker.registry().end(&key, Instant::now());
+            if prefill {
+                // The last block may have been stored before its token was relayed.
+                worker.hand_over_when_stored(&key);
             }
-            // The last block may have been stored before its token was relayed.
-            worker.hand_over_when_stored(&key);
-            if over || event.opening.is_some() {
+            // A preempted sequence may have read under a lease again after its first token.
+            if event.opening.is_some() || (!prefill && event.finish.is_some()) {
                 worker.release_lease(key);
             }
             Some((gateway, Event::Token(event)))
