@@ -1,6 +1,6 @@
 //! What the step loop needs of a model; tests and free engines implement it too.
 
-use model::{BatchSequence, Logits, Model};
+use model::{BatchSequence, Model, StepOutput};
 
 /// Why a step or a block transfer failed.
 #[derive(Debug, thiserror::Error)]
@@ -9,8 +9,12 @@ pub struct ComputeError(pub String);
 
 /// A model with its KV pages, owned by one thread.
 pub trait Compute: 'static {
-    /// Computes one mixed batch.
-    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Vec<Logits>, ComputeError>;
+    /// Computes one mixed batch; `out` gets what each sequence wants, in the order of the batch.
+    fn forward(
+        &mut self,
+        batch: &[BatchSequence<'_>],
+        out: &mut StepOutput,
+    ) -> Result<(), ComputeError>;
     /// Copies the first `filled` tokens of a page out; the rest of the block is zero.
     fn export_block(&mut self, page: u32, filled: u32) -> Result<Vec<u8>, ComputeError>;
     /// Copies a block into a page.
@@ -18,8 +22,12 @@ pub trait Compute: 'static {
 }
 
 impl Compute for Model {
-    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Vec<Logits>, ComputeError> {
-        Model::forward(self, batch).map_err(|error| ComputeError(error.to_string()))
+    fn forward(
+        &mut self,
+        batch: &[BatchSequence<'_>],
+        out: &mut StepOutput,
+    ) -> Result<(), ComputeError> {
+        Model::forward(self, batch, out).map_err(|error| ComputeError(error.to_string()))
     }
 
     fn export_block(&mut self, page: u32, filled: u32) -> Result<Vec<u8>, ComputeError> {

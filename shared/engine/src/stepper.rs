@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use model::{BatchSequence, Logits as LogitRows, Wanted, sampling};
+use model::{BatchSequence, RowOutput, StepOutput, Wanted, sampling};
 use protocol::{
     BLOCK_TOKENS, BlockHash, ErrorClass, Opening, Refusal, RequestKey, TokenId, TokenLogprob,
 };
@@ -183,12 +183,13 @@ impl<C: Compute> Stepper<C> {
         }
         let started = Instant::now();
         let batch: Vec<BatchSequence<'_>> = prepared.iter().map(batch_row).collect();
-        let computed = self.compute.forward(&batch);
+        let mut output = StepOutput::default();
+        let computed = self.compute.forward(&batch, &mut output);
         drop(batch);
         match computed {
-            Ok(logits) => {
+            Ok(()) => {
                 self.failed_steps = 0;
-                self.finish_step(prepared, logits, started);
+                self.finish_step(prepared, &output, started);
             }
             Err(error) => {
                 self.failed_steps += 1;
@@ -233,9 +234,9 @@ impl<C: Compute> Stepper<C> {
         (events, prepared)
     }
 
-    fn finish_step(&mut self, prepared: Vec<Prepared>, logits: Vec<LogitRows>, started: Instant) {
+    fn finish_step(&mut self, prepared: Vec<Prepared>, output: &StepOutput, started: Instant) {
         let chosen: Vec<Option<(TokenId, Option<TokenLogprob>)>> =
-            prepared.iter().zip(&logits).map(|(row, logits)| choose(row, logits)).collect();
+            prepared.iter().enumerate().map(|(index, row)| choose(row, output, index)).collect();
         let (prefill, decode) = count(&prepared);
         let step_us = started.elapsed().as_secs_f64() * 1e6;
         let mut events = Vec::new();
@@ -244,11 +245,11 @@ impl<C: Compute> Stepper<C> {
             let mut state = self.shared.lock();
             let state = &mut *state;
             state.speed.observe(prefill, decode, step_us);
-            for ((row, logits), chosen) in prepared.iter().zip(&logits).zip(chosen) {
+            for (index, (row, chosen)) in prepared.iter().zip(chosen).enumerate() {
                 let token = chosen.as_ref().map(|chosen| chosen.0);
                 let Some(outcome) = state.planner.commit(&row.row, token) else { continue };
                 if let Some(extras) = state.extras.get_mut(&row.row.key) {
-                    score_prompt(row, logits, extras);
+                    score_prompt(row, output, index, extras);
                     events.extend(token_event(&state.planner, row, extras, chosen, &outcome));
                 }
                 outcomes.push((row.row.key, outcome));
@@ -340,9 +341,16 @@ fn count(prepared: &[Prepared]) -> (u32, u32) {
 
 /// Chooses the next token from a row's last logits, if the row ends what is known and one is
 /// wanted.
-fn choose(row: &Prepared, logits: &LogitRows) -> Option<(TokenId, Option<TokenLogprob>)> {
+fn choose(
+    row: &Prepared,
+    output: &StepOutput,
+    index: usize,
+) -> Option<(TokenId, Option<TokenLogprob>)> {
     let ends = row.row.start + row.row.count == row.tokens.len();
-    let last = logits.0.last().filter(|_| ends && row.row.logits != Logits::None)?;
+    if !ends {
+        return None;
+    }
+    let RowOutput::Whole(last) = output.sequence(index).next_back()? else { return None };
     if row.wants_no_token {
         return None;
     }
@@ -360,15 +368,16 @@ fn logprob(logits: &[f32], token: TokenId, top: u8) -> TokenLogprob {
 }
 
 /// Collects the log-probabilities of prompt tokens: row `i` predicts token `i + 1`.
-fn score_prompt(row: &Prepared, logits: &LogitRows, extras: &mut Extras) {
+fn score_prompt(row: &Prepared, output: &StepOutput, index: usize, extras: &mut Extras) {
     let Some(top) = extras.prompt_logprobs.filter(|_| row.row.logits == Logits::All) else {
         return;
     };
     if extras.scored.is_empty() {
         extras.scored.push(None);
     }
-    for (offset, logits) in logits.0.iter().enumerate() {
+    for (offset, scored) in output.sequence(index).enumerate() {
         let predicted = row.row.start + offset + 1;
+        let RowOutput::Whole(logits) = scored else { continue };
         if predicted < row.prompt_tokens && predicted == extras.scored.len() {
             extras.scored.push(Some(logprob(logits, row.tokens[predicted], top)));
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use engine::compute::ComputeError;
 use engine::stepper::unix_ms;
 use engine::{BlockEvent, Compute, Engine, Extras, Loaded, StepEvent};
-use model::{BatchSequence, Logits, Wanted};
+use model::{BatchSequence, StepOutput, Wanted};
 use protocol::{
     Attempt, ErrorClass, FileDigest, Finish, ModelFingerprint, RequestId, RequestKey, Sampling,
     Scope, Stopping,
@@ -31,31 +31,34 @@ fn next_token(tokens: impl Iterator<Item = u32>) -> u32 {
 }
 
 impl Compute for Tape {
-    fn forward(&mut self, batch: &[BatchSequence<'_>]) -> Result<Vec<Logits>, ComputeError> {
+    fn forward(
+        &mut self,
+        batch: &[BatchSequence<'_>],
+        out: &mut StepOutput,
+    ) -> Result<(), ComputeError> {
+        out.clear(VOCABULARY);
         if self.fail {
             return Err(ComputeError("out of order".into()));
         }
-        let mut all = Vec::new();
         for row in batch {
-            let mut logits = Vec::new();
+            let mut rows = 0;
             for (offset, token) in row.tokens.iter().enumerate() {
                 let at = row.position + offset;
                 self.pages[row.pages[at / 16] as usize][at % 16] = *token;
                 let wanted = match row.logits {
                     Wanted::None => false,
-                    Wanted::Last => offset + 1 == row.tokens.len(),
+                    Wanted::Top(_) | Wanted::Last => offset + 1 == row.tokens.len(),
                     Wanted::All => true,
                 };
                 if wanted {
                     let seen = (0..=at).map(|at| self.pages[row.pages[at / 16] as usize][at % 16]);
-                    let mut one = vec![0.0; VOCABULARY];
-                    one[next_token(seen) as usize] = 9.0;
-                    logits.push(one);
+                    out.push_whole()[next_token(seen) as usize] = 9.0;
+                    rows += 1;
                 }
             }
-            all.push(Logits(logits));
+            out.end_sequence(rows);
         }
-        Ok(all)
+        Ok(())
     }
 
     fn export_block(&mut self, page: u32, filled: u32) -> Result<Vec<u8>, ComputeError> {

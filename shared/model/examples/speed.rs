@@ -1,7 +1,7 @@
 //! Prints how fast a model computes: `speed MODEL [device] [threads]`.
 #![allow(clippy::print_stdout, reason = "an example that reports to its user")]
 
-use model::{BatchSequence, DeviceChoice, Model, ModelLimits, Wanted};
+use model::{BatchSequence, DeviceChoice, Model, ModelLimits, StepOutput, Wanted};
 use modelfile::ModelFile;
 use std::error::Error;
 use std::path::Path;
@@ -48,7 +48,7 @@ fn prefill(model: &mut Model, length: usize) -> Result<Duration, Box<dyn Error>>
     let started = Instant::now();
     let sequence =
         BatchSequence { tokens: &tokens, position: 0, pages: &pages, logits: Wanted::Last };
-    model.forward(&[sequence])?;
+    model.forward(&[sequence], &mut StepOutput::default())?;
     Ok(started.elapsed())
 }
 
@@ -69,7 +69,7 @@ fn decode(model: &mut Model, batch: usize, steps: usize) -> Result<Duration, Box
                 logits: Wanted::Last,
             })
             .collect();
-        model.forward(&sequences)?;
+        model.forward(&sequences, &mut StepOutput::default())?;
     }
     Ok(started.elapsed())
 }

@@ -26,14 +26,16 @@ pub struct BatchSequence<'a> {
     pub logits: Wanted,
 }
 
-/// The tokens of a sequence after which logits are wanted.
+/// What the head is to tell of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// None: a chunk in the middle of a prompt.
     None,
-    /// After the last token.
+    /// The so many most likely tokens after the last token; 1 or more.
+    Top(usize),
+    /// All logits after the last token.
     Last,
-    /// After every token.
+    /// All logits after every token.
     All,
 }
 
@@ -111,7 +113,7 @@ impl Batch {
             let rows = first..first + sequence.tokens.len();
             let skipped = match sequence.logits {
                 Wanted::None => rows.len(),
-                Wanted::Last => rows.len() - 1,
+                Wanted::Top(_) | Wanted::Last => rows.len() - 1,
                 Wanted::All => 0,
             };
             batch.wanted_each.push(rows.len() - skipped);

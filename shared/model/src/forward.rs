@@ -7,7 +7,8 @@ use crate::error::{LoadError, StepError};
 use crate::kv::{KvPool, device_error};
 use crate::llama::Llama;
 use crate::load::Loader;
-use crate::{BLOCK_TOKENS, kv};
+use crate::output::StepOutput;
+use crate::{BLOCK_TOKENS, Wanted, kv, sampling};
 use burn::tensor::{DType, Tensor, TensorData};
 use modelfile::{Family, ModelFile, ModelSpec};
 
@@ -32,10 +33,6 @@ pub(crate) trait Decoder: Send {
     /// - returns `[rows, vocab]`
     fn logits(&self, x: Tensor<2>) -> Tensor<2>;
 }
-
-/// Logits of one sequence: a row over the vocabulary for every position that was wanted.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Logits(pub Vec<Vec<f32>>);
 
 /// A model on a device, with its KV pool; one thread owns it.
 pub struct Model {
@@ -106,23 +103,36 @@ impl Model {
     }
 
     /// Makes one step: every sequence's tokens are computed, their K and V stored in its pages, and
-    /// the logits it wants returned, in the order of `batch`.
-    pub fn forward(&mut self, batch: &[BatchSequence]) -> Result<Vec<Logits>, StepError> {
-        let mut batch = Batch::new(batch, &self.spec, self.kv.pages())?;
-        if batch.tokens.is_empty() {
-            return Ok(Vec::new());
+    /// what it wants told in `out`, in the order of `batch`.
+    pub fn forward(
+        &mut self,
+        batch: &[BatchSequence],
+        out: &mut StepOutput,
+    ) -> Result<(), StepError> {
+        out.clear(self.spec.vocab);
+        let mut prepared = Batch::new(batch, &self.spec, self.kv.pages())?;
+        if prepared.tokens.is_empty() {
+            return Ok(());
         }
         let rows = match self.threads.take() {
             Some(threads) => {
-                let rows = threads.install(|| self.compute(&mut batch));
+                let rows = threads.install(|| self.compute(&mut prepared));
                 self.threads = Some(threads);
                 rows?
             }
-            None => self.compute(&mut batch)?,
+            None => self.compute(&mut prepared)?,
         };
-        let mut rows = rows.chunks_exact(self.spec.vocab).map(<[f32]>::to_vec);
-        let each = batch.wanted_each.iter();
-        Ok(each.map(|&count| Logits(rows.by_ref().take(count).collect())).collect())
+        let mut rows = rows.chunks_exact(self.spec.vocab);
+        for (sequence, &count) in batch.iter().zip(&prepared.wanted_each) {
+            for row in rows.by_ref().take(count) {
+                match sequence.logits {
+                    Wanted::Top(top) => out.push_top(&sampling::top(row, top)),
+                    _ => out.push_whole().copy_from_slice(row),
+                }
+            }
+            out.end_sequence(count);
+        }
+        Ok(())
     }
 
     /// The wanted rows of logits, one after the other.

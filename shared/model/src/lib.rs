@@ -15,12 +15,15 @@ mod kv;
 mod linear;
 mod llama;
 mod load;
+pub mod ops;
+mod output;
 pub mod sampling;
 
 pub use batch::{BatchSequence, Wanted};
 pub use device::{DeviceChoice, ParseDeviceError, ResolvedDevice};
 pub use error::{LoadError, StepError};
-pub use forward::{Logits, Model, ModelLimits};
+pub use forward::{Model, ModelLimits};
+pub use output::{Candidate, RowOutput, StepOutput};
 
 /// Tokens in one page of the KV pool, and in one block on the wire.
 pub const BLOCK_TOKENS: usize = 16;

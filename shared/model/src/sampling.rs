@@ -67,6 +67,18 @@ pub fn logprobs(logits: &[f32], token: u32, top: usize) -> (f32, Vec<(u32, f32)>
     (own, ranked.collect())
 }
 
+/// The `count` most likely tokens with their logits, falling, ties by id.
+pub fn top(logits: &[f32], count: usize) -> Vec<crate::Candidate> {
+    if count == 1 {
+        let best = argmax(logits);
+        return vec![(best, logits[best as usize])];
+    }
+    let mut weighted: Vec<Weighted> =
+        (0u32..).zip(logits).map(|(id, &logit)| (id, f64::from(logit))).collect();
+    keep_most_likely(&mut weighted, count);
+    weighted.into_iter().map(|(id, logit)| (id, logit as f32)).collect()
+}
+
 /// The index of the largest value, the lowest of equals; values that are no number count as least.
 pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;

@@ -12,7 +12,7 @@ use model::sampling::{argmax, logprobs};
 use model::{BatchSequence, Model, Wanted};
 use modelfile::ModelFile;
 use serde::Deserialize;
-use support::{Fed, difference, load};
+use support::{Fed, difference, forward, load};
 
 /// A choice closer than this between the reference's first and second may go either way.
 const MARGIN: f32 = 0.05;
@@ -111,13 +111,13 @@ fn check_forced(model: &mut Model, device: &str) {
         .collect();
     let batch: Vec<BatchSequence> =
         fed.iter().zip(&cases).map(|(f, c)| f.next(c.prompt_ids.len(), Wanted::Last)).collect();
-    let first = model.forward(&batch).unwrap();
+    let first = forward(model, &batch);
     fed.iter_mut().zip(&cases).for_each(|(f, c)| f.done = c.prompt_ids.len());
     let batch: Vec<BatchSequence> =
         fed.iter().map(|f| f.next(f.tokens.len() - f.done, Wanted::All)).collect();
-    let rest = model.forward(&batch).unwrap();
+    let rest = forward(model, &batch);
     for ((case, first), rest) in cases.iter().zip(first).zip(rest) {
-        let rows: Vec<Vec<f32>> = first.0.into_iter().chain(rest.0).collect();
+        let rows: Vec<Vec<f32>> = first.into_iter().chain(rest).collect();
         let off = case.check(&rows, device);
         println!(
             "{device} {:<12} {:>3} steps, log-probabilities within {off:.4}",
@@ -224,7 +224,7 @@ fn cpu_gives_the_same_bits_in_any_company() {
             let mut batch: Vec<BatchSequence> =
                 fed.iter().map(|f| f.next(1, Wanted::Last)).collect();
             batch.push(neighbour.next(count, Wanted::None));
-            rows.extend(model.forward(&batch).unwrap().remove(company as usize).0);
+            rows.extend(forward(&mut model, &batch).remove(company as usize));
             fed.iter_mut().for_each(|fed| fed.done += 1);
             neighbour.done += count;
         }

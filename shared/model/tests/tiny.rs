@@ -8,11 +8,11 @@
 
 mod support;
 
-use model::{BLOCK_TOKENS, Model, StepError, Wanted};
+use model::{BLOCK_TOKENS, Model, StepError, StepOutput, Wanted};
 use modelfile::fixture::TinyLlama;
 use modelfile::{ModelFile, ModelFileError};
 use support::naive::Naive;
-use support::{Fed, difference, load, some_tokens};
+use support::{Fed, difference, forward, load, some_tokens};
 
 const DEVICES: [&str; 2] = ["cpu", "wgpu"];
 /// Logits of the tiny model are within about 3 of zero; its KV is f16.
@@ -117,10 +117,10 @@ fn company_changes_nothing() {
                     fed[index].next(plan[index], if prompt { Wanted::None } else { Wanted::Last })
                 })
                 .collect();
-            let mut rows = model.forward(&batch).unwrap().into_iter();
+            let mut rows = forward(model, &batch).into_iter();
             for index in 0..fed.len() {
                 if plan[index] > 0 {
-                    together[index].extend(rows.next().unwrap().0);
+                    together[index].extend(rows.next().unwrap());
                     fed[index].done += plan[index];
                 }
             }
@@ -193,14 +193,15 @@ fn unfilled_places_of_an_exported_page_are_zero() {
 fn what_cannot_be_done_is_refused() {
     on_devices(|model, _| {
         let fed = Fed::new(&[1, 2], [64]);
-        let outside = model.forward(&[fed.next(2, Wanted::Last)]).unwrap_err();
+        let outside =
+            model.forward(&[fed.next(2, Wanted::Last)], &mut StepOutput::default()).unwrap_err();
         assert!(matches!(outside, StepError::UnknownPage { page: 64, pages: 64 }), "{outside}");
         assert!(matches!(model.export_block(64, 1), Err(StepError::UnknownPage { .. })));
         assert!(matches!(model.export_block(1, 0), Err(StepError::Filled { filled: 0 })));
         assert!(matches!(model.export_block(1, 17), Err(StepError::Filled { filled: 17 })));
         let block = vec![0; model.block_bytes() + 1];
         assert!(matches!(model.import_block(1, &block), Err(StepError::BlockBytes { .. })));
-        assert!(model.forward(&[]).unwrap().is_empty());
+        assert!(forward(model, &[]).is_empty());
     });
 }
 

@@ -3,7 +3,7 @@
 
 pub(crate) mod naive;
 
-use model::{BatchSequence, DeviceChoice, Logits, Model, ModelLimits, Wanted};
+use model::{BatchSequence, DeviceChoice, Model, ModelLimits, RowOutput, StepOutput, Wanted};
 use modelfile::ModelFile;
 
 /// The device named, loaded with `file`, or nothing where this machine has no such device.
@@ -40,15 +40,26 @@ impl Fed {
         count: usize,
         logits: Wanted,
     ) -> Vec<Vec<f32>> {
-        let mut out = model.forward(&[self.next(count, logits)]).unwrap();
+        let mut out = forward(model, &[self.next(count, logits)]);
         self.done += count;
-        out.pop().map(|Logits(rows)| rows).unwrap()
+        out.pop().unwrap()
     }
 
     /// Feeds all that is left alone, wanting every row.
     pub(crate) fn feed_rest(&mut self, model: &mut Model) -> Vec<Vec<f32>> {
         self.feed(model, self.tokens.len() - self.done, Wanted::All)
     }
+}
+
+/// The rows of logits of every sequence of a batch.
+pub(crate) fn forward(model: &mut Model, batch: &[BatchSequence]) -> Vec<Vec<Vec<f32>>> {
+    let mut out = StepOutput::default();
+    model.forward(batch, &mut out).unwrap();
+    let row = |row: RowOutput| match row {
+        RowOutput::Whole(logits) => logits.to_vec(),
+        RowOutput::Top(_) => panic!("whole rows were wanted"),
+    };
+    (0..batch.len()).map(|index| out.sequence(index).map(row).collect()).collect()
 }
 
 /// Largest difference of two equally long lists of rows.

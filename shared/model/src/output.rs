@@ -1,0 +1,83 @@
+//! What a step tells of each sequence; kept by the caller and filled again every step.
+
+/// A token and its logit.
+pub type Candidate = (u32, f32);
+
+/// Results of one step. Filling it again does not allocate once it has grown.
+#[derive(Clone, Debug, Default)]
+pub struct StepOutput {
+    vocab: usize,
+    logits: Vec<f32>,
+    candidates: Vec<Candidate>,
+    rows: Vec<Row>,
+    /// End of each sequence's part of `rows`.
+    ends: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Row {
+    /// Start within `candidates`, and how many.
+    Top(usize, usize),
+    /// Which row of `logits`.
+    Whole(usize),
+}
+
+/// What was wanted of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RowOutput<'a> {
+    /// The most likely tokens, falling, ties by id.
+    Top(&'a [Candidate]),
+    /// The logit of every token.
+    Whole(&'a [f32]),
+}
+
+impl StepOutput {
+    /// Empties it for a model with `vocab` tokens.
+    pub fn clear(&mut self, vocab: usize) {
+        self.vocab = vocab;
+        self.logits.clear();
+        self.candidates.clear();
+        self.rows.clear();
+        self.ends.clear();
+    }
+
+    /// Adds a row of candidates.
+    pub fn push_top(&mut self, candidates: &[Candidate]) {
+        self.rows.push(Row::Top(self.candidates.len(), candidates.len()));
+        self.candidates.extend_from_slice(candidates);
+    }
+
+    /// Adds a row of logits, to be written by the caller.
+    pub fn push_whole(&mut self) -> &mut [f32] {
+        let start = self.logits.len();
+        self.rows.push(Row::Whole(start / self.vocab.max(1)));
+        self.logits.resize(start + self.vocab, 0.0);
+        &mut self.logits[start..]
+    }
+
+    /// Says that the next sequence has the next `rows` rows.
+    pub fn end_sequence(&mut self, rows: usize) {
+        let start = self.ends.last().copied().unwrap_or(0);
+        self.ends.push(start + rows);
+    }
+
+    /// All rows, in the order in which they were wanted.
+    pub fn rows(&self) -> impl Iterator<Item = RowOutput<'_>> {
+        self.rows.iter().map(|row| self.resolve(*row))
+    }
+
+    /// The rows of one sequence of the batch.
+    pub fn sequence(&self, index: usize) -> impl DoubleEndedIterator<Item = RowOutput<'_>> {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.rows[start..self.ends[index]].iter().map(|row| self.resolve(*row))
+    }
+
+    fn resolve(&self, row: Row) -> RowOutput<'_> {
+        match row {
+            Row::Top(start, count) => RowOutput::Top(&self.candidates[start..start + count]),
+            Row::Whole(index) => {
+                RowOutput::Whole(&self.logits[index * self.vocab..(index + 1) * self.vocab])
+            }
+        }
+    }
+}
