@@ -232,6 +232,9 @@ mod tests {
             rope_pairs: RopePairs::Halves,
             rms_eps: 1e-5,
             tied_embeddings: true,
+            window: None,
+            qkv_bias: false,
+            head_norms: false,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::load::Loader;
 use crate::output::StepOutput;
 use crate::{BLOCK_TOKENS, Wanted, kv, sampling};
 use burn::tensor::{DType, Tensor, TensorData};
-use modelfile::{Family, ModelFile, ModelSpec};
+use modelfile::{ModelFile, ModelFileError, ModelSpec};
 
 /// What a model may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +61,11 @@ impl Model {
         tracing::info!(model = file.name(), device = name, reason, "load model");
         let spec = file.spec().clone();
         let loader = Loader { file, device: &placement.device, is_cpu: placement.is_cpu };
-        let decoder = match spec.family {
-            Family::Llama => Box::new(Llama::load(&loader, progress)?),
-        };
+        if spec.window.is_some() || spec.qkv_bias || spec.head_norms {
+            let what = format!("layers of a {} model", spec.family);
+            return Err(ModelFileError::Unsupported { what }.into());
+        }
+        let decoder = Box::new(Llama::load(&loader, progress)?);
         let threads = if placement.is_cpu { Some(start_threads(limits.threads)?) } else { None };
         Ok(Self {
             embedding: file.tensor("token_embd.weight")?,

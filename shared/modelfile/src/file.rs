@@ -6,7 +6,7 @@ use crate::spec::{ModelSpec, STOP_TEXTS, SpecialTokens};
 use crate::table::TensorTable;
 use crate::tokenizer::Tokenizer;
 use crate::value::Metadata;
-use crate::{family, gguf, safetensors, tokenizer_gguf};
+use crate::{families, gguf, safetensors, tokenizer_gguf};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -49,7 +49,7 @@ impl ModelFile {
 
     fn open_gguf(path: &Path) -> Result<Self, ModelFileError> {
         let (metadata, table) = gguf::open(path)?;
-        let spec = family::from_gguf(&metadata, &table)?;
+        let spec = families::from_gguf(&metadata, &table)?;
         let name = match metadata.text("general.name")? {
             Some(name) if !name.is_empty() => name.to_owned(),
             _ => stem(path),
@@ -80,7 +80,7 @@ impl ModelFile {
             .or_else(|| tokenizer_settings["chat_template"].as_str().map(str::to_owned));
 
         let table = safetensors::open(&tensors)?;
-        let spec = safetensors::spec(&config, &table)?;
+        let spec = families::from_config(&config, &table)?;
         let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
         let special =
             special_from_json(&tokenizer, &[&generation_settings, &config], &tokenizer_settings);

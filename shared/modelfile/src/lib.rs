@@ -6,7 +6,7 @@
 
 mod dtype;
 mod error;
-mod family;
+mod families;
 mod file;
 pub mod fixture;
 mod gguf;

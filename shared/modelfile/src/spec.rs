@@ -1,10 +1,36 @@
 //! What a model is: its sizes, its constants and its special tokens.
 
+use std::fmt;
+
 /// Which architecture reads the tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Llama and what shares its layers (SmolLM2, Llama 2 and 3.x, TinyLlama).
     Llama,
+    /// Mistral: Llama's layers, and attention that may see only the latest tokens.
+    Mistral,
+    /// Qwen2 and Qwen2.5: queries, keys and values have biases.
+    Qwen2,
+    /// Qwen3: each query head and each key head is normed before it is rotated.
+    Qwen3,
+}
+
+impl Family {
+    /// Its usual name in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
 }
 
 /// Which elements of a head rotary embedding turns together.
@@ -47,6 +73,13 @@ pub struct ModelSpec {
     pub rms_eps: f32,
     /// Whether the head is the embedding.
     pub tied_embeddings: bool,
+    /// A query sees only this many latest tokens, itself included; less than `context_tokens`.
+    pub window: Option<usize>,
+    /// Whether queries, keys and values have biases (`blk.N.attn_q.bias` and so on).
+    pub qkv_bias: bool,
+    /// Whether each query head and each key head is normed before rotation
+    /// (`blk.N.attn_q_norm.weight`, `blk.N.attn_k_norm.weight`).
+    pub head_norms: bool,
 }
 
 /// Tokens with a meaning of their own.

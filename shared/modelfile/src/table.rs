@@ -104,6 +104,10 @@ impl TensorTable {
         Ok(())
     }
 
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }

@@ -55,6 +55,18 @@ impl Metadata {
         }
     }
 
+    /// An integer up to `most`, where 0 says the same as no key.
+    pub(crate) fn count_or_zero(
+        &self,
+        key: &str,
+        most: usize,
+    ) -> Result<Option<usize>, ModelFileError> {
+        match self.0.get(key) {
+            Some(Value::Int(0)) => Ok(None),
+            _ => self.count(key, most),
+        }
+    }
+
     pub(crate) fn need_count(&self, key: &str, most: usize) -> Result<usize, ModelFileError> {
         self.count(key, most)?.ok_or_else(|| missing(key))
     }

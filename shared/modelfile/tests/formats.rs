@@ -145,7 +145,7 @@ fn what_is_not_implemented_is_named() {
     let error = open_with("llama.feed_forward_length", Value::Int(97));
     assert!(error.to_string().contains("blk.0.ffn_"), "{error}");
     let error = open_with("llama.block_count", Value::Int(3));
-    assert!(error.to_string().contains("blk.2.attn_norm.weight: is missing"), "{error}");
+    assert!(error.to_string().contains("blk.2.attn_k.weight: is missing"), "{error}");
     let error = open_with("llama.embedding_length", Value::Int(0));
     assert!(error.to_string().contains("llama.embedding_length"), "{error}");
 }
