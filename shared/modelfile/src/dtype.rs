@@ -1,6 +1,6 @@
 //! How numbers lie in a tensor, and a tensor's bytes with what is needed to read them.
 
-use crate::quant;
+use crate::{quant, quantise};
 
 /// Storage of a tensor's values; the quantised ones are ggml's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,11 +98,24 @@ pub struct TensorData {
 }
 
 impl TensorData {
+    /// A tensor without values: a buffer to read into.
+    pub fn empty() -> Self {
+        Self { dtype: DType::F32, shape: Vec::new(), bytes: Vec::new() }
+    }
+
     /// Makes a single-precision tensor; `values` must fill `shape`.
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "values fill the shape");
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         Self { dtype: DType::F32, shape: shape.to_vec(), bytes }
+    }
+
+    /// Makes a tensor that stores `values` as `dtype`, rounded; `values` must fill `shape`, and a row
+    /// whole blocks.
+    pub fn rounded(dtype: DType, shape: &[usize], values: &[f32]) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "values fill the shape");
+        assert!(dtype.tensor_bytes(shape).is_some(), "rows of {shape:?} are blocks of {dtype:?}");
+        Self { dtype, shape: shape.to_vec(), bytes: quantise::quantise(dtype, values) }
     }
 
     /// All values in single precision, row after row.

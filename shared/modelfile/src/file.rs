@@ -1,6 +1,6 @@
 //! A model file, opened and checked; tensors are read one at a time.
 
-use crate::dtype::TensorData;
+use crate::dtype::{DType, TensorData};
 use crate::error::ModelFileError;
 use crate::spec::{ModelSpec, STOP_TEXTS, SpecialTokens};
 use crate::table::TensorTable;
@@ -11,6 +11,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Longest JSON companion that is read: a tokenizer of a million tokens stays below it.
@@ -122,6 +123,27 @@ impl ModelFile {
     /// Reads a tensor; names are those of GGUF files (`blk.0.attn_q.weight`) for every format.
     pub fn tensor(&self, name: &str) -> Result<TensorData, ModelFileError> {
         self.table.read(name)
+    }
+
+    /// Reads a tensor into a buffer that may have held another: see [`Self::tensor`].
+    pub fn tensor_into(&self, name: &str, into: &mut TensorData) -> Result<(), ModelFileError> {
+        self.table.read_into(name, into)
+    }
+
+    /// Reads some rows of a tensor, a matrix of them, into a buffer that may have held others.
+    pub fn rows_into(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        into: &mut TensorData,
+    ) -> Result<(), ModelFileError> {
+        self.table.read_rows_into(name, rows, into)
+    }
+
+    /// How a tensor is stored, and its shape, without reading it.
+    pub fn layout(&self, name: &str) -> Result<(DType, &[usize]), ModelFileError> {
+        let entry = self.table.entry(name)?;
+        Ok((entry.dtype, &entry.shape))
     }
 
     /// Builds the tokenizer.

@@ -11,6 +11,7 @@ mod file;
 pub mod fixture;
 mod gguf;
 mod quant;
+mod quantise;
 mod reader;
 mod safetensors;
 mod spec;

@@ -4,6 +4,7 @@ use crate::dtype::{DType, TensorData};
 use crate::error::ModelFileError;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -117,15 +118,59 @@ impl TensorTable {
     }
 
     pub(crate) fn read(&self, name: &str) -> Result<TensorData, ModelFileError> {
-        let entry = self
-            .entries
-            .get(name)
-            .ok_or_else(|| ModelFileError::tensor(name, "is not in the file"))?;
+        let mut tensor = TensorData::empty();
+        self.read_into(name, &mut tensor)?;
+        Ok(tensor)
+    }
+
+    pub(crate) fn read_into(
+        &self,
+        name: &str,
+        into: &mut TensorData,
+    ) -> Result<(), ModelFileError> {
+        let entry = self.entry(name)?;
+        into.shape.clone_from(&entry.shape);
+        self.fill(entry, 0..entry.bytes, into)
+    }
+
+    /// Reads some rows, the last dimension's; what comes is a matrix of them.
+    pub(crate) fn read_rows_into(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        into: &mut TensorData,
+    ) -> Result<(), ModelFileError> {
+        let entry = self.entry(name)?;
+        // Entries were checked: none is empty, and a row is whole blocks.
+        let columns = *entry.shape.last().unwrap_or(&1);
+        let count = entry.shape.iter().product::<usize>() / columns;
+        if rows.start >= rows.end || rows.end > count {
+            return Err(ModelFileError::tensor(
+                name,
+                format!("has no rows {rows:?}, only {count}"),
+            ));
+        }
+        let row_bytes = entry.bytes / count as u64;
+        into.shape.clear();
+        into.shape.extend([rows.len(), columns]);
+        self.fill(entry, rows.start as u64 * row_bytes..rows.end as u64 * row_bytes, into)
+    }
+
+    pub(crate) fn entry(&self, name: &str) -> Result<&Entry, ModelFileError> {
+        self.entries.get(name).ok_or_else(|| ModelFileError::tensor(name, "is not in the file"))
+    }
+
+    fn fill(
+        &self,
+        entry: &Entry,
+        range: Range<u64>,
+        into: &mut TensorData,
+    ) -> Result<(), ModelFileError> {
         let part = &self.parts[entry.file_index];
-        let mut bytes = vec![0; entry.bytes as usize];
+        into.dtype = entry.dtype;
+        into.bytes.resize((range.end - range.start) as usize, 0);
         part.file
-            .read_exact_at(&mut bytes, entry.offset)
-            .map_err(|error| ModelFileError::io(&part.path, error))?;
-        Ok(TensorData { dtype: entry.dtype, shape: entry.shape.clone(), bytes })
+            .read_exact_at(&mut into.bytes, entry.offset + range.start)
+            .map_err(|error| ModelFileError::io(&part.path, error))
     }
 }
