@@ -19,6 +19,7 @@ mod table;
 mod tokenizer;
 mod tokenizer_gguf;
 mod value;
+mod words;
 pub mod write;
 
 pub use dtype::{DType, TensorData};

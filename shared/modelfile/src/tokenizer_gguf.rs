@@ -4,19 +4,14 @@ use crate::error::ModelFileError;
 use crate::spec::{STOP_TEXTS, SpecialTokens};
 use crate::tokenizer::{Spelling, Token, Tokenizer};
 use crate::value::Metadata;
+use crate::words::Words;
 use std::collections::BTreeSet;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::normalizers::{self, NormalizerWrapper, Prepend, Replace};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
+use tokenizers::{AddedToken, Tokenizer as Inner};
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
-const LLAMA3_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// ggml's kinds of tokens that matter here.
 mod kind {
@@ -90,32 +85,15 @@ fn byte_level(metadata: &Metadata, texts: &[String]) -> Result<Inner, ModelFileE
         })?;
         merges.push((left.to_owned(), right.to_owned()));
     }
-    let kind = metadata.text("tokenizer.ggml.pre")?.unwrap_or("default");
-    let words = |pattern: &str| -> Result<PreTokenizerWrapper, ModelFileError> {
-        let pattern = SplitPattern::Regex(pattern.to_owned());
-        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
-            .map_err(ModelFileError::tokenizer)?;
-        Ok(Sequence::new(vec![split.into(), ByteLevel::new(false, true, false).into()]).into())
-    };
-    let gpt2 = ByteLevel::new(false, true, true);
-    let (pre_tokenizer, ignore_merges): (PreTokenizerWrapper, bool) = match kind {
-        "smollm" | "starcoder" | "refact" | "codeshell" | "command-r" => {
-            (Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into(), false)
-        }
-        "gpt-2" | "default" => (gpt2.into(), false),
-        "llama-bpe" | "llama3" | "llama-v3" => (words(LLAMA3_WORDS)?, true),
-        "qwen2" => (words(QWEN2_WORDS)?, false),
-        other => {
-            return Err(ModelFileError::unsupported(format!("tokenizer.ggml.pre {other:?}")));
-        }
-    };
+    let words = Words::of(metadata.text("tokenizer.ggml.pre")?)?;
     let model = BPE::builder()
         .vocab_and_merges(vocab, merges)
-        .ignore_merges(ignore_merges)
+        .ignore_merges(words.ignores_merges())
         .build()
         .map_err(ModelFileError::tokenizer)?;
     let mut inner = Inner::new(model);
-    inner.with_pre_tokenizer(Some(pre_tokenizer));
+    inner.with_pre_tokenizer(Some(words.pre_tokenizer()?));
+    inner.with_normalizer(words.normalizer()).map_err(ModelFileError::tokenizer)?;
     inner.with_decoder(Some(ByteLevel::default()));
     Ok(inner)
 }
@@ -177,8 +155,11 @@ pub(crate) fn special_tokens(metadata: &Metadata) -> Result<SpecialTokens, Model
             stop.insert(id as u32);
         }
     }
-    let is_sentence_piece = metadata.text("tokenizer.ggml.model")? == Some("llama");
-    let add_bos = metadata.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(is_sentence_piece);
+    let add_bos = match metadata.bool("tokenizer.ggml.add_bos_token")? {
+        Some(add_bos) => add_bos,
+        None if metadata.text("tokenizer.ggml.model")? == Some("llama") => true,
+        None => Words::of(metadata.text("tokenizer.ggml.pre")?).is_ok_and(Words::adds_bos),
+    };
     Ok(SpecialTokens {
         bos,
         eos,
