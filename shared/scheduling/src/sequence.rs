@@ -92,12 +92,7 @@ pub struct Sequence {
 
 impl Sequence {
     /// A sequence that waits.
-    pub fn new(
-        new: NewSequence,
-        fingerprint: ModelFingerprint,
-        age: u64,
-        lease_until_ms: u64,
-    ) -> Self {
+    pub fn new(new: NewSequence, fingerprint: ModelFingerprint, lease_until_ms: u64) -> Self {
         let prompt_tokens = new.prompt.len();
         let mut tokens = new.prompt;
         tokens.extend(new.output);
@@ -114,7 +109,7 @@ impl Sequence {
             preemptions: 0,
             deadline_ms: new.deadline_ms,
             lease_until_ms,
-            age,
+            age: 0,
             score_prompt: new.score_prompt,
             stopping: new.stopping,
             chain: BlockChain::new(fingerprint, new.scope),
@@ -122,6 +117,23 @@ impl Sequence {
         };
         sequence.extend_names();
         sequence
+    }
+
+    /// Makes room for all that the sequence can grow to, so that steps do not allocate.
+    pub(crate) fn reserve(&mut self, tokens_max: usize) {
+        let left = (self.stopping.max_tokens as usize).saturating_sub(self.output().len());
+        // One page ahead: the token after the last one known has its place already.
+        let tokens = (self.tokens.len() + left.max(1)).min(tokens_max.max(self.tokens.len()) + 1);
+        self.tokens.reserve_exact(tokens - self.tokens.len());
+        let blocks = (tokens + 1).div_ceil(BLOCK_TOKENS);
+        self.names.reserve_exact(blocks.saturating_sub(self.names.len()));
+        self.pages.reserve_exact(blocks);
+    }
+
+    /// True when its latest token is to be computed and the next one chosen. Computing the last
+    /// prompt token is prefill work, and so is the last token of a chunk.
+    pub fn generates(&self) -> bool {
+        self.phase == Phase::Computing && self.uncomputed() == 1 && !self.output().is_empty()
     }
 
     /// Tokens generated so far, those of earlier attempts included.

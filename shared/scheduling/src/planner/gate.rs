@@ -1,0 +1,57 @@
+//! What a worker can say of a sequence without asking its planner, and therefore at once.
+
+use protocol::{BLOCK_TOKENS, ErrorClass, ModelFingerprint, Refusal};
+
+use super::Limits;
+use crate::sequence::{NewSequence, Sequence};
+
+/// The bounds of a worker that do not change while it runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate {
+    limits: Limits,
+    fingerprint: ModelFingerprint,
+    pages: usize,
+}
+
+impl Gate {
+    pub(super) fn new(limits: Limits, fingerprint: ModelFingerprint, pages: u32) -> Self {
+        Self { limits, fingerprint, pages: pages as usize }
+    }
+
+    /// Makes a sequence that this worker can run, its blocks named, or says why it cannot.
+    pub fn check(&self, new: NewSequence, now_ms: u64) -> Result<Sequence, Refusal> {
+        let tokens = new.prompt.len() + new.output.len();
+        if new.deadline_ms <= now_ms {
+            return Err(Refusal::new(ErrorClass::Deadline, "the deadline has passed"));
+        }
+        if self.limits.context_tokens < tokens {
+            let context = self.limits.context_tokens;
+            let message = format!("{tokens} tokens do not fit into a context of {context}");
+            return Err(Refusal::new(ErrorClass::Invalid, message));
+        }
+        let pages = (tokens + 1).div_ceil(BLOCK_TOKENS);
+        if self.pages < pages {
+            let total = self.pages;
+            let message = format!("{pages} KV pages needed, this worker has {total}");
+            return Err(Refusal::new(ErrorClass::Invalid, message));
+        }
+        let mut sequence = Sequence::new(new, self.fingerprint, self.lease_until_ms(now_ms));
+        sequence.reserve(self.limits.context_tokens.min(self.pages * BLOCK_TOKENS));
+        Ok(sequence)
+    }
+
+    /// When a sequence that is asked for now is given up unless somebody asks again.
+    pub fn lease_until_ms(&self, now_ms: u64) -> u64 {
+        now_ms + self.limits.lease_ms
+    }
+
+    /// Sequences that may wait for pages.
+    pub fn queue_max(&self) -> usize {
+        self.limits.queue_max
+    }
+
+    /// The refusal of a worker where `waiting` sequences wait already.
+    pub fn full(&self, waiting: usize) -> Refusal {
+        Refusal::new(ErrorClass::Overloaded, format!("{waiting} sequences are waiting"))
+    }
+}

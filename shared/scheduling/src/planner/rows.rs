@@ -1,0 +1,106 @@
+//! Which tokens of which sequences the next step computes, and who gives its pages back for that.
+
+use protocol::{BLOCK_TOKENS, RequestKey};
+
+use super::{Logits, Planner, Row};
+use crate::sequence::{Phase, Sequence};
+
+impl Planner {
+    /// The rows of the next step. Never more than `step_tokens` tokens, except that every
+    /// generating sequence gets its row.
+    pub fn plan(&mut self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        self.plan_into(&mut rows);
+        rows
+    }
+
+    /// The same, into a list that is kept from step to step.
+    pub fn plan_into(&mut self, rows: &mut Vec<Row>) {
+        rows.clear();
+        self.decode_rows(rows);
+        let budget = match rows.len() {
+            0 => self.limits.step_tokens,
+            decoding => {
+                let share = (self.limits.step_tokens as f32 * self.limits.prefill_share) as usize;
+                share.max(BLOCK_TOKENS).min(self.limits.step_tokens.saturating_sub(decoding))
+            }
+        };
+        self.prefill_rows(budget, rows);
+    }
+
+    /// Oldest first. Who gives way is younger than everybody who has a row, so rows stay valid.
+    fn decode_rows(&mut self, rows: &mut Vec<Row>) {
+        let mut at = 0;
+        while let Some(key) = self.active.get(at).copied() {
+            let generates = self.sequences.get(&key).is_some_and(Sequence::generates);
+            if generates && !self.has_room_for_next(&key) {
+                // It gave way itself: the next one is in its place now.
+                continue;
+            }
+            if let Some(sequence) = self.sequences.get(&key).filter(|_| generates) {
+                rows.push(Row { key, start: sequence.computed, count: 1, logits: Logits::Last });
+            }
+            at += 1;
+        }
+    }
+
+    /// Sees that the sequence's next token has a page, taking one from a younger sequence if need
+    /// be. False when the sequence itself had to give way.
+    fn has_room_for_next(&mut self, key: &RequestKey) -> bool {
+        loop {
+            let Some(sequence) = self.sequences.get_mut(key) else { return false };
+            if sequence.computed < sequence.pages.len() * BLOCK_TOKENS {
+                return true;
+            }
+            if let Some(page) = self.pool.take() {
+                sequence.pages.push(page);
+                return true;
+            }
+            let youngest = self.active.iter().rev().find(|other| {
+                self.sequences.get(*other).is_some_and(|other| other.phase == Phase::Computing)
+            });
+            let victim = *youngest.expect("the sequence itself computes");
+            self.preempt(&victim);
+            if victim == *key {
+                return false;
+            }
+        }
+    }
+
+    /// Takes a sequence's pages; it waits first in line and later continues from its tokens.
+    fn preempt(&mut self, key: &RequestKey) {
+        let Some(sequence) = self.sequences.get_mut(key) else { return };
+        for page in sequence.pages.drain(..) {
+            self.pool.release(page);
+        }
+        sequence.computed = 0;
+        sequence.phase = Phase::Waiting;
+        sequence.preemptions += 1;
+        self.preempted += 1;
+        self.active.retain(|other| other != key);
+        self.waiting.push_front(*key);
+    }
+
+    fn prefill_rows(&mut self, mut budget: usize, rows: &mut Vec<Row>) {
+        for key in &self.active {
+            let Some(sequence) = self.sequences.get(key) else { continue };
+            let in_prompt = sequence.phase == Phase::Computing
+                && (1 < sequence.uncomputed() || sequence.output().is_empty());
+            if budget == 0 {
+                return;
+            }
+            if !in_prompt || sequence.uncomputed() == 0 {
+                continue;
+            }
+            let count = sequence.uncomputed().min(budget);
+            budget -= count;
+            let last = count == sequence.uncomputed();
+            let logits = match (sequence.score_prompt, last) {
+                (true, _) if sequence.computed < sequence.prompt_tokens => Logits::All,
+                (_, true) => Logits::Last,
+                (_, false) => Logits::None,
+            };
+            rows.push(Row { key: *key, start: sequence.computed, count, logits });
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Letting go of sequences, leases and deadlines, and what a worker says of itself.
+
+use std::collections::BTreeMap;
+
+use protocol::{ErrorClass, PoolState, Refusal, RequestKey};
+
+use super::{Expired, Load, Planner};
+use crate::sequence::{Phase, Sequence};
+
+impl Planner {
+    /// Lets go of a sequence and its pages: it ended, or nobody wants it. Idempotent.
+    pub fn retire(&mut self, key: &RequestKey) -> Option<Sequence> {
+        let mut sequence = self.sequences.remove(key)?;
+        for page in sequence.pages.drain(..) {
+            self.pool.release(page);
+        }
+        self.active.retain(|other| other != key);
+        self.waiting.retain(|other| other != key);
+        Some(sequence)
+    }
+
+    /// Renews the lease of a sequence; false when it is not here.
+    pub fn keep(&mut self, key: &RequestKey, now_ms: u64) -> bool {
+        self.keep_until(key, self.gate.lease_until_ms(now_ms))
+    }
+
+    /// Sets when the lease of a sequence ends; false when it is not here.
+    pub fn keep_until(&mut self, key: &RequestKey, lease_until_ms: u64) -> bool {
+        self.sequences.get_mut(key).map(|found| found.lease_until_ms = lease_until_ms).is_some()
+    }
+
+    /// Takes out what is past its deadline or wanted by nobody.
+    pub fn expire(&mut self, now_ms: u64) -> Vec<Expired> {
+        let expired: Vec<Expired> = self
+            .sequences
+            .values()
+            .filter_map(|sequence| {
+                let refusal = if sequence.deadline_ms <= now_ms {
+                    Refusal::new(ErrorClass::Deadline, "the deadline passed on the worker")
+                } else if sequence.lease_until_ms <= now_ms {
+                    Refusal::new(ErrorClass::Cancelled, "the lease ran out: nobody renewed it")
+                } else {
+                    return None;
+                };
+                Some(Expired { key: sequence.key, refusal })
+            })
+            .collect();
+        for gone in &expired {
+            self.retire(&gone.key);
+        }
+        expired
+    }
+
+    /// A sequence on this worker.
+    pub fn sequence(&self, key: &RequestKey) -> Option<&Sequence> {
+        self.sequences.get(key)
+    }
+
+    /// Where the pages are; `leaked` counts holds that no sequence accounts for.
+    pub fn pool_state(&self) -> PoolState {
+        let mut holds = BTreeMap::new();
+        for page in self.sequences.values().flat_map(|sequence| &sequence.pages) {
+            *holds.entry(*page).or_insert(0) += 1;
+        }
+        self.pool.state(&holds)
+    }
+
+    /// What waits and what runs.
+    pub fn load(&self) -> Load {
+        let mut load = Load { preempted: self.preempted, ..Load::default() };
+        for sequence in self.sequences.values() {
+            let generating = sequence.phase == Phase::Computing && !sequence.output().is_empty();
+            if generating {
+                load.running_sequences += 1;
+            } else if sequence.phase != Phase::Ended {
+                load.queued_sequences += 1;
+                if !sequence.awaits_first_token() {
+                    load.queued_tokens += sequence.uncomputed() as u64;
+                }
+            }
+        }
+        load
+    }
+}
