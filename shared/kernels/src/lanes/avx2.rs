@@ -9,9 +9,15 @@ pub(crate) struct Avx2;
 
 /// Applies an intrinsic to both halves.
 macro_rules! both {
-    ($f:path; $a:expr) => { [$f($a[0]), $f($a[1])] };
-    ($f:path; $a:expr, $b:expr) => { [$f($a[0], $b[0]), $f($a[1], $b[1])] };
-    ($f:path; $a:expr, $b:expr, $c:expr) => { [$f($a[0], $b[0], $c[0]), $f($a[1], $b[1], $c[1])] };
+    ($f:path; $a:expr) => {
+        [$f($a[0]), $f($a[1])]
+    };
+    ($f:path; $a:expr, $b:expr) => {
+        [$f($a[0], $b[0]), $f($a[1], $b[1])]
+    };
+    ($f:path; $a:expr, $b:expr, $c:expr) => {
+        [$f($a[0], $b[0], $c[0]), $f($a[1], $b[1], $c[1])]
+    };
 }
 
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
@@ -24,6 +30,7 @@ impl Lanes for Avx2 {
     type I = [__m256i; 2];
     type B = [__m256i; 2];
     const ROWS: usize = 2;
+    const ATTENTION_ROWS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::F {
@@ -50,8 +57,11 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, value: Self::F) {
         unsafe {
-            _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<NEAREST>(value[0]));
-            _mm_storeu_si128(to.add(8).cast(), _mm256_cvtps_ph::<NEAREST>(value[1]));
+            _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[0]));
+            _mm_storeu_si128(
+                to.add(8).cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[1]),
+            );
         }
     }
     #[inline(always)]
@@ -113,6 +123,16 @@ impl Lanes for Avx2 {
             let power = both!(_mm256_add_epi32; both!(_mm256_cvtps_epi32; a), bias);
             both!(_mm256_castsi256_ps; both!(_mm256_slli_epi32::<23>; power))
         }
+    }
+    #[inline(always)]
+    unsafe fn largest(a: Self::F) -> f32 {
+        unsafe { super::to_array::<Self>(a) }.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    unsafe fn sum_i(a: Self::I) -> i32 {
+        let mut lanes = [0; 8];
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm256_add_epi32(a[0], a[1])) };
+        lanes.iter().sum()
     }
     #[inline(always)]
     unsafe fn splat_i(value: i32) -> Self::I {

@@ -15,6 +15,7 @@ impl Lanes for Avx512 {
     type I = __m512i;
     type B = __m512i;
     const ROWS: usize = 6;
+    const ATTENTION_ROWS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> __m512 {
@@ -35,7 +36,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, value: __m512) {
         unsafe {
-            let half = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value);
+            let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value);
             _mm256_storeu_si256(to.cast(), half);
         }
     }
@@ -91,6 +92,14 @@ impl Lanes for Avx512 {
             let power = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(power))
         }
+    }
+    #[inline(always)]
+    unsafe fn largest(a: __m512) -> f32 {
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    unsafe fn sum_i(a: __m512i) -> i32 {
+        unsafe { _mm512_reduce_add_epi32(a) }
     }
     #[inline(always)]
     unsafe fn splat_i(value: i32) -> __m512i {

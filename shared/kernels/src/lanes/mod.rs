@@ -32,6 +32,8 @@ pub(crate) trait Lanes: Copy + 'static {
     type B: Copy;
     /// Most rows that a tile computes without spilling registers.
     const ROWS: usize;
+    /// Most rows that attention computes without spilling registers.
+    const ATTENTION_ROWS: usize;
 
     unsafe fn splat(value: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
@@ -55,7 +57,12 @@ pub(crate) trait Lanes: Copy + 'static {
     /// Two to the power of whole numbers within -126..=127.
     unsafe fn exp2_whole(a: Self::F) -> Self::F;
 
+    /// The largest lane.
+    unsafe fn largest(a: Self::F) -> f32;
+
     unsafe fn splat_i(value: i32) -> Self::I;
+    /// The sum of all lanes.
+    unsafe fn sum_i(a: Self::I) -> i32;
     unsafe fn to_f(a: Self::I) -> Self::F;
     /// Nearest integers, ties to even.
     unsafe fn to_i(a: Self::F) -> Self::I;
@@ -106,24 +113,6 @@ pub(crate) unsafe fn sum<L: Lanes>(value: L::F) -> f32 {
     lanes[0]
 }
 
-/// The largest lane.
-///
-/// # Safety
-/// The machine has the instructions of `L`.
-#[inline(always)]
-pub(crate) unsafe fn maximum<L: Lanes>(value: L::F) -> f32 {
-    // SAFETY: as promised by the caller.
-    let mut lanes = unsafe { to_array::<L>(value) };
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            if lanes[lane + half] > lanes[lane] {
-                lanes[lane] = lanes[lane + half];
-            }
-        }
-    }
-    lanes[0]
-}
-
 /// Below this the exponential counts as zero.
 const EXP_LEAST: f32 = -87.0;
 
@@ -136,8 +125,7 @@ const EXP_LEAST: f32 = -87.0;
 pub(crate) unsafe fn exp<L: Lanes>(x: L::F) -> L::F {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    const INVERSE_FACTORIALS: [f32; 6] =
-        [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
+    const INVERSE_FACTORIALS: [f32; 6] = [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
     // SAFETY: as promised by the caller.
     unsafe {
         let least = L::splat(EXP_LEAST);

@@ -36,6 +36,7 @@ impl Lanes for Portable {
     type I = [i32; LANES];
     type B = [u8; 4 * LANES];
     const ROWS: usize = 1;
+    const ATTENTION_ROWS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::F {
@@ -100,6 +101,14 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn exp2_whole(a: Self::F) -> Self::F {
         a.map(|power| f32::from_bits(((power as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn largest(a: Self::F) -> f32 {
+        a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    unsafe fn sum_i(a: Self::I) -> i32 {
+        a.iter().sum()
     }
     #[inline(always)]
     unsafe fn splat_i(value: i32) -> Self::I {

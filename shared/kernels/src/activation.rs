@@ -1,0 +1,185 @@
+//! What a linear layer reads: rows, normed where a norm stands in front, in 8 bits or in f32.
+
+use crate::format::BLOCK;
+use crate::isa::Kernel;
+use crate::lanes::{self, LANES, Lanes};
+use crate::matrix::Matrix;
+use crate::memory::{Aligned, Shared};
+
+/// 32 values in 8 bits, with all that any weight format needs of them; one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Block {
+    /// The values divided by the scale, to nearest.
+    pub(crate) quants: [i8; BLOCK],
+    /// The largest magnitude divided by 127.
+    pub(crate) scale: f32,
+    /// Sum of the quants times the scale: what a weight's minimum is multiplied with.
+    pub(crate) shift: f32,
+    /// -8 times the sum of the quants: where weights lie around 8.
+    pub(crate) around_8: i32,
+    /// -128 times the sum of the quants.
+    pub(crate) around_128: i32,
+    /// -32 times the sum of each half of the quants.
+    pub(crate) halves_around_32: [i32; 2],
+    pad: [i32; 2],
+}
+
+const EMPTY: Block = Block {
+    quants: [0; BLOCK],
+    scale: 0.0,
+    shift: 0.0,
+    around_8: 0,
+    around_128: 0,
+    halves_around_32: [0; 2],
+    pad: [0; 2],
+};
+
+/// Weights of a norm, on the kernels' side.
+pub struct Vector(pub(crate) Aligned<f32>);
+
+impl Vector {
+    /// Copies `values`.
+    pub fn new(values: &[f32]) -> Self {
+        // Whole vectors of zeros behind the last value are read along.
+        let mut data = Aligned::zeroed(values.len().next_multiple_of(LANES));
+        data.as_mut_slice()[..values.len()].copy_from_slice(values);
+        Self(data)
+    }
+}
+
+/// A norm by the root of the mean square.
+#[derive(Clone, Copy)]
+pub struct RmsNorm<'a> {
+    /// A weight per value.
+    pub weight: &'a Vector,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// Prepared rows; kept and filled again.
+#[derive(Default)]
+pub(crate) struct Activations {
+    blocks: Vec<Block>,
+    floats: Matrix,
+}
+
+/// The rows of prepared activations.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) blocks: &'a [Block],
+    pub(crate) blocks_each: usize,
+    pub(crate) floats: &'a [f32],
+    pub(crate) stride: usize,
+}
+
+impl Activations {
+    /// Makes room for `rows` of `width`; `quantised` and `floats` say which forms are wanted.
+    pub(crate) fn reshape(&mut self, rows: usize, width: usize, quantised: bool) {
+        self.floats.reshape(rows, width);
+        if quantised {
+            self.blocks.resize(rows * (width / BLOCK), EMPTY);
+        }
+    }
+
+    pub(crate) fn view(&self) -> View<'_> {
+        View {
+            blocks: &self.blocks,
+            blocks_each: self.floats.width() / BLOCK,
+            floats: self.floats.all(),
+            stride: self.floats.stride(),
+        }
+    }
+
+    /// The places that threads fill.
+    pub(crate) fn targets(&mut self) -> (Shared<'_, Block>, Shared<'_, f32>) {
+        (Shared::new(&mut self.blocks), Shared::new(self.floats.all_mut()))
+    }
+}
+
+/// Prepares one row: `floats` gets it normed, `blocks` (empty when not wanted) in 8 bits.
+pub(crate) struct PrepareRow<'a> {
+    /// Padded with zeros to whole vectors, as are the weights of the norm and `floats`.
+    pub(crate) x: &'a [f32],
+    pub(crate) width: usize,
+    pub(crate) norm: Option<RmsNorm<'a>>,
+    pub(crate) floats: &'a mut [f32],
+    pub(crate) blocks: &'a mut [Block],
+}
+
+impl Kernel for PrepareRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let Self { x, width, norm, floats, blocks } = self;
+        assert!(x.len().is_multiple_of(LANES) && floats.len() == x.len(), "rows are padded");
+        assert!(blocks.is_empty() || blocks.len() * BLOCK == width, "rows divide into blocks");
+        // SAFETY: the instructions are promised by the caller; every load and store is within
+        // slices whose lengths were compared.
+        unsafe {
+            match norm {
+                None => floats.copy_from_slice(x),
+                Some(norm) => norm_row::<L>(x, width, norm, floats),
+            }
+            for (values, block) in floats.chunks_exact(BLOCK).zip(blocks) {
+                quantise::<L>(values, block);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+pub(crate) unsafe fn norm_row<L: Lanes>(
+    x: &[f32],
+    width: usize,
+    norm: RmsNorm<'_>,
+    out: &mut [f32],
+) {
+    let weight = norm.weight.0.as_slice();
+    assert!(weight.len() == x.len() && out.len() == x.len(), "a norm has a weight per value");
+    assert!(x.len().is_multiple_of(LANES), "rows are padded");
+    // SAFETY: the instructions are promised by the caller; all slices have whole vectors and the
+    // same length.
+    unsafe {
+        let mut squares = L::splat(0.0);
+        for at in (0..x.len()).step_by(LANES) {
+            let values = L::load(x.as_ptr().add(at));
+            squares = L::fma(values, values, squares);
+        }
+        let mean = lanes::sum::<L>(squares) / width as f32;
+        let factor = L::splat(1.0 / (mean + norm.eps).sqrt());
+        for at in (0..x.len()).step_by(LANES) {
+            let values = L::mul(L::load(x.as_ptr().add(at)), factor);
+            let weighted = L::mul(values, L::load(weight.as_ptr().add(at)));
+            L::store(out.as_mut_ptr().add(at), weighted);
+        }
+    }
+}
+
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn quantise<L: Lanes>(values: &[f32], block: &mut Block) {
+    assert_eq!(values.len(), BLOCK, "a block is full");
+    // SAFETY: the instructions are promised by the caller; 32 values and 32 quants are there.
+    unsafe {
+        let first = L::load(values.as_ptr());
+        let second = L::load(values.as_ptr().add(LANES));
+        let most = L::largest(L::max(L::abs(first), L::abs(second)));
+        let inverse = L::splat(if most > 0.0 { 127.0 / most } else { 0.0 });
+        let first = L::to_i(L::mul(first, inverse));
+        let second = L::to_i(L::mul(second, inverse));
+        L::store_i8(block.quants.as_mut_ptr(), first);
+        L::store_i8(block.quants.as_mut_ptr().add(LANES), second);
+        let sums = [L::sum_i(first), L::sum_i(second)];
+        let sum = sums[0].wrapping_add(sums[1]);
+        block.scale = most / 127.0;
+        block.shift = block.scale * sum as f32;
+        block.around_8 = sum.wrapping_mul(-8);
+        block.around_128 = sum.wrapping_mul(-128);
+        block.halves_around_32 = sums.map(|sum| sum.wrapping_mul(-32));
+    }
+}

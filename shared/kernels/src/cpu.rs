@@ -1,0 +1,177 @@
+//! The operations of a decoder step: the safe face of this crate.
+
+use crate::activation::{Activations, PrepareRow, RmsNorm};
+use crate::attend::AttentionMemory;
+use crate::format::BLOCK;
+use crate::head::TopMemory;
+use crate::isa::{Available, Isa};
+use crate::linear::{GateUp, Linear, Product, Rows, Sink};
+use crate::matrix::Matrix;
+use crate::memory::Shared;
+use crate::pool::Pool;
+
+/// Rows that a thread prepares at a time.
+const PREPARE_ROWS: usize = 4;
+
+/// Why the kernels could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The machine lacks the instructions.
+    #[error("this machine has no {0} instructions")]
+    Isa(Isa),
+    /// A thread was refused.
+    #[error("start {threads} threads")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A set of threads with an instruction set, and the memory that its operations share.
+pub struct Cpu {
+    pub(crate) isa: Available,
+    pub(crate) pool: Pool,
+    pub(crate) activations: Activations,
+    pub(crate) attention: AttentionMemory,
+    pub(crate) top: TopMemory,
+}
+
+impl Cpu {
+    /// Starts `threads` threads.
+    pub fn new(threads: usize, isa: Isa) -> Result<Self, SetupError> {
+        let isa = Available::new(isa).ok_or(SetupError::Isa(isa))?;
+        let pool = Pool::new(threads).map_err(|source| SetupError::Threads { threads, source })?;
+        Ok(Self {
+            isa,
+            pool,
+            activations: Activations::default(),
+            attention: AttentionMemory::default(),
+            top: TopMemory::default(),
+        })
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa.isa()
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// `out = table[tokens]`.
+    ///
+    /// # Panics
+    /// When the table has no such token.
+    pub fn embed(&mut self, tokens: &[u32], table: &Linear, out: &mut Matrix) {
+        assert!(
+            tokens.iter().all(|&token| (token as usize) < table.outputs()),
+            "tokens are in the table"
+        );
+        out.reshape(tokens.len(), table.inputs());
+        let (stride, width) = (out.stride(), table.inputs());
+        let rows = Shared::new(out.all_mut());
+        self.pool.run(tokens.len(), &|row, _| {
+            // SAFETY: every row is written by one chunk.
+            let out = unsafe { rows.part(row * stride, width) };
+            table.row(tokens[row] as usize, out);
+        });
+    }
+
+    /// `out = weight · norm(x) + bias`.
+    ///
+    /// # Panics
+    /// When the widths do not fit.
+    pub fn norm_linear(
+        &mut self,
+        x: &Matrix,
+        norm: Option<RmsNorm<'_>>,
+        weight: &Linear,
+        out: &mut Matrix,
+    ) {
+        self.prepare(x, None, norm, weight);
+        out.reshape(x.rows(), weight.outputs());
+        let stride = out.stride();
+        let sink = Rows { out: Shared::new(out.all_mut()), stride, add: false };
+        self.multiply(weight, x.rows(), &sink);
+    }
+
+    /// `residual += weight · x + bias`.
+    ///
+    /// # Panics
+    /// When the shapes do not fit.
+    pub fn linear_residual(&mut self, x: &Matrix, weight: &Linear, residual: &mut Matrix) {
+        assert_eq!(residual.width(), weight.outputs(), "the residual is as wide as the outputs");
+        assert_eq!(residual.rows(), x.rows(), "the residual has a row for each input");
+        self.prepare(x, None, None, weight);
+        let stride = residual.stride();
+        let sink = Rows { out: Shared::new(residual.all_mut()), stride, add: true };
+        self.multiply(weight, x.rows(), &sink);
+    }
+
+    /// `out = silu(gate · norm(x)) ∘ (up · norm(x))`, where `weight` is gate and up.
+    ///
+    /// # Panics
+    /// When the widths do not fit.
+    pub fn norm_gate_up(
+        &mut self,
+        x: &Matrix,
+        norm: Option<RmsNorm<'_>>,
+        weight: &Linear,
+        out: &mut Matrix,
+    ) {
+        assert!(weight.is_gate_up(), "gate and up are two matrices of one size");
+        self.prepare(x, None, norm, weight);
+        out.reshape(x.rows(), weight.outputs() / 2);
+        let stride = out.stride();
+        let product = GateUp {
+            weight,
+            activations: self.activations.view(),
+            rows: x.rows(),
+            out: Shared::new(out.all_mut()),
+            stride,
+        };
+        let isa = self.isa;
+        self.pool.run(product.chunks(), &|chunk, _| isa.run(product.chunk(chunk)));
+    }
+
+    /// Norms and quantises rows of `x`, all of them or those selected.
+    pub(crate) fn prepare(
+        &mut self,
+        x: &Matrix,
+        selected: Option<&[usize]>,
+        norm: Option<RmsNorm<'_>>,
+        weight: &Linear,
+    ) {
+        assert_eq!(x.width(), weight.inputs(), "the input is as wide as the weight");
+        let rows = selected.map_or(x.rows(), <[usize]>::len);
+        let width = x.width();
+        let quantised = weight.is_quantised();
+        self.activations.reshape(rows, width, quantised);
+        let blocks_each = if quantised { width / BLOCK } else { 0 };
+        let stride = x.stride();
+        let (blocks, floats) = self.activations.targets();
+        let isa = self.isa;
+        self.pool.run(rows.div_ceil(PREPARE_ROWS), &|chunk, _| {
+            let first = chunk * PREPARE_ROWS;
+            for row in first..(first + PREPARE_ROWS).min(rows) {
+                let source = selected.map_or(row, |selected| selected[row]);
+                // SAFETY: every row is written by one chunk.
+                let (floats, blocks) = unsafe {
+                    (floats.part(row * stride, stride), blocks.part(row * blocks_each, blocks_each))
+                };
+                isa.run(PrepareRow { x: x.padded_row(source), width, norm, floats, blocks });
+            }
+        });
+    }
+
+    /// Multiplies the prepared rows.
+    pub(crate) fn multiply<S: Sink>(&mut self, weight: &Linear, rows: usize, sink: &S) {
+        let product = Product { weight, activations: self.activations.view(), rows, sink };
+        let isa = self.isa;
+        self.pool.run(product.chunks(), &|chunk, thread| isa.run(product.chunk(chunk, thread)));
+    }
+}

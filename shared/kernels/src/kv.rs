@@ -1,0 +1,103 @@
+//! The paged KV of all layers.
+
+use crate::memory::Aligned;
+use half::f16;
+
+/// Tokens in a page.
+pub const PAGE_TOKENS: usize = 16;
+
+/// Sizes of a KV pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Layers.
+    pub layers: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Pages.
+    pub pages: usize,
+}
+
+impl KvShape {
+    /// Values of one head's keys, or values, in a page.
+    pub(crate) fn head_values(&self) -> usize {
+        self.head_dim * PAGE_TOKENS
+    }
+
+    /// Values of a layer's keys, or values, in a page.
+    pub(crate) fn half_values(&self) -> usize {
+        self.kv_heads * self.head_values()
+    }
+
+    /// Where a layer's part of a page begins.
+    pub(crate) fn start(&self, layer: usize, page: usize) -> usize {
+        (layer * self.pages + page) * 2 * self.half_values()
+    }
+
+    /// Bytes of a page over all layers.
+    pub fn page_bytes(&self) -> usize {
+        self.layers * 2 * self.half_values() * size_of::<u16>()
+    }
+}
+
+/// Keys and values in f16. For each layer and page: keys `[kv_heads][head_dim][16]`, then values
+/// `[kv_heads][16][head_dim]`.
+pub struct Kv {
+    shape: KvShape,
+    pub(crate) data: Aligned<u16>,
+}
+
+impl Kv {
+    /// A pool of zeros.
+    pub fn new(shape: KvShape) -> Self {
+        Self { shape, data: Aligned::zeroed(shape.layers * shape.pages * 2 * shape.half_values()) }
+    }
+
+    /// Its sizes.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    fn start(&self, layer: usize, page: usize) -> usize {
+        self.shape.start(layer, page)
+    }
+
+    /// Copies a page out, as little-endian bytes.
+    ///
+    /// # Panics
+    /// When there is no such page, or `out` has another length than [`KvShape::page_bytes`].
+    pub fn export(&self, page: usize, out: &mut [u8]) {
+        assert!(page < self.shape.pages, "the page is in the pool");
+        assert_eq!(out.len(), self.shape.page_bytes(), "a page is copied whole");
+        let values = 2 * self.shape.half_values();
+        for (layer, out) in out.chunks_exact_mut(values * 2).enumerate() {
+            let part = &self.data.as_slice()[self.start(layer, page)..][..values];
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(part) {
+                *out = value.to_le_bytes();
+            }
+        }
+    }
+
+    /// Copies a page in.
+    ///
+    /// # Panics
+    /// As [`Kv::export`].
+    pub fn import(&mut self, page: usize, bytes: &[u8]) {
+        assert!(page < self.shape.pages, "the page is in the pool");
+        assert_eq!(bytes.len(), self.shape.page_bytes(), "a page is copied whole");
+        let values = 2 * self.shape.half_values();
+        for (layer, bytes) in bytes.chunks_exact(values * 2).enumerate() {
+            let start = self.start(layer, page);
+            let part = &mut self.data.as_mut_slice()[start..][..values];
+            for (value, bytes) in part.iter_mut().zip(bytes.as_chunks().0) {
+                *value = u16::from_le_bytes(*bytes);
+            }
+        }
+    }
+
+    /// A value of a page, for tests.
+    pub fn value(&self, layer: usize, page: usize, index: usize) -> f32 {
+        f16::from_bits(self.data.as_slice()[self.start(layer, page) + index]).to_f32()
+    }
+}

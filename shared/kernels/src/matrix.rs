@@ -1,0 +1,89 @@
+//! Activations: rows of f32, each beginning at a cache line.
+
+use crate::lanes::LANES;
+use crate::memory::Aligned;
+
+/// `[rows, width]` in f32. What lies between the width and the next multiple of sixteen is zero.
+pub struct Matrix {
+    data: Aligned<f32>,
+    rows: usize,
+    width: usize,
+}
+
+impl Default for Matrix {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Matrix {
+    /// Without rows.
+    pub fn new() -> Self {
+        Self { data: Aligned::new(), rows: 0, width: 0 }
+    }
+
+    /// Gives it rows of a width; what is in them is anything. Allocates only to grow.
+    pub fn reshape(&mut self, rows: usize, width: usize) {
+        if width != self.width {
+            self.width = width;
+            self.data.as_mut_slice().fill(0.0);
+        }
+        self.rows = rows;
+        self.data.resize(rows * self.stride());
+    }
+
+    /// Takes rows of `width` from the host.
+    ///
+    /// # Panics
+    /// When `values` are not whole rows.
+    pub fn write(&mut self, width: usize, values: &[f32]) {
+        assert!(width > 0 && values.len().is_multiple_of(width), "values are whole rows");
+        self.reshape(values.len() / width, width);
+        for (row, values) in values.chunks_exact(width).enumerate() {
+            self.row_mut(row).copy_from_slice(values);
+        }
+    }
+
+    /// All rows, one after the other.
+    pub fn to_vec(&self) -> Vec<f32> {
+        (0..self.rows).flat_map(|row| self.row(row).iter().copied()).collect()
+    }
+
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.width.next_multiple_of(LANES)
+    }
+
+    /// One row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.data.as_slice()[row * self.stride()..][..self.width]
+    }
+
+    pub(crate) fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        let (stride, width) = (self.stride(), self.width);
+        &mut self.data.as_mut_slice()[row * stride..][..width]
+    }
+
+    /// One row with the zeros behind it.
+    pub(crate) fn padded_row(&self, row: usize) -> &[f32] {
+        let stride = self.stride();
+        &self.data.as_slice()[row * stride..][..stride]
+    }
+
+    pub(crate) fn all(&self) -> &[f32] {
+        self.data.as_slice()
+    }
+
+    pub(crate) fn all_mut(&mut self) -> &mut [f32] {
+        self.data.as_mut_slice()
+    }
+}
