@@ -26,6 +26,15 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
 }
 
+/// The sequences of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Spans<'a> {
+    /// They cover the rows in their order.
+    pub spans: &'a [Span],
+    /// The pages of all of them.
+    pub pages: &'a [u32],
+}
+
 /// What attention keeps between steps.
 #[derive(Default)]
 pub(crate) struct AttentionMemory {
@@ -49,14 +58,15 @@ impl Cpu {
     pub fn attend(
         &mut self,
         qkv: &Matrix,
-        spans: &[Span<'_>],
+        rows: &Spans<'_>,
         attention: &Attention<'_>,
         kv: &mut Kv,
         out: &mut Matrix,
     ) {
         let shape = kv.shape();
         let (heads, head_dim) = (attention.heads, shape.head_dim);
-        check(qkv, spans, attention, kv);
+        check(qkv, rows, attention, kv);
+        let Spans { spans, pages } = *rows;
         assert!(self.attention.angles.fit(qkv.rows(), head_dim), "the rows' positions were set");
         let memory = &mut self.attention;
         memory.queries.reshape(qkv.rows(), heads * head_dim);
@@ -72,7 +82,7 @@ impl Cpu {
             self.pool.run(qkv.rows().div_ceil(ROTATE_ROWS), &|chunk, _| {
                 let first = chunk * ROTATE_ROWS;
                 for row in first..(first + ROTATE_ROWS).min(qkv.rows()) {
-                    let (page, token) = place(spans, row);
+                    let (page, token) = place(rows, row);
                     isa.run(RotateRow {
                         qkv,
                         row,
@@ -99,13 +109,15 @@ impl Cpu {
         let (kv, queries, items) = (&*kv, &*queries, &*items);
         self.pool.run(items.len(), &|chunk, thread| {
             let item = items[chunk];
+            let span = spans[item.span()];
             // SAFETY: a thread runs one chunk at a time.
             let scratch = unsafe { &mut scratch.part(thread, 1)[0] };
             isa.run(Attend {
                 heads,
                 layer: attention.layer,
                 kv,
-                span: spans[item.span()],
+                span,
+                pages: &pages[span.first_page..span.end_page()],
                 item,
                 queries,
                 out: &out,
@@ -117,14 +129,14 @@ impl Cpu {
 }
 
 /// The page and the place in it of a row.
-fn place(spans: &[Span<'_>], row: usize) -> (usize, usize) {
-    let index = spans.partition_point(|span| span.first_row <= row) - 1;
-    let span = &spans[index];
+fn place(rows: &Spans<'_>, row: usize) -> (usize, usize) {
+    let index = rows.spans.partition_point(|span| span.first_row <= row) - 1;
+    let span = &rows.spans[index];
     let token = span.position + row - span.first_row;
-    (span.pages[token / PAGE_TOKENS] as usize, token % PAGE_TOKENS)
+    (rows.pages[span.first_page + token / PAGE_TOKENS] as usize, token % PAGE_TOKENS)
 }
 
-fn check(qkv: &Matrix, spans: &[Span<'_>], attention: &Attention<'_>, kv: &Kv) {
+fn check(qkv: &Matrix, rows: &Spans<'_>, attention: &Attention<'_>, kv: &Kv) {
     let shape = kv.shape();
     let heads = attention.heads;
     assert!(attention.layer < shape.layers, "the layer is in the pool");
@@ -138,12 +150,12 @@ fn check(qkv: &Matrix, spans: &[Span<'_>], attention: &Attention<'_>, kv: &Kv) {
     );
     assert!(attention.window != Some(0), "a window holds a token or more");
     let mut next = 0;
-    for span in spans {
+    for span in rows.spans {
         assert!(span.first_row == next && span.rows > 0, "spans cover the rows in order");
         next += span.rows;
-        let tokens = span.position + span.rows;
-        assert_eq!(span.pages.len(), tokens.div_ceil(PAGE_TOKENS), "pages reach the last row");
-        let in_pool = span.pages.iter().all(|&page| (page as usize) < shape.pages);
+        let pages = rows.pages.get(span.first_page..span.end_page());
+        let pages = pages.expect("pages reach the last row");
+        let in_pool = pages.iter().all(|&page| (page as usize) < shape.pages);
         assert!(in_pool, "pages are in the pool");
     }
     assert_eq!(next, qkv.rows(), "spans cover all rows");

@@ -22,17 +22,24 @@ const ITEM_ROWS: usize = 48;
 /// Most rows of the innermost loops.
 const ROWS_MAX: usize = 6;
 
-/// One sequence's rows and its pages.
-#[derive(Clone, Copy, Debug)]
-pub struct Span<'a> {
+/// One sequence's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
     /// Its first row.
     pub first_row: usize,
     /// How many rows.
     pub rows: usize,
     /// Position of the first row.
     pub position: usize,
-    /// Its pages, up to that of the last row.
-    pub pages: &'a [u32],
+    /// Where its pages begin in the step's list of pages: token `t` lies in page `t / 16` from there.
+    pub first_page: usize,
+}
+
+impl Span {
+    /// The end of its pages in the list.
+    pub(crate) fn end_page(&self) -> usize {
+        self.first_page + (self.position + self.rows).div_ceil(PAGE_TOKENS)
+    }
 }
 
 /// A few queries of one key head of one sequence.
@@ -62,7 +69,7 @@ pub(crate) struct Heads {
 }
 
 /// Cuts the rows of `spans` into items, the ones with most context first.
-pub(crate) fn items(spans: &[Span<'_>], heads: Heads, out: &mut Vec<Item>) {
+pub(crate) fn items(spans: &[Span], heads: Heads, out: &mut Vec<Item>) {
     out.clear();
     let most = (ITEM_ROWS / heads.group).max(1);
     for (span, rows) in spans.iter().enumerate() {
@@ -99,7 +106,9 @@ pub(crate) struct Attend<'a> {
     pub(crate) heads: Heads,
     pub(crate) layer: usize,
     pub(crate) kv: &'a Kv,
-    pub(crate) span: Span<'a>,
+    pub(crate) span: Span,
+    /// The sequence's pages.
+    pub(crate) pages: &'a [u32],
     pub(crate) item: Item,
     /// Rotated and scaled, `[rows, heads head_dim]`.
     pub(crate) queries: &'a Matrix,
@@ -164,7 +173,7 @@ impl Attend<'_> {
     fn head_of_page(&self, page: usize, half: usize) -> &[u16] {
         let shape = self.kv.shape();
         // Behind the last page nothing is visible: any page will do.
-        let page = self.span.pages[page.min(self.span.pages.len() - 1)] as usize;
+        let page = self.pages[page.min(self.pages.len() - 1)] as usize;
         let start = shape.start(self.layer, page)
             + half * shape.half_values()
             + self.item.kv_head * shape.head_values();

@@ -10,7 +10,7 @@
 use half::f16;
 use kernels::{
     Attention, Cpu, Format, HeadOutput, HeadRow, Isa, Kv, KvShape, Linear, Matrix, Part, RmsNorm,
-    Span, Vector,
+    Span, Spans, Vector,
 };
 
 const FORMATS: [Format; 8] = [
@@ -383,17 +383,21 @@ fn attention_is_exact_in_chunks_and_company() {
                     let mut positions: Vec<u32> = (done as u32..(done + count) as u32).collect();
                     positions.extend(0..strangers as u32);
                     cpu.set_positions(&positions, &frequencies);
-                    let used = &pages[..(done + count).div_ceil(16)];
+                    let used = (done + count).div_ceil(16);
+                    let mut all_pages = pages[..used].to_vec();
+                    all_pages.push(0);
                     let mut spans =
-                        vec![Span { first_row: 0, rows: count, position: done, pages: used }];
+                        vec![Span { first_row: 0, rows: count, position: done, first_page: 0 }];
                     if strangers > 0 {
-                        spans.push(Span {
+                        let stranger = Span {
                             first_row: count,
                             rows: strangers,
                             position: 0,
-                            pages: &[0],
-                        });
+                            first_page: used,
+                        };
+                        spans.push(stranger);
                     }
+                    let spans = Spans { spans: &spans, pages: &all_pages };
                     let mut step = Matrix::new();
                     cpu.attend(&matrix(width, &rows), &spans, &attention, &mut kv, &mut step);
                     out.extend((0..count).flat_map(|row| step.row(row).to_vec()));
