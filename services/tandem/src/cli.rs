@@ -6,6 +6,7 @@ use chassis::SettingsArgs;
 use chassis::service::ServiceArgs;
 use clap::{Parser, Subcommand};
 
+use crate::bench::BenchArgs;
 use crate::chat::ChatArgs;
 use crate::doctor::DoctorArgs;
 use crate::fetch_model::FetchModelArgs;
@@ -13,7 +14,7 @@ use crate::healthcheck::HealthcheckArgs;
 use crate::service::ServiceKind;
 use crate::status::StatusArgs;
 use crate::up::UpArgs;
-use crate::{chat, config, doctor, fetch_model, healthcheck, service, status, up};
+use crate::{bench, chat, config, doctor, fetch_model, healthcheck, service, status, up};
 
 /// Serves a language model with prefill and decode on different workers.
 #[derive(Debug, Parser)]
@@ -40,6 +41,8 @@ enum Command {
     Config(SettingsArgs),
     /// Look whether this machine has what `tandem up` needs
     Doctor(DoctorArgs),
+    /// Measure the engine, or the path around it, on this machine
+    Bench(BenchArgs),
     /// Run the gateway alone
     Gateway(ServiceArgs),
     /// Run one prefill worker alone
@@ -70,6 +73,7 @@ impl Cli {
             Command::Status(args) => status::run(args).await.map(done),
             Command::Config(args) => config::run(&args).map(done),
             Command::Doctor(args) => doctor::run(args).await,
+            Command::Bench(args) => bench::run(args).await.map(done),
             Command::Gateway(args) => service::run(ServiceKind::Gateway, args).await.map(done),
             Command::Prefill(args) => service::run(ServiceKind::Prefill, args).await.map(done),
             Command::Decode(args) => service::run(ServiceKind::Decode, args).await.map(done),

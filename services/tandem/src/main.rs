@@ -1,5 +1,6 @@
 //! The command that users type: everything on one machine, and the tools around it.
 
+mod bench;
 mod chat;
 mod cli;
 mod clock;

@@ -1,0 +1,37 @@
+//! `tandem bench`: measures the engine, the path around it, and the hand-over of KV blocks.
+
+mod engine;
+
+use std::path::PathBuf;
+
+use chassis::SettingsArgs;
+
+/// What to measure; the engine when nothing else is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    engine: engine::EngineArgs,
+}
+
+/// What every measurement understands.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CommonArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Write the figures as JSON, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds over all cases; medians are reported
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Fewer and shorter cases
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Measures and prints.
+pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    engine::run(args.common, args.engine).await
+}
