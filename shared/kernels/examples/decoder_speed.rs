@@ -1,0 +1,177 @@
+//! Prints how fast the kernels run a decoder of SmolLM2-135M's shape, with random weights:
+//! `decoder_speed [threads] [isa] [format]`.
+#![allow(clippy::print_stdout, reason = "an example that reports to its user")]
+
+use kernels::{
+    Attention, Cpu, Format, HeadOutput, HeadRow, Isa, Kv, KvShape, Linear, Matrix, Part, RmsNorm,
+    Span, Spans, Vector,
+};
+use std::error::Error;
+use std::time::Instant;
+
+const LAYERS: usize = 30;
+const HIDDEN: usize = 576;
+const HEADS: usize = 9;
+const KV_HEADS: usize = 3;
+const HEAD_DIM: usize = 64;
+const FFN: usize = 1536;
+const VOCAB: usize = 49152;
+const CONTEXT: usize = 256;
+
+struct Layer {
+    qkv: Linear,
+    output: Linear,
+    gate_up: Linear,
+    down: Linear,
+}
+
+struct Decoder {
+    cpu: Cpu,
+    norm: Vector,
+    layers: Vec<Layer>,
+    head: Linear,
+    kv: Kv,
+    frequencies: Vec<f64>,
+    x: Matrix,
+    qkv: Matrix,
+    attended: Matrix,
+    gated: Matrix,
+    out: HeadOutput,
+}
+
+fn weight(format: Format, outputs: &[usize], inputs: usize) -> Result<Linear, Box<dyn Error>> {
+    let mut state = 1u32;
+    let matrices: Vec<Vec<u8>> = outputs
+        .iter()
+        .map(|outputs| {
+            let blocks = outputs * inputs / format.block_values();
+            let mut bytes = Vec::with_capacity(blocks * format.block_bytes());
+            for _ in 0..blocks {
+                let start = bytes.len();
+                bytes.extend((0..format.block_bytes()).map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (state >> 24) as u8
+                }));
+                // Small scales wherever the format has them.
+                let ends = [start, start + 2, start + format.block_bytes().saturating_sub(2)];
+                for end in ends {
+                    if let Some(scale) = bytes.get_mut(end..end + 2) {
+                        scale.copy_from_slice(&[0x11, 0x11]);
+                    }
+                }
+            }
+            bytes
+        })
+        .collect();
+    let parts: Vec<Part> = outputs
+        .iter()
+        .zip(&matrices)
+        .map(|(&outputs, bytes)| Part { format, outputs, inputs, bytes })
+        .collect();
+    Ok(Linear::pack(&parts, None)?)
+}
+
+impl Decoder {
+    fn new(threads: usize, isa: Isa, format: Format) -> Result<Self, Box<dyn Error>> {
+        let layer = || -> Result<Layer, Box<dyn Error>> {
+            Ok(Layer {
+                qkv: weight(format, &[HIDDEN, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM], HIDDEN)?,
+                output: weight(format, &[HIDDEN], HIDDEN)?,
+                gate_up: weight(format, &[FFN, FFN], HIDDEN)?,
+                down: weight(format, &[HIDDEN], FFN)?,
+            })
+        };
+        let shape =
+            KvShape { layers: LAYERS, kv_heads: KV_HEADS, head_dim: HEAD_DIM, pages: 32 * 20 };
+        Ok(Self {
+            cpu: Cpu::new(threads, isa)?,
+            norm: Vector::new(&[1.0; HIDDEN]),
+            layers: (0..LAYERS).map(|_| layer()).collect::<Result<_, _>>()?,
+            head: weight(Format::Q8_0, &[VOCAB], HIDDEN)?,
+            kv: Kv::new(shape),
+            frequencies: (0..HEAD_DIM / 2).map(|pair| 0.75f64.powi(pair as i32)).collect(),
+            x: Matrix::new(),
+            qkv: Matrix::new(),
+            attended: Matrix::new(),
+            gated: Matrix::new(),
+            out: HeadOutput::default(),
+        })
+    }
+
+    fn step(&mut self, tokens: &[u32], positions: &[u32], rows: &Spans<'_>, wanted: &[HeadRow]) {
+        let norm = Some(RmsNorm { weight: &self.norm, eps: 1e-5 });
+        self.cpu.set_positions(positions, &self.frequencies);
+        self.cpu.embed(tokens, &self.head, &mut self.x);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let attention = Attention {
+                layer: index,
+                heads: HEADS,
+                scale: 0.125,
+                head_norms: None,
+                window: None,
+            };
+            self.cpu.norm_linear(&self.x, norm, &layer.qkv, &mut self.qkv);
+            self.cpu.attend(&self.qkv, rows, &attention, &mut self.kv, &mut self.attended);
+            self.cpu.linear_residual(&self.attended, &layer.output, &mut self.x);
+            self.cpu.norm_gate_up(&self.x, norm, &layer.gate_up, &mut self.gated);
+            self.cpu.linear_residual(&self.gated, &layer.down, &mut self.x);
+        }
+        self.cpu.head(&self.x, norm, &self.head, wanted, &mut self.out);
+    }
+
+    /// A prompt in chunks of 512; seconds.
+    fn prefill(&mut self, length: usize) -> f64 {
+        let pages: Vec<u32> = (0..length.div_ceil(16) as u32).collect();
+        let started = Instant::now();
+        for position in (0..length).step_by(512) {
+            let rows = 512.min(length - position);
+            let positions: Vec<u32> = (position as u32..(position + rows) as u32).collect();
+            let span = Span { first_row: 0, rows, position, first_page: 0 };
+            let pages = &pages[..(position + rows).div_ceil(16)];
+            let rows = Spans { spans: &[span], pages };
+            let wanted = [HeadRow { row: positions.len() - 1, top: 1 }];
+            self.step(&vec![7; positions.len()], &positions, &rows, &wanted);
+        }
+        started.elapsed().as_secs_f64()
+    }
+
+    /// Steps of a batch at a context of 256; seconds.
+    fn decode(&mut self, batch: usize, steps: usize) -> f64 {
+        let pages: Vec<u32> = (0..batch as u32 * 18).collect();
+        let wanted: Vec<HeadRow> = (0..batch).map(|row| HeadRow { row, top: 1 }).collect();
+        let started = Instant::now();
+        for step in 0..steps {
+            let position = CONTEXT + step % 32;
+            let span = |row| Span { first_row: row, rows: 1, position, first_page: row * 18 };
+            let spans: Vec<Span> = (0..batch).map(span).collect();
+            let rows = Spans { spans: &spans, pages: &pages };
+            self.step(&vec![7; batch], &vec![position as u32; batch], &rows, &wanted);
+        }
+        started.elapsed().as_secs_f64()
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let threads = arguments.next().map_or(Ok(1), |text| text.parse())?;
+    let isa = arguments.next().map_or(Ok(Isa::best()), |text| text.parse())?;
+    let format = match arguments.next().as_deref() {
+        None | Some("q4_1") => Format::Q4_1,
+        Some("q4_0") => Format::Q4_0,
+        Some("q8_0") => Format::Q8_0,
+        Some("q4_k") => Format::Q4_K,
+        Some(other) => return Err(format!("format {other} is not q4_0, q4_1, q8_0 or q4_k").into()),
+    };
+    let mut decoder = Decoder::new(threads, isa, format)?;
+    println!("{isa}, {threads} threads, {format:?}, tokens/s");
+    for length in [128, 512, 2048] {
+        let best = (0..3).map(|_| decoder.prefill(length)).fold(f64::MAX, f64::min);
+        println!("prefill {length:>4}  {:>7.0}", length as f64 / best);
+    }
+    for batch in [1, 4, 8, 16, 32] {
+        let steps = 32;
+        let best = (0..3).map(|_| decoder.decode(batch, steps)).fold(f64::MAX, f64::min);
+        println!("decode  {batch:>4}  {:>7.0}", (batch * steps) as f64 / best);
+    }
+    Ok(())
+}
