@@ -29,6 +29,14 @@ pub enum ModelFileError {
         /// What is wrong with it.
         problem: String,
     },
+    /// One file of several that make a model is missing, or not the one that it should be.
+    #[error("{}: {problem}", path.display())]
+    Part {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The file is sound, but asks for something that is not implemented.
     #[error("not supported: {what}")]
     Unsupported {
@@ -54,6 +62,10 @@ impl ModelFileError {
 
     pub(crate) fn tensor(tensor: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Tensor { tensor: tensor.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn part(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Part { path: path.to_path_buf(), problem: problem.into() }
     }
 
     pub(crate) fn unsupported(what: impl Into<String>) -> Self {

@@ -2,20 +2,18 @@
 
 use crate::dtype::{DType, TensorData};
 use crate::error::ModelFileError;
+use crate::shards::Shards;
 use crate::spec::{ModelSpec, STOP_TEXTS, SpecialTokens};
 use crate::table::TensorTable;
 use crate::tokenizer::Tokenizer;
 use crate::value::Metadata;
-use crate::{families, gguf, safetensors, tokenizer_gguf};
+use crate::{companion, families, gguf, safetensors, tokenizer_gguf};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-/// Longest JSON companion that is read: a tokenizer of a million tokens stays below it.
-const JSON_BYTES_MAX: u64 = 128 << 20;
 
 /// An opened model: header validated, tensors still on disk.
 #[derive(Debug)]
@@ -37,15 +35,17 @@ enum Vocabulary {
 }
 
 impl ModelFile {
-    /// Opens a GGUF file, or a directory (or one `.safetensors` in it) as Hugging Face lays it out.
+    /// Opens a GGUF file (or any part of a split one with all its siblings), or a directory as
+    /// Hugging Face lays it out, or one `.safetensors` in such a directory with its shards.
     pub fn open(path: &Path) -> Result<Self, ModelFileError> {
-        let is_directory = path.is_dir();
-        if !is_directory && starts_with_gguf_magic(path)? {
+        if path.is_dir() {
+            return Self::open_safetensors(path, &Shards::find(path, None)?);
+        }
+        if starts_with_gguf_magic(path)? {
             return Self::open_gguf(path);
         }
-        let directory = if is_directory { path } else { path.parent().unwrap_or(Path::new(".")) };
-        let tensors = if is_directory { safetensors_in(directory)? } else { vec![path.into()] };
-        Self::open_safetensors(directory, tensors)
+        let directory = path.parent().unwrap_or(Path::new("."));
+        Self::open_safetensors(directory, &Shards::find(directory, Some(path))?)
     }
 
     fn open_gguf(path: &Path) -> Result<Self, ModelFileError> {
@@ -61,26 +61,24 @@ impl ModelFile {
             chat_template: metadata.text("tokenizer.chat_template")?.map(str::to_owned),
             spec,
             vocabulary: Vocabulary::Gguf(metadata),
+            files: table.parts.iter().map(|part| part.path.clone()).collect(),
             table,
-            files: vec![path.to_path_buf()],
         })
     }
 
-    fn open_safetensors(directory: &Path, tensors: Vec<PathBuf>) -> Result<Self, ModelFileError> {
-        let config = need_json(&directory.join("config.json"))?;
+    fn open_safetensors(directory: &Path, shards: &Shards) -> Result<Self, ModelFileError> {
+        let config = companion::need_json(&directory.join("config.json"))?;
         let tokenizer_config = directory.join("tokenizer_config.json");
-        let tokenizer_settings = read_json(&tokenizer_config)?.unwrap_or(Value::Null);
+        let tokenizer_settings = companion::read_json(&tokenizer_config)?.unwrap_or(Value::Null);
         let generation = directory.join("generation_config.json");
-        let generation_settings = read_json(&generation)?.unwrap_or(Value::Null);
+        let generation_settings = companion::read_json(&generation)?.unwrap_or(Value::Null);
         let tokenizer_path = directory.join("tokenizer.json");
-        let tokenizer_json = need_bytes(&tokenizer_path)?;
+        let tokenizer_json = companion::need(&tokenizer_path)?;
         let template_path = directory.join("chat_template.jinja");
-        let template = read_bytes(&template_path)?.map(String::from_utf8).transpose();
-        let template = template
-            .map_err(|_| ModelFileError::field("chat_template.jinja", "is not UTF-8"))?
+        let template = companion::read_text(&template_path)?
             .or_else(|| tokenizer_settings["chat_template"].as_str().map(str::to_owned));
 
-        let table = safetensors::open(&tensors)?;
+        let table = safetensors::open(shards)?;
         let spec = families::from_config(&config, &table)?;
         let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
         let special =
@@ -88,7 +86,8 @@ impl ModelFile {
         let mut files = vec![directory.join("config.json"), tokenizer_path];
         let optional = [tokenizer_config, generation, template_path];
         files.extend(optional.into_iter().filter(|path| path.exists()));
-        files.extend(tensors);
+        files.extend(shards.index.clone());
+        files.extend(shards.files.iter().cloned());
         Ok(Self {
             name: stem(directory),
             spec,
@@ -177,61 +176,6 @@ fn starts_with_gguf_magic(path: &Path) -> Result<bool, ModelFileError> {
     let mut start = Vec::with_capacity(4);
     file.take(4).read_to_end(&mut start).map_err(|error| ModelFileError::io(path, error))?;
     Ok(start == gguf::MAGIC)
-}
-
-fn safetensors_in(directory: &Path) -> Result<Vec<PathBuf>, ModelFileError> {
-    let entries =
-        std::fs::read_dir(directory).map_err(|error| ModelFileError::io(directory, error))?;
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|error| ModelFileError::io(directory, error))?.path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    if files.is_empty() {
-        return Err(ModelFileError::field("*.safetensors", "is missing in the directory"));
-    }
-    Ok(files)
-}
-
-/// The bytes of a companion file, or nothing when there is no such file.
-fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, ModelFileError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(ModelFileError::io(path, error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(JSON_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| ModelFileError::io(path, error))?;
-    if bytes.len() as u64 > JSON_BYTES_MAX {
-        return Err(ModelFileError::field(
-            path.display().to_string(),
-            format!("is longer than {JSON_BYTES_MAX} bytes"),
-        ));
-    }
-    Ok(Some(bytes))
-}
-
-fn need_bytes(path: &Path) -> Result<Vec<u8>, ModelFileError> {
-    read_bytes(path)?.ok_or_else(|| ModelFileError::field(path.display().to_string(), "is missing"))
-}
-
-fn read_json(path: &Path) -> Result<Option<Value>, ModelFileError> {
-    read_bytes(path)?.map(|bytes| parse_json(path, &bytes)).transpose()
-}
-
-fn need_json(path: &Path) -> Result<Value, ModelFileError> {
-    parse_json(path, &need_bytes(path)?)
-}
-
-fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, ModelFileError> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        ModelFileError::field(path.display().to_string(), format!("is not JSON: {error}"))
-    })
 }
 
 /// Special tokens from the JSON companions; ids outside the vocabulary are dropped.

@@ -3,6 +3,7 @@
 use crate::dtype::DType;
 use crate::error::ModelFileError;
 use crate::reader::Reader;
+use crate::split::Split;
 use crate::table::{DIMENSIONS_MAX, Entry, Part, TensorTable};
 use crate::value::{Metadata, Value};
 use std::io::{BufReader, Read};
@@ -25,42 +26,88 @@ struct Described {
     offset: u64,
 }
 
-/// Reads metadata and tensor table of the GGUF file at `path`.
+/// Reads metadata and tensor table of the GGUF file at `path`, with all its siblings when it is a
+/// part of a split one. Gives the metadata of the first part.
 pub(crate) fn open(path: &Path) -> Result<(Metadata, TensorTable), ModelFileError> {
-    let part = Part::open(path)?;
-    let mut reader = Reader::new(BufReader::new(&part.file), part.bytes);
-    let (metadata, described) = read_header(&mut reader)?;
-
-    let alignment = match metadata.count("general.alignment", ALIGNMENT_MAX)? {
-        Some(n) if n.is_power_of_two() => n as u64,
-        Some(n) => {
-            return Err(ModelFileError::field(
-                "general.alignment",
-                format!("is {n}, not a power of two"),
-            ));
-        }
-        None => ALIGNMENT,
+    let opened = Opened::read(path)?;
+    let mut table = TensorTable::default();
+    let Some(split) = Split::read(&opened.metadata)? else {
+        let metadata = opened.add_to(&mut table)?;
+        table.check_overlap()?;
+        return Ok((metadata, table));
     };
-    let data_start = reader.position().next_multiple_of(alignment);
-
-    let mut table = TensorTable::over(part);
-    for tensor in described {
-        if !tensor.offset.is_multiple_of(alignment) {
-            let problem = format!("offset {} is not a multiple of {alignment}", tensor.offset);
-            return Err(ModelFileError::tensor(tensor.name, problem));
+    let mut opened = Some(opened);
+    let mut first = None;
+    for (index, path) in split.paths(path)?.iter().enumerate() {
+        let part = match opened.take_if(|_| index == split.index) {
+            Some(part) => part,
+            None => Opened::read(path)?,
+        };
+        let wanted = Split { index, ..split };
+        if Split::read(&part.metadata)? != Some(wanted) {
+            let found = ["split.no", "split.count", "split.tensors.count"]
+                .map(|key| format!("{key} {:?}", part.metadata.0.get(key)));
+            let problem = format!("says {}, not {wanted:?}", found.join(", "));
+            return Err(ModelFileError::part(path, problem));
         }
-        let bytes = tensor.dtype.tensor_bytes(&tensor.shape).ok_or_else(|| {
-            let problem = format!("shape {:?} cannot be {:?}", tensor.shape, tensor.dtype);
-            ModelFileError::tensor(&tensor.name, problem)
-        })?;
-        let offset = data_start.checked_add(tensor.offset).ok_or_else(|| {
-            ModelFileError::tensor(&tensor.name, format!("offset {} overflows", tensor.offset))
-        })?;
-        let Described { name, dtype, shape, .. } = tensor;
-        table.insert(&name, Entry { file_index: 0, dtype, shape, offset, bytes })?;
+        let metadata = part.add_to(&mut table)?;
+        first.get_or_insert(metadata);
+    }
+    let found = table.names().count();
+    if split.tensors.is_some_and(|said| said != found) {
+        let problem = format!("is {:?}, the parts hold {found}", split.tensors);
+        return Err(ModelFileError::field("split.tensors.count", problem));
     }
     table.check_overlap()?;
-    Ok((metadata, table))
+    Ok((first.unwrap_or_default(), table))
+}
+
+/// One file's header.
+struct Opened {
+    part: Part,
+    metadata: Metadata,
+    described: Vec<Described>,
+    header_bytes: u64,
+}
+
+impl Opened {
+    fn read(path: &Path) -> Result<Self, ModelFileError> {
+        let part = Part::open(path)?;
+        let mut reader = Reader::new(BufReader::new(&part.file), part.bytes);
+        let (metadata, described) = read_header(&mut reader)?;
+        let header_bytes = reader.position();
+        Ok(Self { part, metadata, described, header_bytes })
+    }
+
+    /// Puts the file's tensors into the table, and gives its metadata.
+    fn add_to(self, table: &mut TensorTable) -> Result<Metadata, ModelFileError> {
+        let Self { part, metadata, described, header_bytes } = self;
+        let alignment = match metadata.count("general.alignment", ALIGNMENT_MAX)? {
+            Some(n) if n.is_power_of_two() => n as u64,
+            Some(n) => {
+                let problem = format!("is {n}, not a power of two");
+                return Err(ModelFileError::field("general.alignment", problem));
+            }
+            None => ALIGNMENT,
+        };
+        let data_start = header_bytes.next_multiple_of(alignment);
+        let file_index = table.parts.len();
+        table.parts.push(part);
+        for Described { name, dtype, shape, offset } in described {
+            if !offset.is_multiple_of(alignment) {
+                let problem = format!("offset {offset} is not a multiple of {alignment}");
+                return Err(ModelFileError::tensor(name, problem));
+            }
+            let bytes = dtype.tensor_bytes(&shape).ok_or_else(|| {
+                ModelFileError::tensor(&name, format!("shape {shape:?} cannot be {dtype:?}"))
+            })?;
+            let offset = data_start.checked_add(offset).ok_or_else(|| {
+                ModelFileError::tensor(&name, format!("offset {offset} overflows"))
+            })?;
+            table.insert(&name, Entry { file_index, dtype, shape, offset, bytes })?;
+        }
+        Ok(metadata)
+    }
 }
 
 fn read_header<R: Read>(

@@ -4,6 +4,7 @@
 //! of the file before memory is asked for, every tensor against its neighbours and against the shape
 //! the model's family needs; what does not fit is an error that names the tensor or the field.
 
+mod companion;
 mod dtype;
 mod error;
 mod families;
@@ -14,7 +15,9 @@ mod quant;
 mod quantise;
 mod reader;
 mod safetensors;
+mod shards;
 mod spec;
+mod split;
 mod table;
 mod tokenizer;
 mod tokenizer_gguf;
@@ -26,4 +29,5 @@ pub use dtype::{DType, TensorData};
 pub use error::ModelFileError;
 pub use file::ModelFile;
 pub use spec::{Family, ModelSpec, RopePairs, SpecialTokens};
+pub use split::gguf_part_names;
 pub use tokenizer::Tokenizer;

@@ -3,18 +3,18 @@
 use crate::dtype::DType;
 use crate::error::ModelFileError;
 use crate::reader::Reader;
+use crate::shards::Shards;
 use crate::table::{Entry, Part, TensorTable};
 use serde_json::{Map, Value};
 use std::io::BufReader;
-use std::path::PathBuf;
 
 /// The format itself allows no longer header.
 const HEADER_BYTES_MAX: u64 = 100 << 20;
 
-/// Reads the headers of all `files`; tensors get the names of `canonical`.
-pub(crate) fn open(files: &[PathBuf]) -> Result<TensorTable, ModelFileError> {
+/// Reads the headers of all files; tensors get the names of `canonical`.
+pub(crate) fn open(shards: &Shards) -> Result<TensorTable, ModelFileError> {
     let mut table = TensorTable::default();
-    for (file_index, path) in files.iter().enumerate() {
+    for (file_index, path) in shards.files.iter().enumerate() {
         let part = Part::open(path)?;
         let header = read_header(&part)?;
         let data_start = 8 + header.1;
@@ -23,6 +23,7 @@ pub(crate) fn open(files: &[PathBuf]) -> Result<TensorTable, ModelFileError> {
             if name == "__metadata__" {
                 continue;
             }
+            shards.check_place(name, file_index)?;
             let mut entry = describe(name, description)?;
             entry.file_index = file_index;
             entry.offset = entry.offset.checked_add(data_start).ok_or_else(|| {
@@ -31,6 +32,7 @@ pub(crate) fn open(files: &[PathBuf]) -> Result<TensorTable, ModelFileError> {
             table.insert(&canonical(name), entry)?;
         }
     }
+    shards.check_all(|name| table.contains(&canonical(name)))?;
     table.check_overlap()?;
     Ok(table)
 }

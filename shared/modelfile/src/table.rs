@@ -46,11 +46,6 @@ pub(crate) struct TensorTable {
 }
 
 impl TensorTable {
-    /// An empty table over one file.
-    pub(crate) fn over(part: Part) -> Self {
-        Self { parts: vec![part], entries: BTreeMap::new() }
-    }
-
     /// Adds a tensor after checking its shape and its place in the file; `parts` must hold its file.
     pub(crate) fn insert(&mut self, name: &str, entry: Entry) -> Result<(), ModelFileError> {
         let fail = |problem: String| Err(ModelFileError::tensor(name, problem));
