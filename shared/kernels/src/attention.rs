@@ -9,7 +9,7 @@ use crate::isa::Kernel;
 use crate::kv::{Kv, PAGE_TOKENS};
 use crate::lanes::{self, LANES, Lanes};
 use crate::matrix::Matrix;
-use crate::memory::Shared;
+use crate::memory::{Aligned, Shared};
 
 /// Tokens of the context that are looked at together.
 const TILE: usize = 64;
@@ -19,8 +19,6 @@ const COLUMNS: usize = 64;
 /// Query rows of an item: enough to read keys and values seldom, few enough to stay in the first
 /// cache.
 const ITEM_ROWS: usize = 48;
-/// Most rows of the innermost loops.
-const ROWS_MAX: usize = 6;
 
 /// One sequence's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,16 +86,38 @@ pub(crate) fn items(spans: &[Span], heads: Heads, out: &mut Vec<Item>) {
 
 /// What one thread needs while it computes an item.
 pub(crate) struct Scratch {
-    scores: [[f32; TILE]; ROWS_MAX],
+    /// Of each row: scores of the tile, then weights.
+    scores: Vec<[f32; TILE]>,
+    /// Of each row: by how much earlier weights shrink.
+    factors: Vec<f32>,
     /// Largest score so far, sum of weights so far: per row.
     running: Vec<(f32, f32)>,
     /// Weighted sum of values so far, `[rows][padded head_dim]`.
     sums: Vec<f32>,
+    /// Keys `[head_dim][64]` or values `[64][padded head_dim]` of a tile in f32, where enough rows
+    /// share them.
+    widened: Aligned<f32>,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self { scores: [[0.0; TILE]; ROWS_MAX], running: Vec::new(), sums: Vec::new() }
+        Self {
+            scores: Vec::new(),
+            factors: Vec::new(),
+            running: Vec::new(),
+            sums: Vec::new(),
+            widened: Aligned::new(),
+        }
+    }
+
+    fn reset(&mut self, rows: usize, padded: usize) {
+        self.scores.resize(rows, [0.0; TILE]);
+        self.factors.resize(rows, 1.0);
+        self.running.clear();
+        self.running.resize(rows, (f32::NEG_INFINITY, 0.0));
+        self.sums.clear();
+        self.sums.resize(rows * padded, 0.0);
+        self.widened.resize(TILE * padded);
     }
 }
 
@@ -122,34 +142,37 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(mut self) {
-        let Heads { group, head_dim, .. } = self.heads;
-        let rows = self.item.queries * group;
-        let padded = head_dim.next_multiple_of(LANES);
-        self.scratch.running.clear();
-        self.scratch.running.resize(rows, (f32::NEG_INFINITY, 0.0));
-        self.scratch.sums.clear();
-        self.scratch.sums.resize(rows * padded, 0.0);
+        let rows = self.item.queries * self.heads.group;
+        self.scratch.reset(rows, self.heads.head_dim.next_multiple_of(LANES));
         let first_visible = self.visible(0).0;
         let end = self.visible(rows - 1).1;
         for start in (first_visible / TILE * TILE..end).step_by(TILE) {
-            for first in (0..rows).step_by(L::ATTENTION_ROWS) {
-                let count = L::ATTENTION_ROWS.min(rows - first);
-                // SAFETY: the instructions are promised by the caller.
-                unsafe {
-                    match count {
-                        1 => self.tile::<L, 1>(first, start),
-                        2 if L::ATTENTION_ROWS >= 2 => self.tile::<L, 2>(first, start),
-                        3 if L::ATTENTION_ROWS >= 3 => self.tile::<L, 3>(first, start),
-                        4 if L::ATTENTION_ROWS >= 4 => self.tile::<L, 4>(first, start),
-                        5 if L::ATTENTION_ROWS >= 5 => self.tile::<L, 5>(first, start),
-                        6 if L::ATTENTION_ROWS >= 6 => self.tile::<L, 6>(first, start),
-                        _ => {}
-                    }
+            // SAFETY: the instructions are promised by the caller.
+            unsafe {
+                if rows > L::ATTENTION_ROWS {
+                    self.tile::<L, true>(rows, start);
+                } else {
+                    self.tile::<L, false>(rows, start);
                 }
             }
         }
         self.finish();
     }
+}
+
+/// Calls a function with a constant number of rows, as many as a tile may have.
+macro_rules! with_rows {
+    ($count:expr, $self:ident . $function:ident :: < $lanes:ident, _, $wide:ident $(, $n:literal)? > ($($argument:expr),*)) => {
+        match $count {
+            1 => $self.$function::<$lanes, 1, $wide $(, $n)?>($($argument),*),
+            2 if $lanes::ATTENTION_ROWS >= 2 => $self.$function::<$lanes, 2, $wide $(, $n)?>($($argument),*),
+            3 if $lanes::ATTENTION_ROWS >= 3 => $self.$function::<$lanes, 3, $wide $(, $n)?>($($argument),*),
+            4 if $lanes::ATTENTION_ROWS >= 4 => $self.$function::<$lanes, 4, $wide $(, $n)?>($($argument),*),
+            5 if $lanes::ATTENTION_ROWS >= 5 => $self.$function::<$lanes, 5, $wide $(, $n)?>($($argument),*),
+            6 if $lanes::ATTENTION_ROWS >= 6 => $self.$function::<$lanes, 6, $wide $(, $n)?>($($argument),*),
+            _ => {}
+        }
+    };
 }
 
 impl Attend<'_> {
@@ -180,32 +203,86 @@ impl Attend<'_> {
         &self.kv.data.as_slice()[start..][..shape.head_values()]
     }
 
+    /// One tile of the context for all rows of the item; `WIDE` where so many rows share it that it
+    /// pays to widen its keys and values once for all of them.
+    ///
     /// # Safety
     /// The machine has the instructions of `L`.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const R: usize>(&mut self, first: usize, start: usize) {
-        let (_, last_end) = self.visible(first + R - 1);
-        if last_end <= start || self.visible(first).0 >= start + TILE {
-            let is_behind = (first..first + R).all(|row| self.visible(row).0 >= start + TILE);
-            if last_end <= start || is_behind {
-                return;
-            }
-        }
+    unsafe fn tile<L: Lanes, const WIDE: bool>(&mut self, rows: usize, start: usize) {
+        let padded = self.heads.head_dim.next_multiple_of(LANES);
         // SAFETY: the instructions are promised by the caller.
         unsafe {
-            self.score::<L, R>(first, start);
-            let mut factors = [1.0; R];
-            for row in 0..R {
-                factors[row] = self.weigh::<L>(first, row, start);
+            if WIDE {
+                self.widen_keys::<L>(start);
             }
-            let tokens = (last_end - start).min(TILE);
-            let padded = self.heads.head_dim.next_multiple_of(LANES);
-            for column in (0..padded).step_by(COLUMNS) {
-                match (padded - column).min(COLUMNS) / LANES {
-                    1 => self.mix::<L, R, 1>(first, (start, tokens), column, factors),
-                    2 => self.mix::<L, R, 2>(first, (start, tokens), column, factors),
-                    3 => self.mix::<L, R, 3>(first, (start, tokens), column, factors),
-                    _ => self.mix::<L, R, 4>(first, (start, tokens), column, factors),
+            for first in (0..rows).step_by(L::ATTENTION_ROWS) {
+                let count = L::ATTENTION_ROWS.min(rows - first);
+                if self.visible(first + count - 1).1 > start {
+                    with_rows!(count, self.score::<L, _, WIDE>(first, start));
+                }
+            }
+            for row in 0..rows {
+                self.scratch.factors[row] = self.weigh::<L>(row, start);
+            }
+            if WIDE {
+                self.widen_values::<L>(start);
+            }
+            for first in (0..rows).step_by(L::ATTENTION_ROWS) {
+                let count = L::ATTENTION_ROWS.min(rows - first);
+                let end = self.visible(first + count - 1).1;
+                if end <= start {
+                    continue;
+                }
+                let tile = (start, (end - start).min(TILE));
+                for column in (0..padded).step_by(COLUMNS) {
+                    match (padded - column).min(COLUMNS) / LANES {
+                        1 => with_rows!(count, self.mix::<L, _, WIDE, 1>(first, tile, column)),
+                        2 => with_rows!(count, self.mix::<L, _, WIDE, 2>(first, tile, column)),
+                        3 => with_rows!(count, self.mix::<L, _, WIDE, 3>(first, tile, column)),
+                        _ => with_rows!(count, self.mix::<L, _, WIDE, 4>(first, tile, column)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// The machine has the instructions of `L`.
+    #[inline(always)]
+    unsafe fn widen_keys<L: Lanes>(&mut self, start: usize) {
+        let head_dim = self.heads.head_dim;
+        for page in 0..TILE_PAGES {
+            let keys = self.head_of_page(start / PAGE_TOKENS + page, 0).as_ptr();
+            let out = self.scratch.widened.as_mut_slice()[page * PAGE_TOKENS..].as_mut_ptr();
+            for element in 0..head_dim {
+                // SAFETY: the instructions are promised by the caller; keys have sixteen tokens for
+                // each element, and so have the widened ones of each page.
+                unsafe {
+                    let key = L::load_f16(keys.add(element * PAGE_TOKENS));
+                    L::store(out.add(element * TILE), key);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// The machine has the instructions of `L`.
+    #[inline(always)]
+    unsafe fn widen_values<L: Lanes>(&mut self, start: usize) {
+        let head_dim = self.heads.head_dim;
+        let padded = head_dim.next_multiple_of(LANES);
+        for page in 0..TILE_PAGES {
+            let values = self.head_of_page(start / PAGE_TOKENS + page, 1).as_ptr();
+            let out = &mut self.scratch.widened.as_mut_slice()[page * PAGE_TOKENS * padded..];
+            let out = out[..PAGE_TOKENS * padded].as_mut_ptr();
+            for token in 0..PAGE_TOKENS {
+                for column in (0..padded).step_by(LANES) {
+                    // SAFETY: as in `mix`.
+                    unsafe {
+                        let value = L::load_f16(values.add(token * head_dim + column));
+                        L::store(out.add(token * padded + column), value);
+                    }
                 }
             }
         }
@@ -216,7 +293,11 @@ impl Attend<'_> {
     /// # Safety
     /// The machine has the instructions of `L`.
     #[inline(always)]
-    unsafe fn score<L: Lanes, const R: usize>(&mut self, first: usize, start: usize) {
+    unsafe fn score<L: Lanes, const R: usize, const WIDE: bool>(
+        &mut self,
+        first: usize,
+        start: usize,
+    ) {
         let head_dim = self.heads.head_dim;
         let mut queries = [std::ptr::null::<f32>(); R];
         for row in 0..R {
@@ -224,17 +305,27 @@ impl Attend<'_> {
             queries[row] = self.queries.row(query)[head * head_dim..][..head_dim].as_ptr();
         }
         let mut keys = [std::ptr::null::<u16>(); TILE_PAGES];
+        let mut values = keys;
         for page in 0..TILE_PAGES {
             keys[page] = self.head_of_page(start / PAGE_TOKENS + page, 0).as_ptr();
+            values[page] = self.head_of_page(start / PAGE_TOKENS + page, 1).as_ptr();
         }
+        let widened = self.scratch.widened.as_slice()[..head_dim * TILE].as_ptr();
+        let scores = self.scratch.scores[first..first + R].as_mut_ptr().cast::<f32>();
         // SAFETY: the instructions are promised by the caller; queries have `head_dim` elements,
-        // keys sixteen tokens for each of them.
+        // keys sixteen tokens for each of them, widened or not, and there are `R` rows of scores.
         unsafe {
             let mut sums = [[L::splat(0.0); TILE_PAGES]; R];
             for element in 0..head_dim {
                 let mut loaded = [L::splat(0.0); TILE_PAGES];
                 for page in 0..TILE_PAGES {
-                    loaded[page] = L::load_f16(keys[page].add(element * PAGE_TOKENS));
+                    loaded[page] = if WIDE {
+                        L::load(widened.add(element * TILE + page * PAGE_TOKENS))
+                    } else {
+                        // The values of the tile are needed when the scores are there.
+                        L::prefetch(values[page].wrapping_add(element * PAGE_TOKENS).cast());
+                        L::load_f16(keys[page].add(element * PAGE_TOKENS))
+                    };
                 }
                 for row in 0..R {
                     let query = L::splat(*queries[row].add(element));
@@ -245,8 +336,7 @@ impl Attend<'_> {
             }
             for row in 0..R {
                 for page in 0..TILE_PAGES {
-                    let to = self.scratch.scores[row].as_mut_ptr().add(page * PAGE_TOKENS);
-                    L::store(to, sums[row][page]);
+                    L::store(scores.add(row * TILE + page * PAGE_TOKENS), sums[row][page]);
                 }
             }
         }
@@ -258,9 +348,13 @@ impl Attend<'_> {
     /// # Safety
     /// The machine has the instructions of `L`.
     #[inline(always)]
-    unsafe fn weigh<L: Lanes>(&mut self, first: usize, row: usize, start: usize) -> f32 {
-        let (from, end) = self.visible(first + row);
+    unsafe fn weigh<L: Lanes>(&mut self, row: usize, start: usize) -> f32 {
+        let (from, end) = self.visible(row);
         let scores = &mut self.scratch.scores[row];
+        if end <= start {
+            scores.fill(0.0);
+            return 1.0;
+        }
         if start < from || end < start + TILE {
             for (token, score) in (start..).zip(scores.iter_mut()) {
                 if token < from || end <= token {
@@ -268,7 +362,7 @@ impl Attend<'_> {
                 }
             }
         }
-        let (largest, total) = &mut self.scratch.running[first + row];
+        let (largest, total) = &mut self.scratch.running[row];
         // SAFETY: the instructions are promised by the caller; a tile has four vectors.
         unsafe {
             let at = scores.as_mut_ptr();
@@ -301,23 +395,29 @@ impl Attend<'_> {
     /// # Safety
     /// The machine has the instructions of `L`.
     #[inline(always)]
-    unsafe fn mix<L: Lanes, const R: usize, const N: usize>(
+    unsafe fn mix<L: Lanes, const R: usize, const WIDE: bool, const N: usize>(
         &mut self,
         first: usize,
         (start, tokens): (usize, usize),
         column: usize,
-        factors: [f32; R],
     ) {
         let head_dim = self.heads.head_dim;
         let padded = head_dim.next_multiple_of(LANES);
         let mut values = [std::ptr::null::<u16>(); TILE_PAGES];
+        let mut next_keys = values;
         for page in 0..TILE_PAGES {
-            values[page] = self.head_of_page(start / PAGE_TOKENS + page, 1).as_ptr();
+            let index = start / PAGE_TOKENS + page;
+            values[page] = self.head_of_page(index, 1).as_ptr();
+            next_keys[page] = self.head_of_page(index + TILE_PAGES, 0).as_ptr();
         }
+        let widened = self.scratch.widened.as_slice()[..TILE * padded].as_ptr();
+        let scores = self.scratch.scores[first..first + R].as_ptr().cast::<f32>();
+        let factors = &self.scratch.factors[first..first + R];
         let sums = &mut self.scratch.sums[first * padded..][..R * padded];
-        // SAFETY: the instructions are promised by the caller; sums have `R` rows of whole vectors.
-        // Values have `head_dim` elements for each token, and vectors that run over the last one
-        // read the next page, or the line behind the pool, into lanes that nobody looks at.
+        // SAFETY: the instructions are promised by the caller; there are `R` rows of scores, and of
+        // sums in whole vectors; widened values are padded. Others have `head_dim` elements for each
+        // token, and vectors that run over the last one read the next page, or the line behind the
+        // pool, into lanes that nobody looks at.
         unsafe {
             let sums = sums.as_mut_ptr().add(column);
             let mut mixed = [[L::splat(0.0); N]; R];
@@ -327,13 +427,23 @@ impl Attend<'_> {
                     mixed[row][n] = L::mul(L::load(sums.add(row * padded + n * LANES)), factor);
                 }
             }
-            let scores = self.scratch.scores.as_ptr().cast::<f32>();
             for token in 0..tokens {
-                let page = values[token / PAGE_TOKENS];
-                let from = page.add(token % PAGE_TOKENS * head_dim + column);
+                let (page, place) = (token / PAGE_TOKENS, token % PAGE_TOKENS);
+                if !WIDE && column == 0 {
+                    // The next tile's keys: as many lines for each token as hold their share.
+                    let lines = head_dim.div_ceil(2 * PAGE_TOKENS);
+                    for line in place * lines..(place + 1) * lines {
+                        L::prefetch(next_keys[page].wrapping_add(line * 32).cast());
+                    }
+                }
                 let mut loaded = [L::splat(0.0); N];
                 for n in 0..N {
-                    loaded[n] = L::load_f16(from.add(n * LANES));
+                    let at = column + n * LANES;
+                    loaded[n] = if WIDE {
+                        L::load(widened.add(token * padded + at))
+                    } else {
+                        L::load_f16(values[page].add(place * head_dim + at))
+                    };
                 }
                 for row in 0..R {
                     let weight = L::splat(*scores.add(row * TILE + token));

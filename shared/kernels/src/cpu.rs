@@ -131,6 +131,7 @@ impl Cpu {
             weight,
             activations: self.activations.view(),
             rows: x.rows(),
+            threads: self.pool.threads(),
             out: Shared::new(out.all_mut()),
             stride,
         };
@@ -170,7 +171,13 @@ impl Cpu {
 
     /// Multiplies the prepared rows.
     pub(crate) fn multiply<S: Sink>(&mut self, weight: &Linear, rows: usize, sink: &S) {
-        let product = Product { weight, activations: self.activations.view(), rows, sink };
+        let product = Product {
+            weight,
+            activations: self.activations.view(),
+            rows,
+            threads: self.pool.threads(),
+            sink,
+        };
         let isa = self.isa;
         self.pool.run(product.chunks(), &|chunk, thread| isa.run(product.chunk(chunk, thread)));
     }

@@ -13,6 +13,7 @@ mod linear;
 mod matrix;
 mod memory;
 mod pool;
+mod probe;
 mod rotate;
 mod tile;
 
@@ -27,4 +28,5 @@ pub use kv::{Kv, KvShape, PAGE_TOKENS};
 pub use linear::{Linear, PackError, Part};
 pub use matrix::Matrix;
 pub use pool::Pool;
+pub use probe::Peak;
 pub use rotate::HEAD_DIM_MAX;

@@ -244,6 +244,8 @@ pub(crate) struct Product<'a, S> {
     pub(crate) weight: &'a Linear,
     pub(crate) activations: View<'a>,
     pub(crate) rows: usize,
+    /// Threads that take chunks in turn.
+    pub(crate) threads: usize,
     pub(crate) sink: &'a S,
 }
 
@@ -314,7 +316,9 @@ impl<S: Sink> ProductChunk<'_, S> {
             panels: std::array::from_fn(|index| segment.panel(panel + index)),
             activations: *activations,
             inputs: weight.inputs,
+            ahead: 0,
         };
+        let ahead = 2 * self.product.threads * segment.panel_bytes;
         let column = segment.first_output + panel * PANEL_ROWS;
         let wide = (segment.outputs - panel * PANEL_ROWS).min(P * PANEL_ROWS);
         let bias = weight.bias(column);
@@ -326,7 +330,8 @@ impl<S: Sink> ProductChunk<'_, S> {
             // SAFETY: the instructions are promised by the caller; the chunk has these rows and
             // columns to itself.
             unsafe {
-                tile::compute::<L, P>(&inputs, at, count, &mut out);
+                let ahead = if tile == 0 { ahead } else { 0 };
+                tile::compute::<L, P>(&Inputs { ahead, ..inputs }, at, count, &mut out);
                 for (row, out) in out.iter_mut().take(count).enumerate() {
                     let values = &mut out.as_flattened_mut()[..wide];
                     if let Some(bias) = bias {
@@ -344,6 +349,8 @@ pub(crate) struct GateUp<'a> {
     pub(crate) weight: &'a Linear,
     pub(crate) activations: View<'a>,
     pub(crate) rows: usize,
+    /// Threads that take chunks in turn.
+    pub(crate) threads: usize,
     pub(crate) out: Shared<'a, f32>,
     pub(crate) stride: usize,
 }
@@ -368,7 +375,7 @@ impl Kernel for GateUpChunk<'_> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let GateUp { weight, rows, out, stride, .. } = self.product;
+        let GateUp { weight, rows, threads, out, stride, .. } = self.product;
         let [gate, up] = &weight.segments[..] else { return };
         let panel = self.index % gate.panel_count();
         let (first, count) = chunk_rows(*rows, self.index / gate.panel_count());
@@ -381,7 +388,8 @@ impl Kernel for GateUpChunk<'_> {
             // SAFETY: the instructions are promised by the caller; vectors have sixteen values; the
             // chunk has these rows and columns to itself.
             unsafe {
-                self.multiply::<L>([gate, up], panel, (at, count), &mut both);
+                let ahead = if tile == 0 { threads * gate.panel_bytes } else { 0 };
+                self.multiply::<L>([gate, up], (panel, ahead), (at, count), &mut both);
                 for (row, both) in both.iter_mut().take(count).enumerate() {
                     let gate = lanes::silu::<L>(L::load(both[0].as_ptr()));
                     let value = L::mul(gate, L::load(both[1].as_ptr()));
@@ -403,7 +411,7 @@ impl GateUpChunk<'_> {
     unsafe fn multiply<L: Lanes>(
         &self,
         segments: [&Segment; 2],
-        panel: usize,
+        (panel, ahead): (usize, usize),
         (first, rows): (usize, usize),
         out: &mut [Outputs<2>; TILE_ROWS],
     ) {
@@ -414,13 +422,13 @@ impl GateUpChunk<'_> {
         unsafe {
             if format == segments[1].format {
                 let panels = segments.map(|segment| segment.panel(panel));
-                let inputs = Inputs { format, panels, activations, inputs };
+                let inputs = Inputs { format, panels, activations, inputs, ahead };
                 return tile::compute::<L, 2>(&inputs, first, rows, out);
             }
             for (index, segment) in segments.into_iter().enumerate() {
                 let mut one: [Outputs<1>; TILE_ROWS] = [[[0.0; PANEL_ROWS]; 1]; TILE_ROWS];
                 let panels = [segment.panel(panel)];
-                let inputs = Inputs { format: segment.format, panels, activations, inputs };
+                let inputs = Inputs { format: segment.format, panels, activations, inputs, ahead };
                 tile::compute::<L, 1>(&inputs, first, rows, &mut one);
                 for (out, one) in out.iter_mut().zip(one) {
                     out[index] = one[0];

@@ -16,6 +16,9 @@ pub(crate) struct Inputs<'a, const P: usize> {
     pub(crate) panels: [&'a [u8]; P],
     pub(crate) activations: View<'a>,
     pub(crate) inputs: usize,
+    /// How many bytes behind each panel the one lies that is needed next, which is asked for on the
+    /// way; 0 when it has been.
+    pub(crate) ahead: usize,
 }
 
 /// Results of a tile: for each row, the outputs of its panels one after the other.
@@ -53,6 +56,7 @@ pub(crate) unsafe fn compute<L: Lanes, const P: usize>(
 struct Reads<const P: usize, const R: usize> {
     panels: [*const u8; P],
     rows: [*const Block; R],
+    ahead: usize,
 }
 
 impl<const P: usize, const R: usize> Reads<P, R> {
@@ -73,6 +77,21 @@ impl<const P: usize, const R: usize> Reads<P, R> {
         }
         self
     }
+
+    /// Asks for the next `BYTES` bytes of the panels that come next.
+    #[inline(always)]
+    unsafe fn prefetch<L: Lanes, const BYTES: usize>(&self) {
+        if self.ahead == 0 {
+            return;
+        }
+        for p in 0..P {
+            for line in 0..BYTES.div_ceil(64) {
+                let at = self.panels[p].wrapping_add(self.ahead + 64 * line);
+                // SAFETY: asking for a line needs no memory to be there.
+                unsafe { L::prefetch(at) };
+            }
+        }
+    }
 }
 
 /// # Safety
@@ -83,7 +102,7 @@ unsafe fn tile<L: Lanes, const P: usize, const R: usize>(
     first: usize,
     out: &mut [Outputs<P>],
 ) {
-    let Inputs { format, panels, activations, inputs: width } = *inputs;
+    let Inputs { format, panels, activations, inputs: width, ahead } = *inputs;
     let units = width / format.block_values();
     assert!(units * format.block_values() == width, "rows divide into blocks");
     for panel in panels {
@@ -102,7 +121,7 @@ unsafe fn tile<L: Lanes, const P: usize, const R: usize>(
             for r in 0..R {
                 rows[r] = activations.blocks[(first + r) * each..][..each].as_ptr();
             }
-            let reads = Reads { panels: starts, rows };
+            let reads = Reads { panels: starts, rows, ahead };
             match format {
                 Format::Q4_0 => q4_0::<L, P, R>(reads, units),
                 Format::Q4_1 => q4_1::<L, P, R>(reads, units),
@@ -283,6 +302,7 @@ unsafe fn q4_0<L: Lanes, const P: usize, const R: usize>(
         let mut sums = [[L::splat(0.0); P]; R];
         for unit in 0..units {
             let reads = reads.at(unit * Format::Q4_0.panel_bytes(), unit);
+            reads.prefetch::<L, { Format::Q4_0.panel_bytes() }>();
             let mut scales = [L::splat(0.0); P];
             let mut dots = [[L::splat_i(0); P]; R];
             for p in 0..P {
@@ -310,6 +330,7 @@ unsafe fn q4_1<L: Lanes, const P: usize, const R: usize>(
         let mut sums = [[L::splat(0.0); P]; R];
         for unit in 0..units {
             let reads = reads.at(unit * Format::Q4_1.panel_bytes(), unit);
+            reads.prefetch::<L, { Format::Q4_1.panel_bytes() }>();
             let mut scales = [L::splat(0.0); P];
             let mut minima = [L::splat(0.0); P];
             for p in 0..P {
@@ -337,6 +358,7 @@ unsafe fn q8_0<L: Lanes, const P: usize, const R: usize>(
         let mut sums = [[L::splat(0.0); P]; R];
         for unit in 0..units {
             let reads = reads.at(unit * Format::Q8_0.panel_bytes(), unit);
+            reads.prefetch::<L, { Format::Q8_0.panel_bytes() }>();
             let mut scales = [L::splat(0.0); P];
             let mut dots = [[L::splat_i(0); P]; R];
             for p in 0..P {
@@ -379,6 +401,7 @@ unsafe fn q4_k<L: Lanes, const P: usize, const R: usize>(
             }
             for part in 0..8 {
                 let reads = unit_reads.at(K4_HEAD + part * K4_BLOCK, part);
+                reads.prefetch::<L, K4_BLOCK>();
                 let (mut scales, mut minima) = (super_scales, super_minima);
                 for p in 0..P {
                     scales[p] = L::mul(scales[p], L::load_u8(reads.panels[p]));
@@ -413,6 +436,7 @@ unsafe fn q6_k<L: Lanes, const P: usize, const R: usize>(
             }
             for part in 0..8 {
                 let reads = unit_reads.at(K6_HEAD + part * K6_BLOCK, part);
+                reads.prefetch::<L, K6_BLOCK>();
                 for half in 0..2 {
                     let mut scales = super_scales;
                     for p in 0..P {

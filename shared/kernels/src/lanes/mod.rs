@@ -73,6 +73,9 @@ pub(crate) trait Lanes: Copy + 'static {
     /// Sixteen bytes as signed numbers.
     unsafe fn load_i8(from: *const u8) -> Self::F;
 
+    /// Asks for the line at an address, which need not be one.
+    unsafe fn prefetch(at: *const u8);
+
     unsafe fn load_b(from: *const u8) -> Self::B;
     /// The low halves of all bytes.
     unsafe fn low_nibbles(a: Self::B) -> Self::B;

@@ -135,6 +135,8 @@ impl Lanes for Portable {
         unsafe { read(from) }.map(|byte| f32::from(byte as i8))
     }
     #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+    #[inline(always)]
     unsafe fn load_b(from: *const u8) -> Self::B {
         unsafe { from.cast::<Self::B>().read() }
     }
