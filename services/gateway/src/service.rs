@@ -52,8 +52,11 @@ pub async fn run(
 
 /// Reading and digesting a model file takes a second; it must not hold up the runtime.
 async fn load_text(settings: &Settings) -> anyhow::Result<Text> {
-    let path = settings.model.path.clone().context("model.path is not set")?;
     let name = settings.model.name.clone();
+    if settings.engine == "simulated" {
+        return Ok(Text::simulated(name.as_deref()));
+    }
+    let path = settings.model.path.clone().context("model.path is not set")?;
     let open = move || {
         Text::open(&path, name.as_deref()).with_context(|| format!("open {}", path.display()))
     };
@@ -122,7 +125,10 @@ fn dispatch_limits(settings: &Settings) -> anyhow::Result<DispatchLimits> {
     let default = DispatchLimits::default();
     let inflight_max = settings.gateway.max_inflight;
     Ok(DispatchLimits {
-        admission: AdmissionLimits { inflight_max, ..default.admission },
+        admission: AdmissionLimits {
+            inflight_max,
+            queue_sequences_max: u32::try_from(settings.worker.queue_sequences).unwrap_or(u32::MAX),
+        },
         drain: settings.drain_timeout().saturating_sub(LAST_ANSWERS),
         disaggregate: settings.gateway.disaggregate.parse().context("gateway.disaggregate")?,
         ..default

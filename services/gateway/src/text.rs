@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use modelfile::{ModelFile, ModelFileError};
-use protocol::{FileDigest, TokenId};
+use protocol::{FileDigest, TokenId, simulated};
 use tracing::warn;
 
 use crate::chat_template::{ChatTemplate, TemplateError};
 use crate::params::{ChatRequest, Prompt};
 use crate::respond::ApiError;
-use crate::vocabulary::Vocabulary;
+use crate::vocabulary::{CommonWords, Vocabulary};
+
+/// How the simulated engine is told of a conversation.
+const SIMULATED_TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: \
+    {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
 
 /// What [`Text`] is made of.
 pub struct TextParts {
@@ -83,6 +87,22 @@ impl Text {
             add_bos: special.add_bos,
             stop_tokens: special.stop.clone(),
         }))
+    }
+
+    /// The texts of the simulated engine, which has no file.
+    pub fn simulated(name: Option<&str>) -> Self {
+        Self::new(TextParts {
+            vocabulary: Arc::new(CommonWords),
+            model: name.unwrap_or(simulated::NAME).to_owned(),
+            aliases: vec![simulated::NAME.to_owned()],
+            files: simulated::files(),
+            context_tokens: simulated::CONTEXT_TOKENS,
+            chat_template: Some(SIMULATED_TEMPLATE.to_owned()),
+            bos: None,
+            eos: Some(simulated::END),
+            add_bos: false,
+            stop_tokens: vec![simulated::END],
+        })
     }
 
     /// Puts a model together. A chat template that is wrong costs the chats, not the completions.

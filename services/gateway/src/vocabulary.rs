@@ -1,6 +1,6 @@
 //! What the gateway needs to know about a model's tokens.
 
-use protocol::TokenId;
+use protocol::{TokenId, simulated};
 
 /// Text to tokens and back to exact bytes.
 pub trait Vocabulary: Send + Sync + 'static {
@@ -17,6 +17,27 @@ pub trait Vocabulary: Send + Sync + 'static {
     fn decode(&self, tokens: &[TokenId]) -> String {
         let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.token_bytes(token)).collect();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// The vocabulary of the simulated engine.
+pub(crate) struct CommonWords;
+
+impl Vocabulary for CommonWords {
+    fn encode(&self, text: &str) -> Result<Vec<TokenId>, String> {
+        Ok(simulated::encode(text))
+    }
+
+    fn token_bytes(&self, token: TokenId) -> Vec<u8> {
+        simulated::token_bytes(token)
+    }
+
+    fn is_special(&self, token: TokenId) -> bool {
+        token == simulated::END
+    }
+
+    fn size(&self) -> usize {
+        simulated::VOCABULARY
     }
 }
 

@@ -65,7 +65,8 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn workers(bus: &Bus) -> anyhow::Result<BTreeMap<String, WorkerState>> {
+/// The workers that say they are there.
+pub(crate) async fn workers(bus: &Bus) -> anyhow::Result<BTreeMap<String, WorkerState>> {
     let mut watch = bus.presence().watch();
     let mut workers = BTreeMap::new();
     let everybody = async {

@@ -7,6 +7,7 @@
 pub mod compute;
 pub mod events;
 pub mod handle;
+pub mod simulated;
 pub mod stepper;
 pub mod worker;
 

@@ -11,6 +11,7 @@ pub mod frame;
 pub mod ids;
 pub mod job;
 pub mod presence;
+pub mod simulated;
 pub mod store;
 pub mod subject;
 pub mod token;

@@ -1,6 +1,9 @@
 //! `tandem bench`: measures the engine, the path around it, and the hand-over of KV blocks.
 
 mod engine;
+mod fleet;
+mod path;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -13,6 +16,9 @@ pub(crate) struct BenchArgs {
     common: CommonArgs,
     #[command(flatten)]
     engine: engine::EngineArgs,
+    /// Measure the path around the engines instead: gateway, NATS, workers, store
+    #[arg(long)]
+    path: bool,
 }
 
 /// What every measurement understands.
@@ -33,5 +39,8 @@ pub(crate) struct CommonArgs {
 
 /// Measures and prints.
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    if args.path {
+        return path::run(args.common).await;
+    }
     engine::run(args.common, args.engine).await
 }

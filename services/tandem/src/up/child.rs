@@ -15,7 +15,7 @@ const LAST_LINES_LIMIT: Duration = Duration::from_secs(1);
 
 /// A service process that reads the tether on its standard input: when that closes, it ends.
 #[derive(Debug)]
-pub(super) struct Child {
+pub(crate) struct Child {
     process: tokio::process::Child,
     tether: Option<ChildStdin>,
     lines: JoinSet<()>,
@@ -23,7 +23,7 @@ pub(super) struct Child {
 
 /// How a child went when it was told to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub(crate) enum Stopped {
     /// By itself, within the limit.
     InTime,
     /// It had to be killed.
@@ -32,7 +32,7 @@ pub(super) enum Stopped {
 
 impl Child {
     /// Starts `program`; its lines appear on our standard error behind `name`.
-    pub(super) fn start(program: &Path, name: &str, arguments: &[String]) -> std::io::Result<Self> {
+    pub(crate) fn start(program: &Path, name: &str, arguments: &[String]) -> std::io::Result<Self> {
         let mut process = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -51,19 +51,24 @@ impl Child {
     }
 
     /// The process id while it lives.
-    pub(super) fn id(&self) -> Option<u32> {
+    pub(crate) fn id(&self) -> Option<u32> {
         self.process.id()
     }
 
+    /// Whether it has ended already.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
     /// Waits for its end and its last lines.
-    pub(super) async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+    pub(crate) async fn ended(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.process.wait().await?;
         let _ = tokio::time::timeout(LAST_LINES_LIMIT, self.lines.join_next()).await;
         Ok(status)
     }
 
     /// Closes the tether, and kills what is still there after `limit`.
-    pub(super) async fn stop(mut self, limit: Duration) -> Stopped {
+    pub(crate) async fn stop(mut self, limit: Duration) -> Stopped {
         drop(self.tether.take());
         match tokio::time::timeout(limit, self.ended()).await {
             Ok(_) => Stopped::InTime,
@@ -77,7 +82,7 @@ impl Child {
 }
 
 /// What an exit status means for people.
-pub(super) fn describe(status: ExitStatus) -> String {
+pub(crate) fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.signal(), status.code()) {
         (Some(signal), _) => format!("was ended by signal {signal}"),

@@ -45,8 +45,12 @@ impl Plan {
     ) -> anyhow::Result<Self> {
         let settings = &effective.settings;
         let is_default = |key: &str| effective.origin(key) == Some("default");
-        let model = model_path(effective)?;
-        console::line(&row("model", "found", &model));
+        let model = match settings.engine.as_str() {
+            "simulated" => None,
+            _ => Some(model_path(effective)?),
+        };
+        let found = model.as_deref().unwrap_or("simulated, none is needed");
+        console::line(&row("model", "found", found));
         let nats = if is_default("nats.url") { Some(private_nats()?) } else { None };
         let nats_url =
             nats.as_ref().map_or_else(|| settings.nats.url.clone(), |nats| nats.server.url());
@@ -62,8 +66,8 @@ impl Plan {
             if nats.is_some() { String::new() } else { format!("-{}", std::process::id()) };
         let common = Common {
             nats_url: nats_url.clone(),
+            model_name: model.as_ref().and(default_name(settings)).map(str::to_owned),
             model,
-            model_name: default_name(settings).map(str::to_owned),
             threads,
             suffix,
             log: is_default("telemetry.log").then(|| QUIET.to_owned()),

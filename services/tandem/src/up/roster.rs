@@ -2,37 +2,37 @@
 
 /// What all services of one `tandem up` have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Common {
+pub(crate) struct Common {
     /// Where NATS is.
-    pub(super) nats_url: String,
-    /// The model file.
-    pub(super) model: String,
+    pub(crate) nats_url: String,
+    /// The model file, where the engine needs one.
+    pub(crate) model: Option<String>,
     /// The name under which it is served, where its own does not serve.
-    pub(super) model_name: Option<String>,
+    pub(crate) model_name: Option<String>,
     /// Threads of each worker.
-    pub(super) threads: usize,
+    pub(crate) threads: usize,
     /// Appended to the workers' names where others may use the same bus.
-    pub(super) suffix: String,
+    pub(crate) suffix: String,
     /// Which log lines the services write, where the user did not say.
-    pub(super) log: Option<String>,
+    pub(crate) log: Option<String>,
     /// Configuration flags that the user gave, passed on as they are.
-    pub(super) flags: Vec<String>,
+    pub(crate) flags: Vec<String>,
 }
 
 /// One service process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Service {
+pub(crate) struct Service {
     /// How people call it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// What it does.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// Its command line, after the program.
-    pub(super) arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
 }
 
 /// The four kinds of service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// HTTP.
     Gateway,
     /// Computes prompts.
@@ -45,7 +45,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The subcommand that runs it.
-    pub(super) fn subcommand(self) -> &'static str {
+    pub(crate) fn subcommand(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
             Self::Prefill => "prefill",
@@ -55,7 +55,7 @@ impl Kind {
     }
 
     /// When it is stopped: lower first. Whoever sends work goes before whoever does it.
-    pub(super) fn stop_order(self) -> u8 {
+    pub(crate) fn stop_order(self) -> u8 {
         match self {
             Self::Gateway => 0,
             Self::Prefill | Self::Decode => 1,
@@ -65,7 +65,7 @@ impl Kind {
 }
 
 /// The services of one machine, in the order in which they are started.
-pub(super) fn roster(common: &Common, prefill: usize, decode: usize) -> Vec<Service> {
+pub(crate) fn roster(common: &Common, prefill: usize, decode: usize) -> Vec<Service> {
     let mut services = vec![service(common, "kvstore".to_owned(), Kind::Kvstore)];
     for (kind, count) in [(Kind::Prefill, prefill), (Kind::Decode, decode)] {
         for number in 1..=count {
@@ -84,7 +84,9 @@ fn service(common: &Common, name: String, kind: Kind) -> Service {
         arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
     };
     set("nats.url", &common.nats_url);
-    set("model.path", &common.model);
+    if let Some(model) = &common.model {
+        set("model.path", model);
+    }
     if let Some(name) = &common.model_name {
         set("model.name", name);
     }
@@ -104,7 +106,7 @@ fn service(common: &Common, name: String, kind: Kind) -> Service {
 }
 
 /// The cores of the machine divided among its workers, at least one for each.
-pub(super) fn threads_each(cores: usize, workers: usize) -> usize {
+pub(crate) fn threads_each(cores: usize, workers: usize) -> usize {
     (cores / workers.max(1)).max(1)
 }
 
@@ -115,7 +117,7 @@ mod tests {
     fn common() -> Common {
         Common {
             nats_url: "nats://127.0.0.1:4222".to_owned(),
-            model: "m.gguf".to_owned(),
+            model: Some("m.gguf".to_owned()),
             model_name: None,
             log: None,
             threads: 1,

@@ -21,6 +21,9 @@ pub struct SettingsArgs {
     /// Model file (GGUF) or directory (safetensors)
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
+    /// What computes: model, or simulated, which needs no model
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<String>,
     /// auto, cpu, wgpu or wgpu:N
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
@@ -50,6 +53,7 @@ impl SettingsArgs {
         let named = [
             ("nats.url", "--nats", self.nats.clone()),
             ("model.path", "--model", path),
+            ("engine", "--engine", self.engine.clone()),
             ("device", "--device", self.device.clone()),
             ("threads", "--threads", self.threads.map(|count| count.to_string())),
             ("gateway.listen", "--listen", self.listen.clone()),

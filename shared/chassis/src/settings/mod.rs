@@ -14,7 +14,7 @@ pub use effective::{Effective, Entry};
 pub use error::SettingsError;
 pub use schema::{
     GatewaySettings, HealthSettings, KvstoreSettings, ModelSettings, NatsSettings, Settings,
-    TelemetrySettings, WorkerSettings,
+    SimulatedSettings, TelemetrySettings, WorkerSettings,
 };
 pub use sources::{Flag, Sources};
 

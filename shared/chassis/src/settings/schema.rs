@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// What computes: `model`, or `simulated`, which needs no model and only takes its time.
+    pub engine: String,
     /// Where models run: `auto`, `cpu`, `wgpu` or `wgpu:N`.
     pub device: String,
     /// Compute threads of a worker; 0 takes as many as there are cores.
@@ -23,6 +25,8 @@ pub struct Settings {
     pub gateway: GatewaySettings,
     /// A prefill or decode worker.
     pub worker: WorkerSettings,
+    /// What the simulated engine costs.
+    pub simulated: SimulatedSettings,
     /// The owner of the stored KV blocks.
     pub kvstore: KvstoreSettings,
     /// Logs and traces.
@@ -87,6 +91,24 @@ pub struct WorkerSettings {
     pub prefill_share: Option<f64>,
 }
 
+/// Section `simulated`: a step takes the sum of its costs, in microseconds; 0 is free.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimulatedSettings {
+    /// For each token of a prompt.
+    pub prefill_us_per_token: f64,
+    /// For a step in which any sequence generates.
+    pub decode_us_per_step: f64,
+    /// For each sequence that generates.
+    pub decode_us_per_sequence: f64,
+    /// For each token, times the number of tokens before it.
+    pub us_per_token_of_context: f64,
+    /// The size of a KV block of 16 tokens.
+    pub block_bytes: usize,
+    /// Draws the tokens.
+    pub seed: u64,
+}
+
 /// Section `kvstore`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,6 +146,7 @@ pub struct HealthSettings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            engine: "model".to_owned(),
             device: "auto".to_owned(),
             threads: 0,
             drain_timeout_ms: 10_000,
@@ -131,6 +154,7 @@ impl Default for Settings {
             model: ModelSettings::default(),
             gateway: GatewaySettings::default(),
             worker: WorkerSettings::default(),
+            simulated: SimulatedSettings::default(),
             kvstore: KvstoreSettings::default(),
             telemetry: TelemetrySettings::default(),
             health: HealthSettings::default(),
@@ -166,6 +190,19 @@ impl Default for WorkerSettings {
             max_sequences: 32,
             queue_sequences: 64,
             prefill_share: None,
+        }
+    }
+}
+
+impl Default for SimulatedSettings {
+    fn default() -> Self {
+        Self {
+            prefill_us_per_token: 0.0,
+            decode_us_per_step: 0.0,
+            decode_us_per_sequence: 0.0,
+            us_per_token_of_context: 0.0,
+            block_bytes: 4_096,
+            seed: 0,
         }
     }
 }
@@ -207,9 +244,11 @@ impl Settings {
     /// The keys whose values make no sense, each with what was expected.
     pub(super) fn out_of_range(&self) -> Vec<(&'static str, &'static str)> {
         const HOUR_MS: u64 = 3_600_000;
-        let Self { nats, gateway, worker, kvstore, telemetry, .. } = self;
+        let Self { nats, gateway, worker, simulated, kvstore, telemetry, .. } = self;
+        let cost = |us: f64| (0.0..=1e9).contains(&us);
         let ratio = |value: f64| (0.0..=1.0).contains(&value);
         let checks = [
+            ("engine", matches!(self.engine.as_str(), "model" | "simulated"), "model or simulated"),
             ("device", is_device(&self.device), "auto, cpu, wgpu or wgpu:N"),
             ("threads", self.threads <= 1_024, "at most 1024"),
             ("drain_timeout_ms", self.drain_timeout_ms <= HOUR_MS, "at most 3600000"),
@@ -231,6 +270,11 @@ impl Settings {
             ("worker.max_sequences", (1..=4_096).contains(&worker.max_sequences), "1 to 4096"),
             ("worker.queue_sequences", worker.queue_sequences <= 65_536, "at most 65536"),
             ("worker.prefill_share", worker.prefill_share.is_none_or(ratio), "0 to 1"),
+            ("simulated.prefill_us_per_token", cost(simulated.prefill_us_per_token), COST),
+            ("simulated.decode_us_per_step", cost(simulated.decode_us_per_step), COST),
+            ("simulated.decode_us_per_sequence", cost(simulated.decode_us_per_sequence), COST),
+            ("simulated.us_per_token_of_context", cost(simulated.us_per_token_of_context), COST),
+            ("simulated.block_bytes", (144..=16 << 20).contains(&simulated.block_bytes), BLOCK),
             ("kvstore.max_bytes", kvstore.max_bytes >= 1 << 20, "at least 1048576 (1 MiB)"),
             ("kvstore.max_age_s", kvstore.max_age_s >= 1, "at least 1"),
             ("kvstore.quota_share", ratio(kvstore.quota_share) && kvstore.quota_share > 0.0, QUOTA),
@@ -250,6 +294,8 @@ const TIME: &str = "1 to 3600000 milliseconds";
 const HOST_PORT: &str = "host:port";
 const BODY: &str = "1024 to 1073741824 bytes";
 const QUOTA: &str = "above 0 and at most 1";
+const COST: &str = "0 to 1000000000 microseconds";
+const BLOCK: &str = "144 to 16777216 bytes";
 const HTTP: &str = "http://host:port";
 
 fn is_device(text: &str) -> bool {

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 
 use super::{Worker, answer, serve};
 use crate::compute::ComputeError;
+use crate::simulated::Simulated;
 use crate::stepper::{self, Engine, Loaded};
 
 /// KV bytes that may wait for the store, over all sequences.
@@ -39,12 +40,14 @@ pub(super) struct Info {
     pub(super) device: String,
 }
 
-/// Loads the model on the engine's thread.
+/// Loads the model, or what stands for one, on the engine's thread.
 pub(super) async fn load(settings: &Settings, role: Role) -> anyhow::Result<Engine<Info>> {
     let settings = settings.clone();
     let started = Instant::now();
-    let loaded =
-        tokio::task::spawn_blocking(move || stepper::start(move || load_model(&settings, role)));
+    let loaded = tokio::task::spawn_blocking(move || match settings.engine.as_str() {
+        "simulated" => stepper::start(move || Ok(simulate(&settings, role))),
+        _ => stepper::start(move || load_model(&settings, role)),
+    });
     let engine = loaded.await.context("load the model")?.context("load the model")?;
     let Info { model, device, .. } = &engine.info;
     tracing::info!(model, device, seconds = started.elapsed().as_secs_f32(), "model loaded");
@@ -72,20 +75,45 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
         Model::load(&file, &device, &limits, &mut progress).map_err(|error| failed(&error))?;
     let files = FileDigest(file.digest().map_err(|error| failed(&error))?);
     let fingerprint = ModelFingerprint::new(files, &model.kv_layout());
-    let default_share = match role {
-        Role::Prefill => 1.0,
-        Role::Decode => 0.0,
-    };
     let info = Info {
         model: settings.model.name.clone().unwrap_or_else(|| file.name().to_owned()),
         files,
         fingerprint,
         context_tokens: model.spec().context_tokens,
         sequences_max: settings.worker.max_sequences,
-        prefill_share: settings.worker.prefill_share.map_or(default_share, |share| share as f32),
+        prefill_share: prefill_share(settings, role),
         block_bytes: model.block_bytes(),
         device: model.device().name.clone(),
     };
+    Ok(loaded(model, settings, info))
+}
+
+fn simulate(settings: &Settings, role: Role) -> Loaded<Simulated, Info> {
+    let files = protocol::simulated::files();
+    let info = Info {
+        model: settings.model.name.clone().unwrap_or(protocol::simulated::NAME.to_owned()),
+        files,
+        fingerprint: ModelFingerprint::new(files, &Simulated::kv_layout(&settings.simulated)),
+        context_tokens: protocol::simulated::CONTEXT_TOKENS as usize,
+        sequences_max: settings.worker.max_sequences,
+        prefill_share: prefill_share(settings, role),
+        block_bytes: settings.simulated.block_bytes,
+        device: "simulated".to_owned(),
+    };
+    let compute = Simulated::new(settings.simulated.clone(), settings.worker.kv_pages);
+    loaded(compute, settings, info)
+}
+
+fn prefill_share(settings: &Settings, role: Role) -> f32 {
+    let default = match role {
+        Role::Prefill => 1.0,
+        Role::Decode => 0.0,
+    };
+    settings.worker.prefill_share.map_or(default, |share| share as f32)
+}
+
+/// The compute with a planner that fits it.
+fn loaded<C>(compute: C, settings: &Settings, info: Info) -> Loaded<C, Info> {
     let planner_limits = Limits {
         context_tokens: info.context_tokens,
         step_tokens: settings.worker.step_tokens,
@@ -94,9 +122,9 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
         queue_max: settings.worker.queue_sequences,
         lease_ms: LEASE_MS,
     };
-    let planner = Planner::new(planner_limits, fingerprint, settings.worker.kv_pages as u32);
+    let planner = Planner::new(planner_limits, info.fingerprint, settings.worker.kv_pages as u32);
     let blocks_max = (UNSTORED_BYTES_MAX / info.block_bytes).clamp(16, 1024);
-    Ok(Loaded { compute: model, planner, blocks_max, info })
+    Loaded { compute, planner, blocks_max, info }
 }
 
 /// Waits for the engine's thread, which ends with the last handle, after the step under way.

@@ -1,0 +1,193 @@
+//! `tandem bench --path`: what everything but the engines costs.
+
+mod client;
+mod report;
+mod routing;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+
+use self::client::Sample;
+use super::CommonArgs;
+use super::fleet::{Fleet, Traffic, kinds};
+use super::usage::{CLIENT, Usage};
+use crate::console;
+
+const FREE_ENGINES: [(&str, &str); 1] = [("engine", "simulated")];
+const CONCURRENCY: [usize; 4] = [1, 16, 64, 256];
+const WARM_UP: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_secs(3);
+
+/// One case, measured once.
+struct Measured {
+    seconds: f64,
+    samples: Vec<Sample>,
+    /// CPU seconds by kind of process.
+    cpu_s: BTreeMap<&'static str, f64>,
+    traffic: Traffic,
+}
+
+/// One case: the medians of its rounds.
+#[derive(Clone, Debug, PartialEq)]
+struct Case {
+    workers: usize,
+    concurrency: usize,
+    requests_per_s: f64,
+    ttft_ms: [f64; 2],
+    whole_ms: [f64; 2],
+    /// Milliseconds of CPU per request, by kind of process.
+    cpu_ms: BTreeMap<&'static str, f64>,
+    messages: f64,
+    bytes: f64,
+}
+
+/// What a fleet uses while nobody asks for anything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct AtRest {
+    workers: usize,
+    /// Per worker, in percent of one core.
+    cpu_percent: f64,
+    /// Per worker.
+    resident_mb: f64,
+}
+
+/// Measures and prints.
+pub(super) async fn run(common: CommonArgs) -> anyhow::Result<()> {
+    let fleets: &[usize] = if common.quick { &[1] } else { &[1, 4, 16] };
+    let lasting = Duration::from_secs(if common.quick { 2 } else { 4 });
+    let rounds = if common.quick { 1 } else { common.rounds };
+    let mut cases = Vec::new();
+    let mut rests = Vec::new();
+    for &workers in fleets {
+        let fleet = Fleet::start(&common.settings, &FREE_ENGINES, (workers, workers)).await?;
+        rests.push(at_rest(&fleet, workers).await?);
+        let mut measured: Vec<Vec<Measured>> = CONCURRENCY.map(|_| Vec::new()).into();
+        for round in 1..=rounds {
+            for (case, &concurrency) in measured.iter_mut().zip(&CONCURRENCY) {
+                console::note(&format!(
+                    "{workers}+{workers} workers, {concurrency} at once, round {round} of {rounds}"
+                ));
+                case.push(measure(&fleet, concurrency, lasting).await?);
+            }
+        }
+        fleet.stop().await;
+        for (rounds, &concurrency) in measured.iter().zip(&CONCURRENCY) {
+            cases.push(Case::of(workers, concurrency, rounds));
+        }
+    }
+    let routing = routing::measure()?;
+    console::line(&report::table(&cases, &rests, &routing));
+    if let Some(path) = &common.json {
+        let json = report::json(&cases, &rests, &routing);
+        std::fs::write(path, format!("{json:#}\n"))
+            .with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+async fn at_rest(fleet: &Fleet, workers: usize) -> anyhow::Result<AtRest> {
+    tokio::time::sleep(REST).await;
+    let (before, started) = (fleet.usage()?, Instant::now());
+    tokio::time::sleep(REST).await;
+    let (after, seconds) = (fleet.usage()?, started.elapsed().as_secs_f64());
+    let both = |usage: &BTreeMap<String, Usage>| {
+        let of = |kind: &str| usage.get(kind).copied().unwrap_or_default();
+        let (prefill, decode) = (of("prefill"), of("decode"));
+        (prefill.cpu_s + decode.cpu_s, prefill.resident_bytes + decode.resident_bytes)
+    };
+    let count = 2.0 * workers as f64;
+    Ok(AtRest {
+        workers,
+        cpu_percent: 100.0 * (both(&after).0 - both(&before).0) / seconds / count,
+        resident_mb: both(&after).1 as f64 / 1e6 / count,
+    })
+}
+
+async fn measure(fleet: &Fleet, concurrency: usize, lasting: Duration) -> anyhow::Result<Measured> {
+    let address = fleet.base.trim_start_matches("http://");
+    client::load(address, concurrency, WARM_UP).await?;
+    let (usage, traffic) = (fleet.usage()?, fleet.traffic().await?);
+    let started = Instant::now();
+    let samples = client::load(address, concurrency, lasting).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let (used, carried) = (fleet.usage()?, fleet.traffic().await?);
+    ensure!(!samples.is_empty(), "no request was answered");
+    let cpu_of = |usage: &BTreeMap<String, Usage>, kind| usage.get(kind).map_or(0.0, |it| it.cpu_s);
+    let cpu_s = kinds().map(|kind| (kind, cpu_of(&used, kind) - cpu_of(&usage, kind)));
+    Ok(Measured {
+        seconds,
+        samples,
+        cpu_s: cpu_s.into_iter().collect(),
+        traffic: Traffic {
+            messages: carried.messages - traffic.messages,
+            bytes: carried.bytes - traffic.bytes,
+        },
+    })
+}
+
+impl Case {
+    fn of(workers: usize, concurrency: usize, rounds: &[Measured]) -> Self {
+        let over = |figure: &dyn Fn(&Measured) -> f64| median(rounds.iter().map(figure).collect());
+        let requests = |round: &Measured| round.samples.len() as f64;
+        let quantile = |of: fn(&Sample) -> Duration, share: f64| {
+            over(&|round| {
+                let mut sorted: Vec<Duration> = round.samples.iter().map(of).collect();
+                sorted.sort_unstable();
+                let at = (share * (sorted.len() - 1) as f64).round() as usize;
+                sorted[at].as_secs_f64() * 1e3
+            })
+        };
+        let both = |of| [quantile(of, 0.5), quantile(of, 0.99)];
+        let cpu = kinds().map(|kind| {
+            let ms = over(&|round| 1e3 * round.cpu_s[kind] / requests(round));
+            (kind, ms)
+        });
+        Self {
+            workers,
+            concurrency,
+            requests_per_s: over(&|round| requests(round) / round.seconds),
+            ttft_ms: both(|sample| sample.ttft),
+            whole_ms: both(|sample| sample.whole),
+            cpu_ms: cpu.into_iter().collect(),
+            messages: over(&|round| round.traffic.messages as f64 / requests(round)),
+            bytes: over(&|round| round.traffic.bytes as f64 / requests(round)),
+        }
+    }
+
+    /// All processes but the load's own.
+    fn cpu_ms(&self) -> f64 {
+        self.cpu_ms.iter().filter(|(kind, _)| **kind != CLIENT).map(|(_, ms)| ms).sum()
+    }
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(requests: u64) -> Measured {
+        let ms = Duration::from_millis;
+        let sample = |number| Sample { ttft: ms(number), whole: ms(2 * number) };
+        Measured {
+            seconds: 2.0,
+            samples: (1..=requests).map(sample).collect(),
+            cpu_s: kinds().map(|kind| (kind, 0.1 * requests as f64)).into(),
+            traffic: Traffic { messages: 30 * requests, bytes: 1_000 * requests },
+        }
+    }
+
+    #[test]
+    fn a_case_is_the_median_of_its_rounds() {
+        let case = Case::of(4, 16, &[measured(101), measured(1), measured(201)]);
+        assert_eq!(case.requests_per_s, 50.5);
+        assert_eq!((case.ttft_ms, case.whole_ms), ([51.0, 100.0], [102.0, 200.0]));
+        assert_eq!((case.messages, case.bytes), (30.0, 1_000.0));
+        assert!((case.cpu_ms() - 500.0).abs() < 1e-6, "the load's own is not among them");
+    }
+}

@@ -1,0 +1,60 @@
+//! Routing alone: what one decision takes among so many workers.
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use protocol::{Role, Speed};
+use scheduling::route::{Disaggregate, Need, WorkerView, place};
+
+/// Workers to choose among.
+pub(super) const WORKERS: [usize; 3] = [10, 100, 1_000];
+/// Decisions of one measurement, and measurements of which the middle one counts.
+const DECISIONS: u32 = 500;
+const TRIES: usize = 15;
+
+/// Microseconds of one decision, by number of workers.
+pub(super) fn measure() -> anyhow::Result<Vec<(usize, f64)>> {
+    WORKERS.iter().map(|&workers| Ok((workers, decision_us(workers)?))).collect()
+}
+
+fn decision_us(workers: usize) -> anyhow::Result<f64> {
+    let views = (0..workers).map(view).collect::<anyhow::Result<Vec<_>>>()?;
+    let need = Need { tokens: 110, cached_tokens: 0, output_tokens: 16 };
+    let avoid = BTreeSet::new();
+    let mut tries = Vec::with_capacity(TRIES);
+    for _ in 0..TRIES {
+        let started = Instant::now();
+        for _ in 0..DECISIONS {
+            black_box(place(black_box(&need), &views, &avoid, Disaggregate::Always))?;
+        }
+        tries.push(started.elapsed().as_secs_f64() * 1e6 / f64::from(DECISIONS));
+    }
+    tries.sort_by(f64::total_cmp);
+    Ok(tries[TRIES / 2])
+}
+
+/// Half of each role, every one with another load and speed.
+fn view(number: usize) -> anyhow::Result<WorkerView> {
+    let role = if number.is_multiple_of(2) { Role::Prefill } else { Role::Decode };
+    let mixed = (number * 7_919) % 1_009;
+    Ok(WorkerView {
+        worker: format!("{}-{number:04}", role.as_str()).parse().context("name a worker")?,
+        role,
+        ready: true,
+        context_tokens: 32_768,
+        queued_sequences: (mixed % 7) as u32,
+        queued_tokens: (mixed % 977) as u64,
+        running_sequences: (mixed % 31) as u32,
+        sequences_max: 32,
+        pages_total: 4_096,
+        pages_open: 2_048 + mixed as u32,
+        speed: Speed {
+            step_us: 900.0 + mixed as f32,
+            prefill_token_us: 300.0 + (mixed % 97) as f32,
+            decode_sequence_us: 500.0 + (mixed % 89) as f32,
+        },
+        measured: true,
+    })
+}
