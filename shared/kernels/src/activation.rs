@@ -2,7 +2,7 @@
 
 use crate::format::BLOCK;
 use crate::isa::Kernel;
-use crate::lanes::{self, LANES, Lanes};
+use crate::lanes::{LANES, Lanes};
 use crate::matrix::Matrix;
 use crate::memory::{Aligned, Shared};
 
@@ -149,7 +149,7 @@ pub(crate) unsafe fn norm_row<L: Lanes>(
             let values = L::load(x.as_ptr().add(at));
             squares = L::fma(values, values, squares);
         }
-        let mean = lanes::sum::<L>(squares) / width as f32;
+        let mean = L::sum(squares) / width as f32;
         let factor = L::splat(1.0 / (mean + norm.eps).sqrt());
         for at in (0..x.len()).step_by(LANES) {
             let values = L::mul(L::load(x.as_ptr().add(at)), factor);

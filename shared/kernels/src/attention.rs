@@ -16,6 +16,8 @@ const TILE: usize = 64;
 const TILE_PAGES: usize = TILE / PAGE_TOKENS;
 /// Elements of a head that are summed together.
 const COLUMNS: usize = 64;
+/// Below every score that counts: the exponential of the difference to one is zero.
+const LEAST: f32 = -1e30;
 /// Query rows of an item: enough to read keys and values seldom, few enough to stay in the first
 /// cache.
 const ITEM_ROWS: usize = 48;
@@ -90,8 +92,10 @@ pub(crate) struct Scratch {
     scores: Vec<[f32; TILE]>,
     /// Of each row: by how much earlier weights shrink.
     factors: Vec<f32>,
-    /// Largest score so far, sum of weights so far: per row.
-    running: Vec<(f32, f32)>,
+    /// Of each row: the largest score so far, or [`LEAST`].
+    largest: Vec<f32>,
+    /// Of each row: sum of weights so far.
+    totals: Vec<f32>,
     /// Weighted sum of values so far, `[rows][padded head_dim]`.
     sums: Vec<f32>,
     /// Keys `[head_dim][64]` or values `[64][padded head_dim]` of a tile in f32, where enough rows
@@ -104,7 +108,8 @@ impl Scratch {
         Self {
             scores: Vec::new(),
             factors: Vec::new(),
-            running: Vec::new(),
+            largest: Vec::new(),
+            totals: Vec::new(),
             sums: Vec::new(),
             widened: Aligned::new(),
         }
@@ -112,9 +117,13 @@ impl Scratch {
 
     fn reset(&mut self, rows: usize, padded: usize) {
         self.scores.resize(rows, [0.0; TILE]);
-        self.factors.resize(rows, 1.0);
-        self.running.clear();
-        self.running.resize(rows, (f32::NEG_INFINITY, 0.0));
+        // Whole vectors of rows are read.
+        let vectors = rows.next_multiple_of(LANES);
+        self.factors.resize(vectors, 0.0);
+        self.largest.clear();
+        self.largest.resize(vectors, LEAST);
+        self.totals.clear();
+        self.totals.resize(rows, 0.0);
         self.sums.clear();
         self.sums.resize(rows * padded, 0.0);
         self.widened.resize(TILE * padded);
@@ -222,9 +231,7 @@ impl Attend<'_> {
                     with_rows!(count, self.score::<L, _, WIDE>(first, start));
                 }
             }
-            for row in 0..rows {
-                self.scratch.factors[row] = self.weigh::<L>(row, start);
-            }
+            self.weigh::<L>(rows, start);
             if WIDE {
                 self.widen_values::<L>(start);
             }
@@ -342,51 +349,62 @@ impl Attend<'_> {
         }
     }
 
-    /// Turns the scores of one row into weights relative to the largest so far; gives the factor
-    /// by which earlier weights shrink.
+    /// Turns the scores of a tile into weights relative to each row's largest so far, and notes the
+    /// factors by which earlier weights shrink.
     ///
     /// # Safety
     /// The machine has the instructions of `L`.
     #[inline(always)]
-    unsafe fn weigh<L: Lanes>(&mut self, row: usize, start: usize) -> f32 {
-        let (from, end) = self.visible(row);
-        let scores = &mut self.scratch.scores[row];
-        if end <= start {
-            scores.fill(0.0);
-            return 1.0;
+    unsafe fn weigh<L: Lanes>(&mut self, rows: usize, start: usize) {
+        for row in 0..rows {
+            self.hide(row, start);
         }
-        if start < from || end < start + TILE {
-            for (token, score) in (start..).zip(scores.iter_mut()) {
-                if token < from || end <= token {
-                    *score = f32::NEG_INFINITY;
-                }
-            }
-        }
-        let (largest, total) = &mut self.scratch.running[row];
-        // SAFETY: the instructions are promised by the caller; a tile has four vectors.
+        let Scratch { scores, factors, largest, totals, .. } = &mut *self.scratch;
+        // SAFETY: the instructions are promised by the caller; a tile has four vectors, and the
+        // numbers kept for rows are padded to whole vectors.
         unsafe {
-            let at = scores.as_mut_ptr();
-            let mut most = L::load(at);
-            for vector in 1..TILE / LANES {
-                most = L::max(L::load(at.add(vector * LANES)), most);
+            // Where nothing was visible so far and nothing is now, this keeps a difference finite.
+            let least = L::splat(LEAST);
+            for (row, scores) in scores[..rows].iter().enumerate() {
+                let at = scores.as_ptr();
+                let mut most = L::max(L::load(at), L::load(at.add(LANES)));
+                for vector in 2..TILE / LANES {
+                    most = L::max(L::load(at.add(vector * LANES)), most);
+                }
+                factors[row] = L::largest(most);
             }
-            let most = L::largest(most);
-            if most == f32::NEG_INFINITY {
-                scores.fill(0.0);
-                return 1.0;
+            for row in (0..rows).step_by(LANES) {
+                let before = L::load(largest.as_ptr().add(row));
+                let now = L::max(L::max(L::load(factors.as_ptr().add(row)), before), least);
+                L::store(largest.as_mut_ptr().add(row), now);
+                L::store(factors.as_mut_ptr().add(row), lanes::exp::<L>(L::sub(before, now)));
             }
-            let new = if most > *largest { most } else { *largest };
-            let factor = lanes::to_array::<L>(lanes::exp::<L>(L::splat(*largest - new)))[0];
-            let mut sum = L::splat(0.0);
-            for vector in 0..TILE / LANES {
-                let at = at.add(vector * LANES);
-                let weight = lanes::exp::<L>(L::sub(L::load(at), L::splat(new)));
-                L::store(at, weight);
-                sum = L::add(sum, weight);
+            for (row, scores) in scores[..rows].iter_mut().enumerate() {
+                let at = scores.as_mut_ptr();
+                let most = L::splat(largest[row]);
+                let mut sum = L::splat(0.0);
+                for vector in 0..TILE / LANES {
+                    let at = at.add(vector * LANES);
+                    let weight = lanes::exp::<L>(L::sub(L::load(at), most));
+                    L::store(at, weight);
+                    sum = L::add(sum, weight);
+                }
+                totals[row] = totals[row] * factors[row] + L::sum(sum);
             }
-            *largest = new;
-            *total = *total * factor + lanes::sum::<L>(sum);
-            factor
+        }
+    }
+
+    /// Makes the scores of tokens that a row does not see nothing.
+    #[inline(always)]
+    fn hide(&mut self, row: usize, start: usize) {
+        let (from, end) = self.visible(row);
+        if from <= start && start + TILE <= end {
+            return;
+        }
+        for (token, score) in (start..).zip(self.scratch.scores[row].iter_mut()) {
+            if token < from || end <= token {
+                *score = f32::NEG_INFINITY;
+            }
         }
     }
 
@@ -465,9 +483,9 @@ impl Attend<'_> {
     fn finish(&mut self) {
         let head_dim = self.heads.head_dim;
         let padded = head_dim.next_multiple_of(LANES);
-        for row in 0..self.scratch.running.len() {
+        for row in 0..self.scratch.totals.len() {
             let (query, head) = self.place(row);
-            let total = self.scratch.running[row].1;
+            let total = self.scratch.totals[row];
             let sums = &self.scratch.sums[row * padded..][..head_dim];
             // SAFETY: these heads of these rows belong to this item.
             let out = unsafe { self.out.part(query * self.out_stride + head * head_dim, head_dim) };

@@ -2,7 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::isa::Kernel;
-use crate::lanes::{self, Lanes};
+use crate::lanes::{LANES, Lanes};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -40,7 +40,7 @@ impl Cpu {
     pub fn probe(&mut self) -> Peak {
         let isa = self.isa;
         let threads = self.threads();
-        let operations = (threads * STEPS * CHAINS * lanes::LANES * 2) as f64;
+        let operations = (threads * STEPS * CHAINS * LANES * 2) as f64;
         let int8 = self.seconds(&|_, _| isa.run(Int8Loop));
         let f32 = self.seconds(&|_, _| isa.run(F32Loop));
         let memory = vec![1u64; STREAM_BYTES / 8];
@@ -115,7 +115,7 @@ impl Kernel for F32Loop {
             for sum in sums {
                 total = L::add(total, sum);
             }
-            black_box(lanes::sum::<L>(total));
+            black_box(L::sum(total));
         }
     }
 }

@@ -20,6 +20,20 @@ macro_rules! both {
     };
 }
 
+/// The sum of eight lanes, halves onto halves.
+///
+/// # Safety
+/// The machine has AVX.
+#[inline(always)]
+pub(super) unsafe fn sum_eight(a: __m256) -> f32 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 // SAFETY of every block below: the instructions are promised by the contract of `Lanes`, and so are
@@ -125,8 +139,18 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn sum(a: Self::F) -> f32 {
+        unsafe { sum_eight(_mm256_add_ps(a[0], a[1])) }
+    }
+    #[inline(always)]
     unsafe fn largest(a: Self::F) -> f32 {
-        unsafe { super::to_array::<Self>(a) }.into_iter().fold(f32::NEG_INFINITY, f32::max)
+        unsafe {
+            let eight = _mm256_max_ps(a[0], a[1]);
+            let upper = _mm256_extractf128_ps::<1>(eight);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), upper);
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
     }
     #[inline(always)]
     unsafe fn sum_i(a: Self::I) -> i32 {

@@ -94,6 +94,13 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn sum(a: __m512) -> f32 {
+        unsafe {
+            let upper = _mm512_castps512_ps256(_mm512_shuffle_f32x4::<0b1110>(a, a));
+            super::avx2::sum_eight(_mm256_add_ps(_mm512_castps512_ps256(a), upper))
+        }
+    }
+    #[inline(always)]
     unsafe fn largest(a: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(a) }
     }

@@ -57,6 +57,9 @@ pub(crate) trait Lanes: Copy + 'static {
     /// Two to the power of whole numbers within -126..=127.
     unsafe fn exp2_whole(a: Self::F) -> Self::F;
 
+    /// The sum of all lanes, halves onto halves: the upper eight are added to the lower eight, the
+    /// upper four of these to the lower four, and so on.
+    unsafe fn sum(a: Self::F) -> f32;
     /// The largest lane.
     unsafe fn largest(a: Self::F) -> f32;
 
@@ -86,34 +89,6 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
     /// Adds to each lane the dot product of its four unsigned bytes and the four signed ones of `x`.
     unsafe fn dot(sum: Self::I, bytes: Self::B, x: i32) -> Self::I;
-}
-
-/// The lanes of a vector.
-///
-/// # Safety
-/// The machine has the instructions of `L`.
-#[inline(always)]
-pub(crate) unsafe fn to_array<L: Lanes>(value: L::F) -> [f32; LANES] {
-    let mut out = [0.0; LANES];
-    // SAFETY: the array has sixteen elements.
-    unsafe { L::store(out.as_mut_ptr(), value) };
-    out
-}
-
-/// The sum of all lanes, halves onto halves.
-///
-/// # Safety
-/// The machine has the instructions of `L`.
-#[inline(always)]
-pub(crate) unsafe fn sum<L: Lanes>(value: L::F) -> f32 {
-    // SAFETY: as promised by the caller.
-    let mut lanes = unsafe { to_array::<L>(value) };
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            lanes[lane] += lanes[lane + half];
-        }
-    }
-    lanes[0]
 }
 
 /// Below this the exponential counts as zero.

@@ -103,6 +103,16 @@ impl Lanes for Portable {
         a.map(|power| f32::from_bits(((power as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
+    unsafe fn sum(a: Self::F) -> f32 {
+        let mut lanes = a;
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                lanes[lane] += lanes[lane + half];
+            }
+        }
+        lanes[0]
+    }
+    #[inline(always)]
     unsafe fn largest(a: Self::F) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
