@@ -3,9 +3,10 @@
 use crate::activation::{Activations, PrepareRow, RmsNorm};
 use crate::attend::AttentionMemory;
 use crate::format::BLOCK;
+use crate::gate_up::GateUp;
 use crate::head::TopMemory;
 use crate::isa::{Available, Isa};
-use crate::linear::{GateUp, Linear, Product, Rows, Sink};
+use crate::linear::{Linear, Product, Rows, Sink};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
 use crate::pool::Pool;
@@ -123,12 +124,13 @@ impl Cpu {
         weight: &Linear,
         out: &mut Matrix,
     ) {
-        assert!(weight.is_gate_up(), "gate and up are two matrices of one size");
+        let segments = weight.gate_up().expect("gate and up are two matrices of one size");
         self.prepare(x, None, norm, weight);
         out.reshape(x.rows(), weight.outputs() / 2);
         let stride = out.stride();
         let product = GateUp {
-            weight,
+            segments,
+            inputs: weight.inputs(),
             activations: self.activations.view(),
             rows: x.rows(),
             threads: self.pool.threads(),

@@ -5,6 +5,7 @@ mod attend;
 mod attention;
 mod cpu;
 mod format;
+mod gate_up;
 mod head;
 mod isa;
 mod kv;

@@ -3,15 +3,15 @@
 use crate::activation::View;
 use crate::format::{self, Format, PANEL_ROWS};
 use crate::isa::Kernel;
-use crate::lanes::{self, LANES, Lanes};
+use crate::lanes::Lanes;
 use crate::memory::{Aligned, Shared};
 use crate::tile::{self, Inputs, Outputs};
 
 /// Rows that a chunk multiplies with its panels: few enough to stay in a core's second-level cache,
 /// and a multiple of every tile.
-const CHUNK_ROWS: usize = 96;
+pub(crate) const CHUNK_ROWS: usize = 96;
 /// Most rows of a tile, of all instruction sets.
-const TILE_ROWS: usize = 6;
+pub(crate) const TILE_ROWS: usize = 6;
 
 /// A matrix as a file stores it.
 #[derive(Clone, Copy, Debug)]
@@ -68,12 +68,12 @@ pub enum PackError {
 }
 
 /// A packed matrix.
-struct Segment {
-    format: Format,
-    outputs: usize,
+pub(crate) struct Segment {
+    pub(crate) format: Format,
+    pub(crate) outputs: usize,
     /// Where its outputs begin among those of all.
     first_output: usize,
-    panel_bytes: usize,
+    pub(crate) panel_bytes: usize,
     panels: Aligned<u8>,
 }
 
@@ -105,11 +105,11 @@ impl Segment {
         Ok(Self { format, outputs, first_output, panel_bytes, panels })
     }
 
-    fn panel(&self, index: usize) -> &[u8] {
+    pub(crate) fn panel(&self, index: usize) -> &[u8] {
         &self.panels.as_slice()[index * self.panel_bytes..][..self.panel_bytes]
     }
 
-    fn panel_count(&self) -> usize {
+    pub(crate) fn panel_count(&self) -> usize {
         self.outputs.div_ceil(PANEL_ROWS)
     }
 }
@@ -187,9 +187,12 @@ impl Linear {
         self.segments.iter().any(|segment| segment.format.is_quantised())
     }
 
-    /// Whether it is two matrices of equal size, as gate and up are.
-    pub(crate) fn is_gate_up(&self) -> bool {
-        matches!(&self.segments[..], [gate, up] if gate.outputs == up.outputs)
+    /// Its two matrices of equal size, if that is what it is.
+    pub(crate) fn gate_up(&self) -> Option<[&Segment; 2]> {
+        match &self.segments[..] {
+            [gate, up] if gate.outputs == up.outputs => Some([gate, up]),
+            _ => None,
+        }
     }
 
     /// Writes the weights of one output, in single precision.
@@ -269,12 +272,12 @@ pub(crate) struct ProductChunk<'a, S> {
 /// First row and number of rows of tile `tile` of those that `rows` rows make, all nearly equally
 /// many.
 #[inline(always)]
-fn tile_rows(rows: usize, tiles: usize, tile: usize) -> (usize, usize) {
+pub(crate) fn tile_rows(rows: usize, tiles: usize, tile: usize) -> (usize, usize) {
     let (each, more) = (rows / tiles, rows % tiles);
     (tile * each + tile.min(more), each + usize::from(tile < more))
 }
 
-fn chunk_rows(rows: usize, chunk: usize) -> (usize, usize) {
+pub(crate) fn chunk_rows(rows: usize, chunk: usize) -> (usize, usize) {
     let first = chunk * CHUNK_ROWS;
     (first, (rows - first).min(CHUNK_ROWS))
 }
@@ -338,100 +341,6 @@ impl<S: Sink> ProductChunk<'_, S> {
                         values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
                     }
                     sink.put(self.thread, at + row, column, values);
-                }
-            }
-        }
-    }
-}
-
-/// The multiplication of prepared rows with gate and up, and their combination.
-pub(crate) struct GateUp<'a> {
-    pub(crate) weight: &'a Linear,
-    pub(crate) activations: View<'a>,
-    pub(crate) rows: usize,
-    /// Threads that take chunks in turn.
-    pub(crate) threads: usize,
-    pub(crate) out: Shared<'a, f32>,
-    pub(crate) stride: usize,
-}
-
-impl GateUp<'_> {
-    pub(crate) fn chunks(&self) -> usize {
-        self.weight.segments[0].panel_count() * self.rows.div_ceil(CHUNK_ROWS)
-    }
-
-    pub(crate) fn chunk(&self, index: usize) -> GateUpChunk<'_> {
-        GateUpChunk { product: self, index }
-    }
-}
-
-pub(crate) struct GateUpChunk<'a> {
-    product: &'a GateUp<'a>,
-    index: usize,
-}
-
-impl Kernel for GateUpChunk<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        let GateUp { weight, rows, threads, out, stride, .. } = self.product;
-        let [gate, up] = &weight.segments[..] else { return };
-        let panel = self.index % gate.panel_count();
-        let (first, count) = chunk_rows(*rows, self.index / gate.panel_count());
-        let wide = (gate.outputs - panel * PANEL_ROWS).min(PANEL_ROWS);
-        let mut both: [Outputs<2>; TILE_ROWS] = [[[0.0; PANEL_ROWS]; 2]; TILE_ROWS];
-        let tiles = count.div_ceil(L::ROWS);
-        for tile in 0..tiles {
-            let (at, count) = tile_rows(count, tiles, tile);
-            let at = first + at;
-            // SAFETY: the instructions are promised by the caller; vectors have sixteen values; the
-            // chunk has these rows and columns to itself.
-            unsafe {
-                let ahead = if tile == 0 { threads * gate.panel_bytes } else { 0 };
-                self.multiply::<L>([gate, up], (panel, ahead), (at, count), &mut both);
-                for (row, both) in both.iter_mut().take(count).enumerate() {
-                    let gate = lanes::silu::<L>(L::load(both[0].as_ptr()));
-                    let value = L::mul(gate, L::load(both[1].as_ptr()));
-                    let start = (at + row) * stride + panel * PANEL_ROWS;
-                    let out = out.part(start, LANES);
-                    L::store(both[0].as_mut_ptr(), value);
-                    // Behind the last output come the zeros of the padding.
-                    out[..wide].copy_from_slice(&both[0][..wide]);
-                }
-            }
-        }
-    }
-}
-
-impl GateUpChunk<'_> {
-    /// # Safety
-    /// The machine has the instructions of `L`.
-    #[inline(always)]
-    unsafe fn multiply<L: Lanes>(
-        &self,
-        segments: [&Segment; 2],
-        (panel, ahead): (usize, usize),
-        (first, rows): (usize, usize),
-        out: &mut [Outputs<2>; TILE_ROWS],
-    ) {
-        let GateUp { weight, activations, .. } = self.product;
-        let format = segments[0].format;
-        let (activations, inputs) = (*activations, weight.inputs);
-        // SAFETY: the instructions are promised by the caller.
-        unsafe {
-            if format == segments[1].format {
-                let panels = segments.map(|segment| segment.panel(panel));
-                let inputs = Inputs { format, panels, activations, inputs, ahead };
-                return tile::compute::<L, 2>(&inputs, first, rows, out);
-            }
-            for (index, segment) in segments.into_iter().enumerate() {
-                let mut one: [Outputs<1>; TILE_ROWS] = [[[0.0; PANEL_ROWS]; 1]; TILE_ROWS];
-                let panels = [segment.panel(panel)];
-                let inputs = Inputs { format: segment.format, panels, activations, inputs, ahead };
-                tile::compute::<L, 1>(&inputs, first, rows, &mut one);
-                for (out, one) in out.iter_mut().zip(one) {
-                    out[index] = one[0];
                 }
             }
         }

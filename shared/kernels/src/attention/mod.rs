@@ -5,11 +5,15 @@
 //! what a query gets depends on its own position and context alone. In both products the lanes are
 //! independent results (tokens, then elements of the head), so that no sum crosses lanes.
 
+mod items;
+
 use crate::isa::Kernel;
 use crate::kv::{Kv, PAGE_TOKENS};
 use crate::lanes::{self, LANES, Lanes};
 use crate::matrix::Matrix;
-use crate::memory::{Aligned, Shared};
+use crate::memory::Shared;
+pub use items::Span;
+pub(crate) use items::{Heads, Item, Scratch, items};
 
 /// Tokens of the context that are looked at together.
 const TILE: usize = 64;
@@ -18,117 +22,6 @@ const TILE_PAGES: usize = TILE / PAGE_TOKENS;
 const COLUMNS: usize = 64;
 /// Below every score that counts: the exponential of the difference to one is zero.
 const LEAST: f32 = -1e30;
-/// Query rows of an item: enough to read keys and values seldom, few enough to stay in the first
-/// cache.
-const ITEM_ROWS: usize = 48;
-
-/// One sequence's rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Its first row.
-    pub first_row: usize,
-    /// How many rows.
-    pub rows: usize,
-    /// Position of the first row.
-    pub position: usize,
-    /// Where its pages begin in the step's list of pages: token `t` lies in page `t / 16` from there.
-    pub first_page: usize,
-}
-
-impl Span {
-    /// The end of its pages in the list.
-    pub(crate) fn end_page(&self) -> usize {
-        self.first_page + (self.position + self.rows).div_ceil(PAGE_TOKENS)
-    }
-}
-
-/// A few queries of one key head of one sequence.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Item {
-    span: usize,
-    kv_head: usize,
-    /// First query within the span.
-    first: usize,
-    queries: usize,
-}
-
-impl Item {
-    pub(crate) fn span(&self) -> usize {
-        self.span
-    }
-}
-
-/// How heads are laid out.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heads {
-    /// Query heads for each key head.
-    pub(crate) group: usize,
-    pub(crate) kv_heads: usize,
-    pub(crate) head_dim: usize,
-    pub(crate) window: Option<usize>,
-}
-
-/// Cuts the rows of `spans` into items, the ones with most context first.
-pub(crate) fn items(spans: &[Span], heads: Heads, out: &mut Vec<Item>) {
-    out.clear();
-    let most = (ITEM_ROWS / heads.group).max(1);
-    for (span, rows) in spans.iter().enumerate() {
-        for kv_head in 0..heads.kv_heads {
-            for first in (0..rows.rows).step_by(most) {
-                let queries = most.min(rows.rows - first);
-                out.push(Item { span, kv_head, first, queries });
-            }
-        }
-    }
-    out.sort_unstable_by_key(|item| {
-        let end = spans[item.span].position + item.first + item.queries;
-        (std::cmp::Reverse(end * item.queries), item.span, item.kv_head, item.first)
-    });
-}
-
-/// What one thread needs while it computes an item.
-pub(crate) struct Scratch {
-    /// Of each row: scores of the tile, then weights.
-    scores: Vec<[f32; TILE]>,
-    /// Of each row: by how much earlier weights shrink.
-    factors: Vec<f32>,
-    /// Of each row: the largest score so far, or [`LEAST`].
-    largest: Vec<f32>,
-    /// Of each row: sum of weights so far.
-    totals: Vec<f32>,
-    /// Weighted sum of values so far, `[rows][padded head_dim]`.
-    sums: Vec<f32>,
-    /// Keys `[head_dim][64]` or values `[64][padded head_dim]` of a tile in f32, where enough rows
-    /// share them.
-    widened: Aligned<f32>,
-}
-
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        Self {
-            scores: Vec::new(),
-            factors: Vec::new(),
-            largest: Vec::new(),
-            totals: Vec::new(),
-            sums: Vec::new(),
-            widened: Aligned::new(),
-        }
-    }
-
-    fn reset(&mut self, rows: usize, padded: usize) {
-        self.scores.resize(rows, [0.0; TILE]);
-        // Whole vectors of rows are read.
-        let vectors = rows.next_multiple_of(LANES);
-        self.factors.resize(vectors, 0.0);
-        self.largest.clear();
-        self.largest.resize(vectors, LEAST);
-        self.totals.clear();
-        self.totals.resize(rows, 0.0);
-        self.sums.clear();
-        self.sums.resize(rows * padded, 0.0);
-        self.widened.resize(TILE * padded);
-    }
-}
 
 /// The attention of one item.
 pub(crate) struct Attend<'a> {

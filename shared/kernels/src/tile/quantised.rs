@@ -1,0 +1,202 @@
+//! Tiles of each quantised format.
+
+use super::dots::{Dots, Reads, Sums, add_dots, add_minima, add_scaled, nibble_dots};
+use crate::format::{Format, K4_BLOCK, K4_HEAD, K6_BLOCK, K6_HEAD};
+use crate::lanes::Lanes;
+
+/// # Safety
+/// Panels and rows have `units` blocks.
+#[inline(always)]
+pub(super) unsafe fn q4_0<L: Lanes, const P: usize, const R: usize>(
+    reads: Reads<P, R>,
+    units: usize,
+) -> Sums<L, P, R> {
+    // SAFETY: within the lengths that the caller promises.
+    unsafe {
+        let mut sums = [[L::splat(0.0); P]; R];
+        for unit in 0..units {
+            let reads = reads.at(unit * Format::Q4_0.panel_bytes(), unit);
+            reads.prefetch::<L, { Format::Q4_0.panel_bytes() }>();
+            let mut scales = [L::splat(0.0); P];
+            let mut dots = [[L::splat_i(0); P]; R];
+            for p in 0..P {
+                scales[p] = L::load_f16(reads.panels[p].cast());
+            }
+            for r in 0..R {
+                dots[r] = [L::splat_i((*reads.rows[r]).around_8); P];
+            }
+            nibble_dots::<L, P, R>(reads, 32, &mut dots);
+            add_scaled::<L, P, R>(&mut sums, dots, scales, reads.rows);
+        }
+        sums
+    }
+}
+
+/// # Safety
+/// Panels and rows have `units` blocks.
+#[inline(always)]
+pub(super) unsafe fn q4_1<L: Lanes, const P: usize, const R: usize>(
+    reads: Reads<P, R>,
+    units: usize,
+) -> Sums<L, P, R> {
+    // SAFETY: within the lengths that the caller promises.
+    unsafe {
+        let mut sums = [[L::splat(0.0); P]; R];
+        for unit in 0..units {
+            let reads = reads.at(unit * Format::Q4_1.panel_bytes(), unit);
+            reads.prefetch::<L, { Format::Q4_1.panel_bytes() }>();
+            let mut scales = [L::splat(0.0); P];
+            let mut minima = [L::splat(0.0); P];
+            for p in 0..P {
+                scales[p] = L::load_f16(reads.panels[p].cast());
+                minima[p] = L::load_f16(reads.panels[p].add(32).cast());
+            }
+            let mut dots = [[L::splat_i(0); P]; R];
+            nibble_dots::<L, P, R>(reads, 64, &mut dots);
+            add_scaled::<L, P, R>(&mut sums, dots, scales, reads.rows);
+            add_minima::<L, P, R>(&mut sums, minima, reads.rows);
+        }
+        sums
+    }
+}
+
+/// # Safety
+/// Panels and rows have `units` blocks.
+#[inline(always)]
+pub(super) unsafe fn q8_0<L: Lanes, const P: usize, const R: usize>(
+    reads: Reads<P, R>,
+    units: usize,
+) -> Sums<L, P, R> {
+    // SAFETY: within the lengths that the caller promises.
+    unsafe {
+        let mut sums = [[L::splat(0.0); P]; R];
+        for unit in 0..units {
+            let reads = reads.at(unit * Format::Q8_0.panel_bytes(), unit);
+            reads.prefetch::<L, { Format::Q8_0.panel_bytes() }>();
+            let mut scales = [L::splat(0.0); P];
+            let mut dots = [[L::splat_i(0); P]; R];
+            for p in 0..P {
+                scales[p] = L::load_f16(reads.panels[p].cast());
+            }
+            for r in 0..R {
+                dots[r] = [L::splat_i((*reads.rows[r]).around_128); P];
+            }
+            for group in 0..8 {
+                let mut bytes = [L::load_b(reads.panels[0].add(32 + 64 * group)); P];
+                for p in 1..P {
+                    bytes[p] = L::load_b(reads.panels[p].add(32 + 64 * group));
+                }
+                add_dots::<L, P, R>(&mut dots, bytes, reads.rows, group);
+            }
+            add_scaled::<L, P, R>(&mut sums, dots, scales, reads.rows);
+        }
+        sums
+    }
+}
+
+/// # Safety
+/// Panels have `units` blocks, rows eight times as many.
+#[inline(always)]
+pub(super) unsafe fn q4_k<L: Lanes, const P: usize, const R: usize>(
+    reads: Reads<P, R>,
+    units: usize,
+) -> Sums<L, P, R> {
+    // SAFETY: within the lengths that the caller promises.
+    unsafe {
+        let mut sums = [[L::splat(0.0); P]; R];
+        for unit in 0..units {
+            let unit_reads = reads.at(unit * Format::Q4_K.panel_bytes(), 8 * unit);
+            let heads = unit_reads.panels;
+            let mut super_scales = [L::splat(0.0); P];
+            let mut super_minima = [L::splat(0.0); P];
+            for p in 0..P {
+                super_scales[p] = L::load_f16(heads[p].cast());
+                super_minima[p] = L::sub(L::splat(0.0), L::load_f16(heads[p].add(32).cast()));
+            }
+            for part in 0..8 {
+                let reads = unit_reads.at(K4_HEAD + part * K4_BLOCK, part);
+                reads.prefetch::<L, K4_BLOCK>();
+                let (mut scales, mut minima) = (super_scales, super_minima);
+                for p in 0..P {
+                    scales[p] = L::mul(scales[p], L::load_u8(reads.panels[p]));
+                    minima[p] = L::mul(minima[p], L::load_u8(reads.panels[p].add(16)));
+                }
+                let mut dots = [[L::splat_i(0); P]; R];
+                nibble_dots::<L, P, R>(reads, 32, &mut dots);
+                add_scaled::<L, P, R>(&mut sums, dots, scales, reads.rows);
+                add_minima::<L, P, R>(&mut sums, minima, reads.rows);
+            }
+        }
+        sums
+    }
+}
+
+/// # Safety
+/// Panels have `units` blocks, rows eight times as many.
+#[inline(always)]
+pub(super) unsafe fn q6_k<L: Lanes, const P: usize, const R: usize>(
+    reads: Reads<P, R>,
+    units: usize,
+) -> Sums<L, P, R> {
+    // SAFETY: within the lengths that the caller promises.
+    unsafe {
+        let mut sums = [[L::splat(0.0); P]; R];
+        for unit in 0..units {
+            let unit_reads = reads.at(unit * Format::Q6_K.panel_bytes(), 8 * unit);
+            let heads = unit_reads.panels;
+            let mut super_scales = [L::splat(0.0); P];
+            for p in 0..P {
+                super_scales[p] = L::load_f16(heads[p].cast());
+            }
+            for part in 0..8 {
+                let reads = unit_reads.at(K6_HEAD + part * K6_BLOCK, part);
+                reads.prefetch::<L, K6_BLOCK>();
+                for half in 0..2 {
+                    let mut scales = super_scales;
+                    for p in 0..P {
+                        scales[p] = L::mul(scales[p], L::load_i8(reads.panels[p].add(16 * half)));
+                    }
+                    let dots = six_bit_dots::<L, P, R>(reads, half);
+                    add_scaled::<L, P, R>(&mut sums, dots, scales, reads.rows);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Dot products of one half of a block of 6-bit weights.
+///
+/// # Safety
+/// Panels point to parts of a `Q6_K` panel block, rows to blocks.
+#[inline(always)]
+pub(super) unsafe fn six_bit_dots<L: Lanes, const P: usize, const R: usize>(
+    reads: Reads<P, R>,
+    half: usize,
+) -> Dots<L, P, R> {
+    // SAFETY: within the lengths that the caller promises.
+    unsafe {
+        let mut dots = [[L::splat_i(0); P]; R];
+        for r in 0..R {
+            dots[r] = [L::splat_i((*reads.rows[r]).halves_around_32[half]); P];
+        }
+        for field in 0..4 {
+            let mut bytes = [L::load_b(reads.panels[0]); P];
+            for p in 0..P {
+                let panel = reads.panels[p];
+                let both = L::load_b(panel.add(32 + 64 * field));
+                let low = if half == 0 { L::low_nibbles(both) } else { L::high_nibbles(both) };
+                let high = L::load_b(panel.add(288 + 64 * half));
+                let top = match field {
+                    0 => L::two_bits::<0>(high),
+                    1 => L::two_bits::<1>(high),
+                    2 => L::two_bits::<2>(high),
+                    _ => L::two_bits::<3>(high),
+                };
+                bytes[p] = L::or(low, top);
+            }
+            add_dots::<L, P, R>(&mut dots, bytes, reads.rows, 4 * half + field);
+        }
+        dots
+    }
+}
