@@ -73,8 +73,22 @@ pub(crate) fn items(spans: &[Span], heads: Heads, out: &mut Vec<Item>) {
     });
 }
 
+/// One query of one head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ItemRow {
+    /// Row of the step.
+    pub(super) row: usize,
+    /// Query head.
+    pub(super) head: usize,
+    /// The tokens that it sees: from here on
+    pub(super) from: usize,
+    /// and up to here.
+    pub(super) end: usize,
+}
+
 /// What one thread needs while it computes an item.
 pub(crate) struct Scratch {
+    pub(super) rows: Vec<ItemRow>,
     /// Of each row: scores of the tile, then weights.
     pub(super) scores: Vec<[f32; TILE]>,
     /// Of each row: by how much earlier weights shrink.
@@ -93,6 +107,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) fn new() -> Self {
         Self {
+            rows: Vec::new(),
             scores: Vec::new(),
             factors: Vec::new(),
             largest: Vec::new(),

@@ -12,6 +12,7 @@ use crate::kv::{Kv, PAGE_TOKENS};
 use crate::lanes::{self, LANES, Lanes};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
+use items::ItemRow;
 pub use items::Span;
 pub(crate) use items::{Heads, Item, Scratch, items};
 
@@ -46,8 +47,8 @@ impl Kernel for Attend<'_> {
     unsafe fn run<L: Lanes>(mut self) {
         let rows = self.item.queries * self.heads.group;
         self.scratch.reset(rows, self.heads.head_dim.next_multiple_of(LANES));
-        let first_visible = self.visible(0).0;
-        let end = self.visible(rows - 1).1;
+        self.rows();
+        let (first_visible, end) = (self.scratch.rows[0].from, self.scratch.rows[rows - 1].end);
         for start in (first_visible / TILE * TILE..end).step_by(TILE) {
             // SAFETY: the instructions are promised by the caller.
             unsafe {
@@ -78,19 +79,19 @@ macro_rules! with_rows {
 }
 
 impl Attend<'_> {
-    /// Row of the step and query head of a row of the item.
-    #[inline(always)]
-    fn place(&self, row: usize) -> (usize, usize) {
-        let group = self.heads.group;
-        let query = self.span.first_row + self.item.first + row / group;
-        (query, self.item.kv_head * group + row % group)
-    }
-
-    /// The tokens that a row of the item sees.
-    #[inline(always)]
-    fn visible(&self, row: usize) -> (usize, usize) {
-        let end = self.span.position + self.item.first + row / self.heads.group + 1;
-        (self.heads.window.map_or(0, |window| end.saturating_sub(window)), end)
+    /// The rows of the item, worked out once.
+    fn rows(&mut self) {
+        let Heads { group, window, .. } = self.heads;
+        self.scratch.rows.clear();
+        for query in 0..self.item.queries {
+            let end = self.span.position + self.item.first + query + 1;
+            self.scratch.rows.extend((0..group).map(|head| ItemRow {
+                row: self.span.first_row + self.item.first + query,
+                head: self.item.kv_head * group + head,
+                from: window.map_or(0, |window| end.saturating_sub(window)),
+                end,
+            }));
+        }
     }
 
     /// Values of the item's head in the page of a token, keys or values.
@@ -120,7 +121,7 @@ impl Attend<'_> {
             }
             for first in (0..rows).step_by(L::ATTENTION_ROWS) {
                 let count = L::ATTENTION_ROWS.min(rows - first);
-                if self.visible(first + count - 1).1 > start {
+                if self.scratch.rows[first + count - 1].end > start {
                     with_rows!(count, self.score::<L, _, WIDE>(first, start));
                 }
             }
@@ -130,7 +131,7 @@ impl Attend<'_> {
             }
             for first in (0..rows).step_by(L::ATTENTION_ROWS) {
                 let count = L::ATTENTION_ROWS.min(rows - first);
-                let end = self.visible(first + count - 1).1;
+                let end = self.scratch.rows[first + count - 1].end;
                 if end <= start {
                     continue;
                 }
@@ -201,7 +202,7 @@ impl Attend<'_> {
         let head_dim = self.heads.head_dim;
         let mut queries = [std::ptr::null::<f32>(); R];
         for row in 0..R {
-            let (query, head) = self.place(first + row);
+            let ItemRow { row: query, head, .. } = self.scratch.rows[first + row];
             queries[row] = self.queries.row(query)[head * head_dim..][..head_dim].as_ptr();
         }
         let mut keys = [std::ptr::null::<u16>(); TILE_PAGES];
@@ -290,7 +291,7 @@ impl Attend<'_> {
     /// Makes the scores of tokens that a row does not see nothing.
     #[inline(always)]
     fn hide(&mut self, row: usize, start: usize) {
-        let (from, end) = self.visible(row);
+        let ItemRow { from, end, .. } = self.scratch.rows[row];
         if from <= start && start + TILE <= end {
             return;
         }
@@ -377,7 +378,7 @@ impl Attend<'_> {
         let head_dim = self.heads.head_dim;
         let padded = head_dim.next_multiple_of(LANES);
         for row in 0..self.scratch.totals.len() {
-            let (query, head) = self.place(row);
+            let ItemRow { row: query, head, .. } = self.scratch.rows[row];
             let total = self.scratch.totals[row];
             let sums = &self.scratch.sums[row * padded..][..head_dim];
             // SAFETY: these heads of these rows belong to this item.
