@@ -1,7 +1,7 @@
 //! Norms and rotates the keys of a step, and stores keys and values in their pages.
 //!
 //! Keys of two neighbouring tokens share a word. Where a step has both, the first one's cube writes
-//! it; where it has only the second, the word keeps what the first one's step wrote.
+//! it; where it has only one, the word keeps what it holds of the other.
 
 use super::decode::single_to_half;
 use super::gpu::arg;
@@ -117,6 +117,9 @@ fn append_kernel(
                     let next = turned(qkv, gain, turns, &turn, heads);
                     low |= single_to_half(next.low) << 16;
                     high |= single_to_half(next.high) << 16;
+                } else {
+                    low |= kv[low_at] & 0xffff_0000;
+                    high |= kv[high_at] & 0xffff_0000;
                 }
                 kv[low_at] = low;
                 kv[high_at] = high;

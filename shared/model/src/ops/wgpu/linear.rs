@@ -296,13 +296,13 @@ fn finish(
         if unit < results && output < made && first_row + row < sizes.rows as usize {
             let mut value = add_slices(staged, unit, across);
             if comptime!(plan.biased) {
-                value += bias[output];
+                value += bias[sizes.first as usize + output];
             }
             let at = (first_row + row) * sizes.width as usize + sizes.first as usize + output;
             if comptime!(plan.finish == Finish::Gate) {
                 let mut up = add_slices(staged, unit + results, across);
                 if comptime!(plan.biased) {
-                    up += bias[output + made];
+                    up += bias[sizes.first as usize + output + made];
                 }
                 value = silu(value) * up;
             }

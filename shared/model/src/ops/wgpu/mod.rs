@@ -5,6 +5,7 @@
 
 mod append;
 mod attend;
+mod attend_parts;
 pub mod cost;
 mod decode;
 mod format;
