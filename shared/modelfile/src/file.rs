@@ -89,7 +89,7 @@ impl ModelFile {
         files.extend(shards.index.clone());
         files.extend(shards.files.iter().cloned());
         Ok(Self {
-            name: stem(directory),
+            name: directory_name(directory),
             spec,
             special,
             chat_template: template,
@@ -169,6 +169,17 @@ impl ModelFile {
 fn stem(path: &Path) -> String {
     let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
     name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The name of a directory; in a hub's cache, where directories are called by their commit, that of
+/// the repository: `models--owner--name/snapshots/commit`.
+fn directory_name(directory: &Path) -> String {
+    let repository = || {
+        let snapshots = directory.parent().filter(|parent| parent.ends_with("snapshots"))?;
+        let repository = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+        Some(repository.rsplit_once("--").map_or(repository, |(_, name)| name).to_owned())
+    };
+    repository().unwrap_or_else(|| stem(directory))
 }
 
 fn starts_with_gguf_magic(path: &Path) -> Result<bool, ModelFileError> {

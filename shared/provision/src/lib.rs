@@ -1,8 +1,10 @@
-//! Brings the pinned outside programs and files to this machine, and runs a private NATS server.
+//! Brings outside programs and models to this machine, and runs a private NATS server.
 //!
-//! **Invariant**: nothing is used whose SHA-256 is not the one written in [`pins`], and no process
-//! started here outlives the one that started it.
+//! **Invariant**: nothing is used whose digest is not the one written in [`pins`], or for models of
+//! one's own choice the one that their [`hub`] names; and no process started here outlives the one
+//! that started it.
 
+pub mod hub;
 pub mod pins;
 
 mod cache;

@@ -1,9 +1,12 @@
-//! What live tests share: private servers, the pinned model, a span receiver, honest skips.
+//! What live tests share: private servers, the pinned model, a model hub, a span receiver, honest
+//! skips.
 
+mod hub;
 mod otlp;
 mod require;
 mod tree;
 
+pub use hub::{HubFault, HubServer};
 pub use otlp::OtlpReceiver;
 pub use provision::NatsServer;
 pub use require::require_or_skip;
