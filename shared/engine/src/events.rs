@@ -1,10 +1,37 @@
 //! What the step loop tells the shell.
 
+use std::sync::mpsc::SyncSender;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use protocol::{BlockHash, Finish, Opening, Refusal, RequestKey, TokenId, TokenLogprob};
 use scheduling::planner::Admitted;
+
+/// What happened in one step. Its list goes back to the step loop when it is dropped.
+#[derive(Debug)]
+pub struct Events {
+    list: Vec<StepEvent>,
+    home: SyncSender<Vec<StepEvent>>,
+}
+
+impl Events {
+    pub(crate) fn new(list: Vec<StepEvent>, home: SyncSender<Vec<StepEvent>>) -> Self {
+        Self { list, home }
+    }
+
+    /// Takes the events out, in order.
+    pub fn drain(&mut self) -> std::vec::Drain<'_, StepEvent> {
+        self.list.drain(..)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.list.clear();
+        // With enough lists under way already, this one is let go.
+        let _ = self.home.try_send(std::mem::take(&mut self.list));
+    }
+}
 
 /// Happenings of the step loop that the shell turns into messages and stages.
 #[derive(Debug)]

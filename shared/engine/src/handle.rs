@@ -1,15 +1,17 @@
-//! How the shell speaks to the step loop.
+//! How the shell speaks to the step loop: bounded queues and atomics, never a lock that both take.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use protocol::{PoolState, Refusal, RequestKey, Sampling, Speed, TokenId, TokenLogprob};
-use scheduling::planner::{Load, Planner};
-use scheduling::sequence::NewSequence;
-use scheduling::speed::SpeedFit;
+use arc_swap::ArcSwap;
+use protocol::{ErrorClass, Refusal, RequestKey, Sampling, TokenId, TokenLogprob};
+use scheduling::planner::Gate;
+use scheduling::sequence::{NewSequence, Sequence};
 use tokio::sync::mpsc;
+
+use crate::report::Report;
+use crate::tickets::{Signals, Ticket, Tickets};
 
 /// Imports and notices that wait for the step loop: at most this many.
 pub(crate) const COMMANDS_MAX: usize = 64;
@@ -43,33 +45,18 @@ impl Extras {
     }
 }
 
-/// What shell and step loop share, behind its lock.
-#[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<State>>);
-
-impl Shared {
-    pub(crate) fn new(planner: Planner) -> Self {
-        let state = State { planner, extras: BTreeMap::new(), speed: SpeedFit::default() };
-        Self(Arc::new(Mutex::new(state)))
-    }
-
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic aborts the process (chassis), so a poisoned lock only occurs in tests.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The planner and what goes with it.
-pub(crate) struct State {
-    pub(crate) planner: Planner,
-    pub(crate) extras: BTreeMap<RequestKey, Extras>,
-    pub(crate) speed: SpeedFit,
+/// A sequence on its way to the planner. Its place in the queue is taken already.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) sequence: Sequence,
+    pub(crate) extras: Extras,
+    pub(crate) ticket: Arc<Ticket>,
 }
 
 /// A message into the step loop.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Look at the planner again.
+    /// Look at arrivals and tickets.
     Wake,
     /// A fetched block.
     Import { key: RequestKey, block: usize, bytes: Vec<u8> },
@@ -86,42 +73,61 @@ pub(crate) enum Command {
 #[error("the step loop {0}")]
 pub struct EngineGone(&'static str);
 
-/// A cheap handle on the step loop.
+/// A cheap handle on the step loop. Nothing in it waits for a step, except the sending of blocks
+/// and notices when [`COMMANDS_MAX`] of them wait already.
 #[derive(Clone)]
 pub struct EngineHandle {
-    pub(crate) shared: Shared,
+    pub(crate) gate: Gate,
+    pub(crate) arrivals: mpsc::Sender<Arrival>,
     pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) tickets: Arc<Tickets>,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) report: Arc<ArcSwap<Report>>,
     pub(crate) alive: Arc<AtomicBool>,
 }
 
 impl EngineHandle {
-    /// Takes a sequence, or says at once why not.
+    /// Takes a sequence, its place in the queue reserved, or says at once why not. The same key
+    /// again is accepted again.
     pub fn submit(&self, new: NewSequence, extras: Extras, now_ms: u64) -> Result<(), Refusal> {
-        {
-            let mut state = self.shared.lock();
-            let key = new.key;
-            state.planner.submit(new, now_ms)?;
-            state.extras.entry(key).or_insert(extras);
+        let key = new.key;
+        if self.tickets.has(&key) {
+            return Ok(());
         }
+        // On the caller's thread, since naming a prompt's blocks takes a while.
+        let sequence = self.gate.check(new, now_ms)?;
+        let ticket = Ticket::new(sequence.lease_until_ms);
+        let arrival = Arrival { sequence, extras, ticket: ticket.clone() };
+        self.tickets.insert(key, ticket, || self.send(arrival))?;
         self.wake();
         Ok(())
     }
 
-    /// Gives a sequence up: its pages are free at once, a step under way ignores it. True when it
-    /// was here.
+    fn send(&self, arrival: Arrival) -> Result<(), Refusal> {
+        self.signals.reserve(self.gate.queue_max()).map_err(|waiting| self.gate.full(waiting))?;
+        self.arrivals.try_send(arrival).map_err(|error| {
+            self.signals.adjust(-1);
+            match error {
+                mpsc::error::TrySendError::Full(_) => self.gate.full(self.gate.queue_max()),
+                mpsc::error::TrySendError::Closed(_) => {
+                    Refusal::new(ErrorClass::Retry, "this worker's engine has ended")
+                }
+            }
+        })
+    }
+
+    /// Gives a sequence up: it says nothing more, a step under way ignores it, and its pages are
+    /// free for the next one. True when it was here.
     pub fn cancel(&self, key: &RequestKey) -> bool {
-        let mut state = self.shared.lock();
-        state.extras.remove(key);
-        let was_here = state.planner.retire(key).is_some();
-        drop(state);
+        let was_here = self.tickets.give_up(key, &self.signals);
         self.wake();
         was_here
     }
 
     /// Renews leases; gives back the keys that are not here.
     pub fn keep(&self, keys: &[RequestKey], now_ms: u64) -> Vec<RequestKey> {
-        let mut state = self.shared.lock();
-        keys.iter().filter(|key| !state.planner.keep(key, now_ms)).copied().collect()
+        let until_ms = self.gate.lease_until_ms(now_ms);
+        keys.iter().filter(|key| !self.tickets.keep_until(key, until_ms)).copied().collect()
     }
 
     /// Brings a fetched block into its page.
@@ -149,16 +155,15 @@ impl EngineHandle {
         self.command(Command::Export { key, from, to }).await
     }
 
-    /// Names of the full blocks of a sequence.
-    pub fn names(&self, key: &RequestKey) -> Vec<protocol::BlockHash> {
-        let state = self.shared.lock();
-        state.planner.sequence(key).map(|sequence| sequence.names().to_vec()).unwrap_or_default()
+    /// Pool, load, speed and times, for presence and metrics: at most [`crate::stepper::HOUSEKEEPING`]
+    /// and one step old.
+    pub fn report(&self) -> Arc<Report> {
+        self.report.load_full()
     }
 
-    /// Pool, load and speed, for presence and metrics.
-    pub fn report(&self) -> (PoolState, Load, Speed) {
-        let state = self.shared.lock();
-        (state.planner.pool_state(), state.planner.load(), state.speed.speed())
+    /// How often the lock of the shell's table was taken, the only one between shell and loop.
+    pub fn lock_acquisitions(&self) -> u64 {
+        self.tickets.acquisitions()
     }
 
     /// False once the step loop has ended.

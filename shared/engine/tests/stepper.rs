@@ -1,94 +1,26 @@
-//! The step loop with a model that computes nothing: its next token depends on all tokens so far,
-//! read back from the pages that the loop gave it, so that a wrong page is a wrong answer.
+//! The step loop on its own thread, as the shell sees it, with a model that computes nothing.
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
+mod support;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use engine::compute::ComputeError;
 use engine::stepper::unix_ms;
-use engine::{BlockEvent, Compute, Engine, Extras, Loaded, StepEvent};
-use model::{BatchSequence, StepOutput, Wanted};
-use protocol::{
-    Attempt, ErrorClass, FileDigest, Finish, ModelFingerprint, RequestId, RequestKey, Sampling,
-    Scope, Stopping,
-};
-use scheduling::planner::{Limits, Planner};
-use scheduling::sequence::{NewSequence, Part};
+use engine::{BlockEvent, Engine, EngineHandle, Loaded, Report, StepEvent};
+use protocol::{ErrorClass, Finish, RequestKey};
+use scheduling::sequence::Part;
+use support::{LIMITS, Tape, alone, greedy, key, planner, sequence};
 
-const VOCABULARY: usize = 101;
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Keeps the tokens themselves as "KV".
-struct Tape {
-    pages: Vec<[u32; 16]>,
-    fail: bool,
-}
-
-fn next_token(tokens: impl Iterator<Item = u32>) -> u32 {
-    1 + tokens.fold(17u32, |hash, token| hash.wrapping_mul(31).wrapping_add(token)) % 97
-}
-
-impl Compute for Tape {
-    fn forward(
-        &mut self,
-        batch: &[BatchSequence<'_>],
-        out: &mut StepOutput,
-    ) -> Result<(), ComputeError> {
-        out.clear(VOCABULARY);
-        if self.fail {
-            return Err(ComputeError("out of order".into()));
-        }
-        for row in batch {
-            let mut rows = 0;
-            for (offset, token) in row.tokens.iter().enumerate() {
-                let at = row.position + offset;
-                self.pages[row.pages[at / 16] as usize][at % 16] = *token;
-                let wanted = match row.logits {
-                    Wanted::None => false,
-                    Wanted::Top(_) | Wanted::Last => offset + 1 == row.tokens.len(),
-                    Wanted::All => true,
-                };
-                if wanted {
-                    let seen = (0..=at).map(|at| self.pages[row.pages[at / 16] as usize][at % 16]);
-                    out.push_whole()[next_token(seen) as usize] = 9.0;
-                    rows += 1;
-                }
-            }
-            out.end_sequence(rows);
-        }
-        Ok(())
-    }
-
-    fn export_block(&mut self, page: u32, filled: u32) -> Result<Vec<u8>, ComputeError> {
-        let tokens = self.pages[page as usize].iter().enumerate();
-        let kept = tokens.map(|(at, token)| if at < filled as usize { *token } else { 0 });
-        Ok(kept.flat_map(u32::to_le_bytes).collect())
-    }
-
-    fn import_block(&mut self, page: u32, bytes: &[u8]) -> Result<(), ComputeError> {
-        for (token, bytes) in self.pages[page as usize].iter_mut().zip(bytes.chunks_exact(4)) {
-            *token = u32::from_le_bytes(bytes.try_into().expect("four bytes"));
-        }
-        Ok(())
-    }
-}
-
 fn engine(pages: u32, fail: bool) -> Engine<()> {
-    let limits = Limits {
-        context_tokens: 256,
-        step_tokens: 24,
-        prefill_share: 0.5,
-        sequences_max: 8,
-        queue_max: 32,
-        lease_ms: 60_000,
-    };
-    let fingerprint = ModelFingerprint::new(FileDigest([1; 32]), "tape");
     engine::stepper::start(move || {
         Ok(Loaded {
-            compute: Tape { pages: vec![[0; 16]; pages as usize], fail },
-            planner: Planner::new(limits, fingerprint, pages),
+            compute: Tape { fail, ..Tape::new(pages) },
+            planner: planner(LIMITS, pages),
             blocks_max: 64,
             info: (),
         })
@@ -96,33 +28,18 @@ fn engine(pages: u32, fail: bool) -> Engine<()> {
     .unwrap()
 }
 
-fn key(id: u128) -> RequestKey {
-    RequestKey { request: RequestId(id), attempt: Attempt(0) }
-}
-
-fn sequence(id: u128, part: Part, prompt: Vec<u32>, max_tokens: u32) -> NewSequence {
-    NewSequence {
-        key: key(id),
-        part,
-        prompt,
-        output: Vec::new(),
-        stopping: Stopping { max_tokens, min_tokens: 0, stop_tokens: vec![0] },
-        scope: Scope::shared(),
-        score_prompt: false,
-        deadline_ms: u64::MAX,
-    }
-}
-
-fn greedy() -> Extras {
-    Extras::new(Sampling { temperature: 0.0, ..Sampling::default() }, None, None)
-}
-
-fn alone(prompt: &[u32], max_tokens: usize) -> Vec<u32> {
-    let mut tokens = prompt.to_vec();
-    for _ in 0..max_tokens {
-        tokens.push(next_token(tokens.iter().copied()));
-    }
-    tokens.split_off(prompt.len())
+/// The report once steps were made and nobody holds a page: the loop publishes it a little later.
+async fn at_rest(handle: &EngineHandle) -> Arc<Report> {
+    let settles = async {
+        loop {
+            let report = handle.report();
+            if 0 < report.times.steps + report.times.failed && report.pool.leased == 0 {
+                return report;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, settles).await.expect("pages stay leased")
 }
 
 #[tokio::test]
@@ -138,7 +55,7 @@ async fn sequences_in_company_say_what_they_say_alone() {
     let mut said: BTreeMap<RequestKey, Vec<u32>> = BTreeMap::new();
     let mut finished = 0;
     while finished < 6 {
-        for event in tokio::time::timeout(LIMIT, steps.recv()).await.unwrap().unwrap() {
+        for event in tokio::time::timeout(LIMIT, steps.recv()).await.unwrap().unwrap().drain() {
             match event {
                 StepEvent::Admitted { admitted, .. } => {
                     let tokens = admitted.first_block * 16;
@@ -155,9 +72,9 @@ async fn sequences_in_company_say_what_they_say_alone() {
         }
     }
     assert_eq!(said, expected);
-    let (pool, load, _) = handle.report();
-    assert!(0 < load.preempted, "nothing was preempted: the test is too easy");
-    assert_eq!((pool.leased, pool.leaked), (0, 0));
+    let report = at_rest(&handle).await;
+    assert_eq!(report.pool.leaked, 0);
+    assert!(0 < report.load.preempted, "nothing was preempted: the test is too easy");
     drop(handle);
     thread.join().unwrap();
 }
@@ -172,7 +89,9 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
         .unwrap();
     let mut first = None;
     while first.is_none() {
-        for event in tokio::time::timeout(LIMIT, prefill.steps.recv()).await.unwrap().unwrap() {
+        for event in
+            tokio::time::timeout(LIMIT, prefill.steps.recv()).await.unwrap().unwrap().drain()
+        {
             match event {
                 StepEvent::Admitted { .. } => prefill.handle.fetched(key(1), 0).await.unwrap(),
                 StepEvent::Token { token, .. } => first = token,
@@ -188,7 +107,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
             BlockEvent::Complete { .. } => break,
         }
     }
-    assert_eq!(prefill.handle.report().0.leased, 0, "prefill has let go");
+    assert_eq!(at_rest(&prefill.handle).await.pool.leaked, 0, "prefill has let go");
 
     let mut decode = engine(8, false);
     decode
@@ -197,7 +116,9 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
         .unwrap();
     let mut said = vec![first.unwrap()];
     while said.len() < 9 {
-        for event in tokio::time::timeout(LIMIT, decode.steps.recv()).await.unwrap().unwrap() {
+        for event in
+            tokio::time::timeout(LIMIT, decode.steps.recv()).await.unwrap().unwrap().drain()
+        {
             match event {
                 StepEvent::Admitted { admitted, .. } => {
                     assert_eq!(admitted.missing.len(), 3);
@@ -224,15 +145,14 @@ async fn a_failing_step_is_told_and_frees_everything() {
     let mut broken = engine(8, true);
     broken.handle.submit(sequence(1, Part::Whole, vec![1; 20], 9), greedy(), unix_ms()).unwrap();
     loop {
-        let events = tokio::time::timeout(LIMIT, broken.steps.recv()).await.unwrap().unwrap();
-        for event in events {
+        let mut events = tokio::time::timeout(LIMIT, broken.steps.recv()).await.unwrap().unwrap();
+        for event in events.drain() {
             match event {
                 StepEvent::Admitted { .. } => broken.handle.fetched(key(1), 0).await.unwrap(),
                 StepEvent::Failed { refusal, .. } => {
                     assert_eq!(refusal.class, ErrorClass::Retry);
                     assert!(refusal.message.contains("out of order"), "{refusal}");
-                    let (pool, ..) = broken.handle.report();
-                    assert_eq!((pool.leased, pool.leaked), (0, 0));
+                    assert_eq!(at_rest(&broken.handle).await.pool.leaked, 0);
                     return;
                 }
                 StepEvent::Token { .. } => panic!("a token of a broken model"),
@@ -247,7 +167,9 @@ async fn what_is_cancelled_goes_silent_and_free() {
     engine.handle.submit(sequence(1, Part::Whole, vec![1; 20], 200), greedy(), unix_ms()).unwrap();
     let mut tokens = 0;
     while tokens < 3 {
-        for event in tokio::time::timeout(LIMIT, engine.steps.recv()).await.unwrap().unwrap() {
+        for event in
+            tokio::time::timeout(LIMIT, engine.steps.recv()).await.unwrap().unwrap().drain()
+        {
             match event {
                 StepEvent::Admitted { .. } => engine.handle.fetched(key(1), 0).await.unwrap(),
                 StepEvent::Token { .. } => tokens += 1,
@@ -257,6 +179,6 @@ async fn what_is_cancelled_goes_silent_and_free() {
     }
     assert!(engine.handle.cancel(&key(1)));
     assert!(!engine.handle.cancel(&key(1)));
-    assert_eq!(engine.handle.report().0.leased, 0);
+    assert_eq!(at_rest(&engine.handle).await.pool.leaked, 0);
     assert_eq!(engine.handle.keep(&[key(1)], unix_ms()), [key(1)]);
 }

@@ -8,14 +8,176 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use protocol::Sampling;
 
-/// A token and its probability times an unknown constant.
-type Weighted = (u32, f64);
+pub use self::weights::argmax;
+use self::weights::{Scale, Weights};
+use crate::{Candidate, RowOutput, Wanted};
 
-/// Chooses the token at `position` of a sequence, which is `prompt` followed by `output`.
+/// Longest list of candidates worth asking the head for; beyond it the whole row is cheaper to
+/// handle than to rank.
+const CANDIDATES_MAX: usize = 128;
+/// Largest `top_k` that is served from candidates.
+const TOP_K_MAX: u32 = 64;
+
+mod weights;
+
+/// A token that may be chosen.
+#[derive(Clone, Copy, Debug)]
+struct Weighted {
+    id: u32,
+    logit: f32,
+    /// Its probability times an unknown constant.
+    weight: f64,
+}
+
+/// All that a choice depends on beside the logits.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// How to choose.
+    pub sampling: &'a Sampling,
+    /// The sequence's prompt.
+    pub prompt: &'a [u32],
+    /// What followed it so far.
+    pub output: &'a [u32],
+    /// Place of the chosen token in the sequence: reads the random numbers.
+    pub position: u64,
+    /// Tokens that are never chosen.
+    pub banned: &'a [u32],
+}
+
+/// What the head has to tell for a choice among `banned` banned tokens; `whole` when the whole row
+/// is needed anyway, for log-probabilities.
 ///
-/// Tokens of `banned` are never chosen. The filters apply one after the other: `min_p`, `top_k`,
-/// then `top_p` over what is left. Temperature 0 takes the most likely token; ties go to the lower
-/// id.
+/// Candidates suffice where the order of the raw logits decides: [`Chooser::choose`] takes the same
+/// token from them as from the whole row.
+pub fn wanted(sampling: &Sampling, banned: usize, whole: bool) -> Wanted {
+    let greedy = sampling.temperature <= 0.0;
+    let needed = match (greedy, sampling.top_k) {
+        (true, _) => 1,
+        (false, top_k @ 1..=TOP_K_MAX) => top_k as usize,
+        (false, _) => return Wanted::Last,
+    };
+    match needed.saturating_add(banned) {
+        count if !whole && !reorders(sampling) && count <= CANDIDATES_MAX => Wanted::Top(count),
+        _ => Wanted::Last,
+    }
+}
+
+/// Chooses tokens; keeps its working memory, so that it stops allocating once that has grown.
+#[derive(Clone, Debug, Default)]
+pub struct Chooser {
+    logits: Vec<f32>,
+    weights: Weights,
+    kept: Vec<Weighted>,
+}
+
+impl Chooser {
+    /// The token that follows, from the candidates of [`wanted`] or from the whole row.
+    ///
+    /// The filters apply one after the other: `min_p`, `top_k`, then `top_p` over what is left.
+    /// Temperature 0 takes the most likely token; ties go to the lower id.
+    pub fn choose(&mut self, row: RowOutput<'_>, of: &Choice<'_>) -> u32 {
+        let logits = match row {
+            RowOutput::Top(candidates) => return self.among(candidates, of),
+            RowOutput::Whole(logits) => logits,
+        };
+        if of.banned.is_empty() && !reorders(of.sampling) {
+            return self.from_whole(logits, of);
+        }
+        let mut changed = std::mem::take(&mut self.logits);
+        changed.clear();
+        changed.extend_from_slice(logits);
+        penalise(&mut changed, of.sampling, of.prompt, of.output);
+        for &(token, bias) in &of.sampling.logit_bias {
+            change(&mut changed, [token], |logit, _| logit + bias);
+        }
+        change(&mut changed, of.banned.iter().copied(), |_, _| f32::NEG_INFINITY);
+        let chosen = self.from_whole(&changed, of);
+        self.logits = changed;
+        chosen
+    }
+
+    fn among(&mut self, candidates: &[Candidate], of: &Choice<'_>) -> u32 {
+        let allowed = |candidate: &&Candidate| {
+            candidate.1 > f32::NEG_INFINITY && !of.banned.contains(&candidate.0)
+        };
+        let mut candidates = candidates.iter().filter(allowed).copied().peekable();
+        let Some(best) = candidates.peek().copied() else { return 0 };
+        if of.sampling.temperature <= 0.0 {
+            return best.0;
+        }
+        self.draw_ranked(candidates, best, of)
+    }
+
+    fn from_whole(&mut self, logits: &[f32], of: &Choice<'_>) -> u32 {
+        let sampling = of.sampling;
+        let best = argmax(logits);
+        let most = logits[best as usize];
+        if sampling.temperature <= 0.0 || most == f32::NEG_INFINITY {
+            return best;
+        }
+        if sampling.top_k != 0 {
+            return self.draw_ranked((0u32..).zip(logits.iter().copied()), (best, most), of);
+        }
+        self.weights.weigh(logits, scale(sampling, most));
+        let at = uniform(sampling.seed, of.position);
+        let top_p = f64::from(sampling.top_p);
+        if top_p >= 1.0 {
+            return self.weights.draw(at).unwrap_or(best);
+        }
+        // What weighs less than an even share of what the nucleus may leave out is never in it.
+        let total = self.weights.total();
+        let least = (1.0 - top_p) * total / logits.len() as f64;
+        let heavy = self.weights.at_least(least);
+        self.kept.clear();
+        self.kept.extend(heavy.map(|(id, weight)| Weighted {
+            id,
+            logit: logits[id as usize],
+            weight: f64::from(weight),
+        }));
+        keep_nucleus(&mut self.kept, top_p * total);
+        draw(&self.kept, at).unwrap_or(best)
+    }
+
+    /// Draws among the `top_k` most likely.
+    fn draw_ranked(
+        &mut self,
+        candidates: impl Iterator<Item = Candidate>,
+        best: Candidate,
+        of: &Choice<'_>,
+    ) -> u32 {
+        let sampling = of.sampling;
+        let scale = scale(sampling, best.1);
+        let weighted = candidates.map(|(id, logit)| Weighted {
+            id,
+            logit,
+            weight: f64::from(scale.weight(logit)),
+        });
+        self.kept.clear();
+        self.kept.extend(weighted.filter(|one| one.weight > 0.0));
+        keep_most_likely(&mut self.kept, sampling.top_k as usize);
+        let top_p = f64::from(sampling.top_p);
+        if top_p < 1.0 {
+            let total: f64 = self.kept.iter().map(|one| one.weight).sum();
+            keep_nucleus(&mut self.kept, top_p * total);
+        }
+        draw(&self.kept, uniform(sampling.seed, of.position)).unwrap_or(best.0)
+    }
+}
+
+fn scale(sampling: &Sampling, top: f32) -> Scale {
+    Scale { top, per_temperature: sampling.temperature.recip(), floor: sampling.min_p }
+}
+
+/// True when something moves logits before the choice.
+fn reorders(sampling: &Sampling) -> bool {
+    !sampling.logit_bias.is_empty()
+        || sampling.repetition_penalty != 1.0
+        || sampling.presence_penalty != 0.0
+        || sampling.frequency_penalty != 0.0
+}
+
+/// Chooses the token at `position` of a sequence, which is `prompt` followed by `output`: see
+/// [`Chooser::choose`].
 #[allow(clippy::too_many_arguments, reason = "all that a choice depends on, and nothing else")]
 pub fn sample(
     logits: &[f32],
@@ -25,28 +187,8 @@ pub fn sample(
     position: u64,
     banned: &[u32],
 ) -> u32 {
-    let mut logits = logits.to_vec();
-    penalise(&mut logits, sampling, prompt, output);
-    for &(token, bias) in &sampling.logit_bias {
-        change(&mut logits, [token], |logit, _| logit + bias);
-    }
-    change(&mut logits, banned.iter().copied(), |_, _| f32::NEG_INFINITY);
-    let best = argmax(&logits);
-    if sampling.temperature <= 0.0 || logits[best as usize] == f32::NEG_INFINITY {
-        return best;
-    }
-    let top = f64::from(logits[best as usize]);
-    let temperature = f64::from(sampling.temperature);
-    let floor = f64::from(sampling.min_p);
-    let weight = |logit: f32| ((f64::from(logit) - top) / temperature).exp();
-    let mut kept: Vec<Weighted> = (0u32..)
-        .zip(&logits)
-        .map(|(id, &logit)| (id, weight(logit)))
-        .filter(|&(_, weight)| weight > 0.0 && weight >= floor)
-        .collect();
-    keep_most_likely(&mut kept, sampling.top_k as usize);
-    keep_nucleus(&mut kept, f64::from(sampling.top_p));
-    draw(&kept, uniform(sampling.seed, position)).unwrap_or(best)
+    let of = Choice { sampling, prompt, output, position, banned };
+    Chooser::default().choose(RowOutput::Whole(logits), &of)
 }
 
 /// Natural log-probability of `token` under the raw logits at temperature 1, and the `top` most
@@ -57,38 +199,21 @@ pub fn logprobs(logits: &[f32], token: u32, top: usize) -> (f32, Vec<(u32, f32)>
     let log_sum = best + sum.ln();
     let logprob = |logit: f32| (f64::from(logit) - log_sum) as f32;
     let own = logits.get(token as usize).map_or(f32::NEG_INFINITY, |&logit| logprob(logit));
-    let mut weighted: Vec<Weighted> =
-        (0u32..).zip(logits).map(|(id, &logit)| (id, f64::from(logit))).collect();
-    if top == 0 {
-        weighted.clear();
-    }
-    keep_most_likely(&mut weighted, top);
-    let ranked = weighted.into_iter().map(|(id, logit)| (id, logprob(logit as f32)));
-    (own, ranked.collect())
+    let best = if top == 0 { Vec::new() } else { self::top(logits, top) };
+    (own, best.into_iter().map(|(id, logit)| (id, logprob(logit))).collect())
 }
 
 /// The `count` most likely tokens with their logits, falling, ties by id.
-pub fn top(logits: &[f32], count: usize) -> Vec<crate::Candidate> {
+pub fn top(logits: &[f32], count: usize) -> Vec<Candidate> {
     if count == 1 {
         let best = argmax(logits);
         return vec![(best, logits[best as usize])];
     }
-    let mut weighted: Vec<Weighted> =
-        (0u32..).zip(logits).map(|(id, &logit)| (id, f64::from(logit))).collect();
-    keep_most_likely(&mut weighted, count);
-    weighted.into_iter().map(|(id, logit)| (id, logit as f32)).collect()
-}
-
-/// The index of the largest value, the lowest of equals; values that are no number count as least.
-pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    let mut most = f32::NEG_INFINITY;
-    for (id, &logit) in (0u32..).zip(logits) {
-        if logit > most {
-            (best, most) = (id, logit);
-        }
-    }
-    best
+    let ids = (0u32..).zip(logits);
+    let mut all: Vec<Weighted> =
+        ids.map(|(id, &logit)| Weighted { id, logit, weight: 0.0 }).collect();
+    keep_most_likely(&mut all, count);
+    all.into_iter().map(|one| (one.id, one.logit)).collect()
 }
 
 /// A number within `0..1` for one position of one seed.
@@ -140,9 +265,11 @@ fn change(
     }
 }
 
-/// Most likely first, ties by id.
+/// Most likely first, ties by id, as [`argmax`] sees it: zero has no sign, and what is no number is
+/// least. Logits rather than weights decide, since different logits may round to one weight.
 fn by_likelihood(a: &Weighted, b: &Weighted) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+    let rank = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit + 0.0 };
+    rank(b.logit).total_cmp(&rank(a.logit)).then(a.id.cmp(&b.id))
 }
 
 /// Keeps the `count` most likely, ranked; 0 keeps all, as they are.
@@ -157,12 +284,8 @@ fn keep_most_likely(kept: &mut Vec<Weighted>, count: usize) {
     kept.sort_unstable_by(by_likelihood);
 }
 
-/// Keeps the smallest set of most likely tokens that holds at least the share `top_p`.
-fn keep_nucleus(kept: &mut Vec<Weighted>, top_p: f64) {
-    if top_p >= 1.0 {
-        return;
-    }
-    let wanted = top_p * kept.iter().map(|(_, weight)| weight).sum::<f64>();
+/// Keeps the smallest set of most likely tokens that weighs at least `wanted`.
+fn keep_nucleus(kept: &mut Vec<Weighted>, wanted: f64) {
     // The nucleus is nearly always small: rank few, and more only if they do not suffice.
     let mut ranked = 64.min(kept.len());
     loop {
@@ -171,8 +294,8 @@ fn keep_nucleus(kept: &mut Vec<Weighted>, top_p: f64) {
         }
         kept[..ranked].sort_unstable_by(by_likelihood);
         let mut sum = 0.0;
-        let reached = kept[..ranked].iter().position(|(_, weight)| {
-            sum += weight;
+        let reached = kept[..ranked].iter().position(|one| {
+            sum += one.weight;
             sum >= wanted
         });
         if let Some(last) = reached {
@@ -187,12 +310,12 @@ fn keep_nucleus(kept: &mut Vec<Weighted>, top_p: f64) {
 
 /// The token at the share `at` of the total weight.
 fn draw(kept: &[Weighted], at: f64) -> Option<u32> {
-    let mut left = at * kept.iter().map(|(_, weight)| weight).sum::<f64>();
-    for &(id, weight) in kept {
-        left -= weight;
+    let mut left = at * kept.iter().map(|one| one.weight).sum::<f64>();
+    for one in kept {
+        left -= one.weight;
         if left < 0.0 {
-            return Some(id);
+            return Some(one.id);
         }
     }
-    kept.last().map(|&(id, _)| id)
+    kept.last().map(|one| one.id)
 }

@@ -1,6 +1,7 @@
 //! Choice of tokens: exact where it must be, distributed as it must be elsewhere.
 
-use model::sampling::{Sampling, argmax, logprobs, sample};
+use model::sampling::{Choice, Chooser, Sampling, argmax, logprobs, sample, top, wanted};
+use model::{RowOutput, Wanted};
 use proptest::prelude::*;
 
 fn choose(logits: &[f32], sampling: &Sampling, position: u64) -> u32 {
@@ -140,5 +141,57 @@ proptest! {
                 .count();
             prop_assert!(better < top_k as usize || all_banned);
         }
+    }
+
+    /// The candidates that [`wanted`] asks for decide as the whole row does, ties and all.
+    #[test]
+    fn candidates_choose_what_the_whole_row_chooses(
+        // Few distinct values, signed zeros and minus infinity among them, so that ties abound.
+        row in prop::collection::vec(
+            prop_oneof![
+                (-9i8..9).prop_map(|value| f32::from(value) / 2.0),
+                Just(-0.0f32), Just(f32::NEG_INFINITY), -30f32..30.0,
+            ],
+            1..300,
+        ),
+        temperature in prop_oneof![Just(0.0f32), 0.01f32..3.0, Just(1e12f32)],
+        top_p in 0f32..1.2, top_k in 1u32..80, min_p in prop_oneof![Just(0f32), 0f32..1.0],
+        (seed, position) in (any::<u64>(), any::<u64>()),
+        banned in prop::collection::vec(0u32..300, 0..5),
+    ) {
+        let sampling = Sampling { temperature, top_p, top_k, min_p, seed, ..Sampling::default() };
+        match wanted(&sampling, banned.len(), false) {
+            Wanted::Top(count) => {
+                let of = Choice { sampling: &sampling, prompt: &[], output: &[], position, banned: &banned };
+                let mut chooser = Chooser::default();
+                let few = chooser.choose(RowOutput::Top(&top(&row, count)), &of);
+                prop_assert_eq!(few, chooser.choose(RowOutput::Whole(&row), &of));
+            }
+            other => {
+                prop_assert_eq!(other, Wanted::Last);
+                prop_assert!(temperature > 0.0 && 64 < top_k);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_whole_row_is_wanted_where_candidates_do_not_decide() {
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    assert_eq!(wanted(&greedy, 0, false), Wanted::Top(1));
+    assert_eq!(wanted(&greedy, 3, false), Wanted::Top(4), "three of them may be banned");
+    assert_eq!(wanted(&greedy, 500, false), Wanted::Last);
+    assert_eq!(wanted(&greedy, 0, true), Wanted::Last, "log-probabilities need every logit");
+    let ranked = Sampling { top_k: 40, ..Sampling::default() };
+    assert_eq!(wanted(&ranked, 1, false), Wanted::Top(41));
+    assert_eq!(wanted(&Sampling { top_k: 65, ..ranked.clone() }, 0, false), Wanted::Last);
+    assert_eq!(wanted(&Sampling::default(), 0, false), Wanted::Last);
+    for changed in [
+        Sampling { logit_bias: vec![(1, 1.0)], ..ranked.clone() },
+        Sampling { repetition_penalty: 1.1, ..ranked.clone() },
+        Sampling { presence_penalty: 0.1, ..ranked.clone() },
+        Sampling { frequency_penalty: 0.1, ..ranked },
+    ] {
+        assert_eq!(wanted(&changed, 0, false), Wanted::Last);
     }
 }

@@ -133,7 +133,7 @@ impl Planner {
     /// Books a computed row and the token chosen from its last logits, if one was.
     /// `None` when the sequence was given up while the step ran.
     pub fn commit(&mut self, row: &Row, chosen: Option<TokenId>) -> Option<Outcome> {
-        let context_tokens = self.limits.context_tokens;
+        let tokens_max = self.gate.tokens_max();
         let sequence = self.sequences.get_mut(&row.key)?;
         if sequence.phase != Phase::Computing || sequence.computed != row.start {
             return None;
@@ -158,7 +158,7 @@ impl Planner {
                 outcome.tail = Some((name, page, tail_tokens));
             }
             outcome.index = Some(sequence.output().len() as u32);
-            outcome.finish = sequence.push(token, context_tokens);
+            outcome.finish = sequence.push(token, tokens_max);
         } else if sequence.wants_no_token() {
             outcome.finish = Some(Finish::Length);
         }

@@ -180,7 +180,7 @@ impl Sequence {
     }
 
     /// Appends a token and says whether the sequence ends with it.
-    pub fn push(&mut self, token: TokenId, context_tokens: usize) -> Option<Finish> {
+    pub fn push(&mut self, token: TokenId, tokens_max: usize) -> Option<Finish> {
         self.tokens.push(token);
         self.extend_names();
         if self.stopping.stop_tokens.contains(&token)
@@ -188,7 +188,7 @@ impl Sequence {
         {
             Some(Finish::Stop)
         } else if self.stopping.max_tokens as usize <= self.output().len()
-            || context_tokens <= self.tokens.len()
+            || tokens_max <= self.tokens.len()
         {
             Some(Finish::Length)
         } else {

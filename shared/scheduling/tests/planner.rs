@@ -200,26 +200,48 @@ fn refusals_name_what_is_wrong() {
     planner.submit(new(1, Part::Whole, vec![5; 4], 1), 0).expect("known already");
 }
 
+#[test]
+fn a_sequence_ends_where_the_pages_do() {
+    let mut planner = planner(3, LIMITS);
+    planner.submit(new(1, Part::Whole, vec![5; 20], 500), 0).unwrap();
+    let mut output = Vec::new();
+    for _ in 0..100 {
+        let (_, finished) = step(&mut planner);
+        output.extend(finished.into_iter().flat_map(|(_, output)| output));
+    }
+    assert_eq!(output.len(), 28, "three pages hold 48 tokens");
+    assert_eq!(planner.load().preempted, 0);
+}
+
 proptest! {
-    /// Whatever comes together, however few pages there are: every output is the one that the
-    /// sequence has alone, and no page is lost.
+    /// Whatever comes together, whoever leaves and however few pages there are: every output is the
+    /// one that the sequence has alone, and no page is lost.
     #[test]
     fn company_and_preemption_change_nothing(
-        prompts in prop::collection::vec((1usize..60, 1u32..40, 0usize..30), 1..12),
+        prompts in prop::collection::vec(
+            (1usize..60, 1u32..40, 0usize..30, prop::option::of(0usize..60)),
+            1..12,
+        ),
         pages in 7u32..20,
         step_tokens in 1usize..40,
+        prefill_share in 0f32..1.0,
     ) {
-        let mut planner = planner(pages, Limits { step_tokens, ..LIMITS });
+        let mut planner = planner(pages, Limits { step_tokens, prefill_share, ..LIMITS });
         let mut expected = std::collections::BTreeMap::new();
         let mut arrivals: Vec<_> = prompts
             .iter()
             .enumerate()
-            .map(|(id, (length, max_tokens, at))| {
+            .map(|(id, (length, max_tokens, at, _))| {
                 // Prompts share prefixes on purpose.
                 let prompt: Vec<u32> = (0..*length as u32).map(|i| 1 + i % 50).collect();
                 expected.insert(key(id as u128), run_alone(&prompt, *max_tokens));
                 (*at, new(id as u128, Part::Whole, prompt, *max_tokens))
             })
+            .collect();
+        let mut leaving: Vec<_> = prompts
+            .iter()
+            .enumerate()
+            .filter_map(|(id, (.., at, leaves))| Some((at + (*leaves)?, key(id as u128))))
             .collect();
         let mut finished = std::collections::BTreeMap::new();
         for tick in 0.. {
@@ -227,6 +249,11 @@ proptest! {
             let due: Vec<_> = arrivals.extract_if(.., |(at, _)| *at <= tick).collect();
             for (_, new) in due {
                 planner.submit(new, 0).unwrap();
+            }
+            for (_, key) in leaving.extract_if(.., |(at, _)| *at <= tick) {
+                if planner.retire(&key).is_some() {
+                    expected.remove(&key);
+                }
             }
             let (rows, done) = step(&mut planner);
             let prefill: usize = rows.iter().map(|row| row.count).filter(|count| 1 < *count).sum();

@@ -41,11 +41,10 @@ pub(super) async fn run(worker: Arc<Worker>, admitted: Admitted) {
 async fn reused(worker: &Worker, admitted: &Admitted, leg: &Leg) -> anyhow::Result<()> {
     let key = admitted.key;
     let local = admitted.first_block;
-    let names = worker.engine.names(&key);
     let handed_on = matches!(leg, Leg::Prefill { .. });
-    let stored = match names.is_empty() || (admitted.missing.is_empty() && !handed_on) {
+    let stored = match admitted.names.is_empty() || (admitted.missing.is_empty() && !handed_on) {
         true => 0,
-        false => lookup(worker, key, names).await,
+        false => lookup(worker, key, admitted.names.clone()).await,
     };
     if handed_on && stored < local {
         // The store has lost (or never had) blocks that are here; decode needs them.

@@ -1,11 +1,14 @@
 //! A worker's instruments: the `vllm:*` names that dashboards know, and ours for the rest.
 
+use std::sync::{Mutex, PoisonError};
+
 use chassis::metrics::Registry;
 use chassis::metrics::prometheus_client::metrics::counter::Counter;
 use chassis::metrics::prometheus_client::metrics::family::Family;
 use chassis::metrics::prometheus_client::metrics::gauge::Gauge;
-use protocol::{CancelReason, ErrorClass, Leg, Opening, PoolState};
-use scheduling::planner::Load;
+use protocol::{CancelReason, ErrorClass, Leg, Opening};
+
+use crate::report::{Report, StepTimes};
 
 /// One label: its name and its value, both from closed sets.
 type Label = [(&'static str, &'static str); 1];
@@ -35,6 +38,10 @@ pub(super) struct Metrics {
     usage: Gauge<f64, std::sync::atomic::AtomicU64>,
     pages: Family<Label, Gauge>,
     leaked: Gauge,
+    steps: Counter,
+    step_seconds: Family<Label, Counter<f64, std::sync::atomic::AtomicU64>>,
+    step_overhead: Gauge<f64, std::sync::atomic::AtomicU64>,
+    reported: Mutex<StepTimes>,
 }
 
 impl Metrics {
@@ -85,6 +92,12 @@ impl Metrics {
         registry.register("tandem_worker_kv_pages", pages, it.pages.clone());
         let leaked = "KV pages held by nobody known: a defect";
         registry.register("tandem_worker_leaked_pages", leaked, it.leaked.clone());
+        let steps = "Steps that computed something";
+        registry.register("tandem_worker_steps", steps, it.steps.clone());
+        let seconds = "Seconds of steps: in the model, copying blocks out, everything else";
+        registry.register("tandem_worker_step_seconds", seconds, it.step_seconds.clone());
+        let overhead = "Share of the last second's steps outside the model, 0 to 1";
+        registry.register("tandem_step_overhead_ratio", overhead, it.step_overhead.clone());
         it
     }
 
@@ -153,8 +166,9 @@ impl Metrics {
         self.handovers_failed.inc();
     }
 
-    /// Takes over what the planner reports.
-    pub(super) fn report(&self, pool: &PoolState, load: &Load) {
+    /// Takes over what the step loop reports.
+    pub(super) fn report(&self, Report { pool, load, times, .. }: &Report) {
+        self.step_times(*times);
         self.running.set(i64::from(load.running_sequences));
         self.waiting.set(i64::from(load.queued_sequences));
         self.usage.set(f64::from(pool.leased) / f64::from(pool.total.max(1)));
@@ -166,5 +180,19 @@ impl Metrics {
             self.pages.get_or_create(&[("state", state)]).set(i64::from(pages));
         }
         self.leaked.set(i64::from(pool.leaked));
+    }
+
+    fn step_times(&self, times: StepTimes) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = times.since(&std::mem::replace(&mut *reported, times));
+        self.steps.inc_by(latest.steps);
+        let other = latest.whole.saturating_sub(latest.forward + latest.export);
+        let parts = [("model", latest.forward), ("export", latest.export), ("loop", other)];
+        for (part, time) in parts {
+            self.step_seconds.get_or_create(&[("part", part)]).inc_by(time.as_secs_f64());
+        }
+        if let Some(overhead) = latest.overhead() {
+            self.step_overhead.set(overhead);
+        }
     }
 }

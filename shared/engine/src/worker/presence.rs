@@ -11,6 +11,7 @@ use protocol::{Ensure, WorkerState};
 
 use super::Worker;
 use super::boot::Info;
+use crate::report::Report;
 use crate::stepper::unix_ms;
 
 const BEAT: Duration = Duration::from_secs(1);
@@ -75,8 +76,9 @@ async fn ensure_stream(worker: &Worker, state: &State) -> bool {
 }
 
 fn describe(worker: &Worker, state: &State, epoch: u64) -> WorkerState {
-    let (pool, load, speed) = worker.engine.report();
-    worker.metrics.report(&pool, &load);
+    let report = worker.engine.report();
+    worker.metrics.report(&report);
+    let Report { pool, load, speed, .. } = *report;
     if 0 < pool.leaked {
         tracing::error!(pages = pool.leaked, "KV pages are held by nobody known");
     }

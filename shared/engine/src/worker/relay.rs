@@ -8,16 +8,16 @@ use protocol::{Event, GatewayId, Leg, TokenBatch, TokenEvent};
 use tokio::sync::mpsc;
 
 use super::{Worker, fetch, stages};
-use crate::events::StepEvent;
+use crate::events::{Events, StepEvent};
 
 /// A batch that cannot be sent in this time is left to the gateway's own repair.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Relays until the step loop ends.
-pub(super) async fn run(worker: Arc<Worker>, mut steps: mpsc::Receiver<Vec<StepEvent>>) {
-    while let Some(events) = steps.recv().await {
+pub(super) async fn run(worker: Arc<Worker>, mut steps: mpsc::Receiver<Events>) {
+    while let Some(mut events) = steps.recv().await {
         let mut batches: BTreeMap<GatewayId, Vec<Event>> = BTreeMap::new();
-        for event in events {
+        for event in events.drain() {
             if let Some((gateway, event)) = take(&worker, event) {
                 batches.entry(gateway).or_default().push(event);
             }

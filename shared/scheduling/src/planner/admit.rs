@@ -121,12 +121,12 @@ impl Planner {
     /// The token that the prefill worker chose; the sequence goes on after it. Gives the reason
     /// when it ends right there.
     pub fn first_token(&mut self, key: &RequestKey, token: TokenId) -> Option<Finish> {
-        let context_tokens = self.limits.context_tokens;
+        let tokens_max = self.gate.tokens_max();
         let sequence = self.sequences.get_mut(key)?;
         if sequence.phase != Phase::AwaitingFirstToken {
             return None;
         }
         sequence.phase = Phase::Computing;
-        sequence.push(token, context_tokens)
+        sequence.push(token, tokens_max)
     }
 }

@@ -36,8 +36,14 @@ impl Gate {
             return Err(Refusal::new(ErrorClass::Invalid, message));
         }
         let mut sequence = Sequence::new(new, self.fingerprint, self.lease_until_ms(now_ms));
-        sequence.reserve(self.limits.context_tokens.min(self.pages * BLOCK_TOKENS));
+        sequence.reserve(self.tokens_max());
         Ok(sequence)
+    }
+
+    /// Where every sequence ends at the latest: the model's context, or all pages of this worker.
+    /// Beyond them it could neither go on nor come back.
+    pub fn tokens_max(&self) -> usize {
+        self.limits.context_tokens.min(self.pages * BLOCK_TOKENS)
     }
 
     /// When a sequence that is asked for now is given up unless somebody asks again.
