@@ -18,7 +18,7 @@ pub struct SettingsArgs {
     /// NATS server to connect to
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
-    /// Model file (GGUF) or directory (safetensors)
+    /// Model file (GGUF), directory (safetensors), or hf:owner/repo[:file] from a Hugging Face hub
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// What computes: model, or simulated, which needs no model

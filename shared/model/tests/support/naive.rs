@@ -1,16 +1,16 @@
-//! Llama written out as in the papers, token by token, in double precision.
+//! The families written out as in the papers, token by token, in double precision.
 
 use half::f16;
-use modelfile::fixture::TinyLlama;
+use modelfile::fixture::{TinyModel, TinyRope};
 use std::collections::HashMap;
 
 pub(crate) struct Naive {
-    tiny: TinyLlama,
+    tiny: TinyModel,
     tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
 }
 
 impl Naive {
-    pub(crate) fn new(tiny: &TinyLlama) -> Self {
+    pub(crate) fn new(tiny: &TinyModel) -> Self {
         let tensors = tiny.tensors().into_iter().map(|(name, tensor)| {
             let values = tensor.to_f32().into_iter().map(f64::from).collect();
             (name, (tensor.shape, values))
@@ -30,9 +30,10 @@ impl Naive {
             for layer in 0..tiny.layers {
                 let name = |part: &str| format!("blk.{layer}.{part}.weight");
                 let normed = self.norm(&name("attn_norm"), &x);
-                let query = self.rotate(self.multiply(&name("attn_q"), &normed), position);
-                let key = self.rotate(self.multiply(&name("attn_k"), &normed), position);
-                let value = self.multiply(&name("attn_v"), &normed);
+                let project = |part: &str| self.project(layer, part, &normed);
+                let query = self.rotate(project("attn_q"), position);
+                let key = self.rotate(project("attn_k"), position);
+                let value = project("attn_v");
                 keys[layer].push(stored(key));
                 values[layer].push(stored(value));
                 let mixed = self.attend(&query, &keys[layer], &values[layer]);
@@ -57,6 +58,20 @@ impl Naive {
         weights.chunks(shape[1]).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
     }
 
+    /// Queries, keys or values, with what a family adds to them: Qwen2's biases, Qwen3's norm of
+    /// each query head and each key head.
+    fn project(&self, layer: usize, part: &str, x: &[f64]) -> Vec<f64> {
+        let mut out = self.multiply(&format!("blk.{layer}.{part}.weight"), x);
+        if let Some((_, bias)) = self.tensors.get(&format!("blk.{layer}.{part}.bias")) {
+            add(&mut out, bias);
+        }
+        let norm = format!("blk.{layer}.{part}_norm.weight");
+        if !self.tensors.contains_key(&norm) {
+            return out;
+        }
+        out.chunks(self.tiny.head_dim).flat_map(|head| self.norm(&norm, head)).collect()
+    }
+
     fn norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
         let mean: f64 = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
         let scale = 1.0 / (mean + 1e-5).sqrt();
@@ -67,7 +82,7 @@ impl Naive {
         let half = self.tiny.head_dim / 2;
         for head in heads.chunks_mut(2 * half) {
             for pair in 0..half {
-                let angle = position as f64 * 10_000f64.powf(-(pair as f64) / half as f64);
+                let angle = position as f64 * self.frequency(pair);
                 let (a, b) = (head[pair], head[pair + half]);
                 head[pair] = a * angle.cos() - b * angle.sin();
                 head[pair + half] = b * angle.cos() + a * angle.sin();
@@ -76,8 +91,36 @@ impl Naive {
         heads
     }
 
+    /// Radians per position. Llama 3.1: waves longer than the trained context over the low limit
+    /// are stretched whole, those shorter than it over the high limit not at all, and those between
+    /// in proportion.
+    fn frequency(&self, pair: usize) -> f64 {
+        let half = self.tiny.head_dim / 2;
+        let plain = f64::from(self.tiny.rope_theta).powf(-(pair as f64) / half as f64);
+        match self.tiny.rope {
+            TinyRope::Plain => plain,
+            TinyRope::Linear(factor) => plain / f64::from(factor),
+            TinyRope::Llama3 { factor, trained } => {
+                let (factor, trained) = (f64::from(factor), trained as f64);
+                let (low, high) = (f64::from(TinyRope::LOW), f64::from(TinyRope::HIGH));
+                let wave = std::f64::consts::TAU / plain;
+                if wave < trained / high {
+                    plain
+                } else if wave > trained / low {
+                    plain / factor
+                } else {
+                    let share = (trained / wave - low) / (high - low);
+                    (1.0 - share) * plain / factor + share * plain
+                }
+            }
+        }
+    }
+
     fn attend(&self, query: &[f64], keys: &[Vec<f64>], values: &[Vec<f64>]) -> Vec<f64> {
-        let TinyLlama { heads, kv_heads, head_dim, .. } = self.tiny;
+        let TinyModel { heads, kv_heads, head_dim, window, .. } = self.tiny;
+        // The latest tokens, this one included.
+        let first = window.map_or(0, |window| keys.len().saturating_sub(window));
+        let (keys, values) = (&keys[first..], &values[first..]);
         let mut out = vec![0.0; heads * head_dim];
         for head in 0..heads {
             let shared = head / (heads / kv_heads) * head_dim;
