@@ -1,0 +1,71 @@
+//! A made-up result, for the tests of what is done with results.
+
+use kernels::Peak;
+use modelfile::{Family, ModelSpec, RopePairs};
+
+use super::cases::{Case, Contender, Samples};
+use super::cost::Weights;
+use super::machine::Resident;
+use super::report::{Machine, Report};
+
+/// A small model.
+pub(super) fn spec() -> ModelSpec {
+    ModelSpec {
+        family: Family::Llama,
+        layers: 2,
+        hidden: 8,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 4,
+        ffn: 16,
+        vocab: 32,
+        context_tokens: 4096,
+        rope_theta: 1e4,
+        rope_factors: None,
+        rope_pairs: RopePairs::Halves,
+        rms_eps: 1e-5,
+        tied_embeddings: true,
+        window: None,
+        qkv_bias: false,
+        head_norms: false,
+    }
+}
+
+/// Two rounds of all cases, ours ahead of both peers.
+pub(super) fn report() -> Report {
+    let peers = vec![Contender::Same, Contender::Requantised];
+    let mut samples = Samples::default();
+    for case in Case::FULL {
+        let rate = if case.is_prefill() { 2000.0 } else { 70.0 * (1 + case.size()) as f64 };
+        for round in 0..2 {
+            let rate = rate + f64::from(round) * 10.0;
+            samples.add(case, Contender::Ours, rate);
+            samples.add(case, Contender::Same, rate / 4.0);
+            samples.add(case, Contender::Requantised, rate / 2.0);
+        }
+    }
+    Report {
+        cases: Case::FULL.to_vec(),
+        samples,
+        peers,
+        weights: Weights::default(),
+        spec: spec(),
+        chunk: 512,
+        machine: Machine {
+            cpu: "Some & Other <CPU>".to_owned(),
+            cores: 2,
+            threads: 2,
+            device: "cpu".to_owned(),
+            isa: "auto".to_owned(),
+            file: ("model.gguf".to_owned(), 98 << 20),
+            peak: Some(Peak { int8_operations: 900e9, f32_operations: 230e9, memory_bytes: 28e9 }),
+            loaded: Some(Resident { bytes: 100 << 20, peak_bytes: 101 << 20 }),
+            ended: Some(Resident { bytes: 120 << 20, peak_bytes: 130 << 20 }),
+            peer: Some("b1".to_owned()),
+            peer_peak_bytes: Some(200 << 20),
+            rounds: 2,
+            unix_seconds: 1_795_510_000,
+            ..Machine::default()
+        },
+    }
+}

@@ -1,0 +1,276 @@
+//! `tandem bench`: tokens per second of prefill and decode, beside llama.cpp and the machine's limits.
+
+mod cases;
+mod cost;
+#[cfg(test)]
+mod example;
+mod machine;
+mod ours;
+mod peer;
+mod peer_output;
+mod perplexity;
+mod picture;
+mod report;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use chassis::Settings;
+use clap::ValueEnum;
+use model::{DeviceChoice, IsaChoice};
+use modelfile::ModelFile;
+
+use super::CommonArgs;
+use crate::{clock, console, fetch_model};
+use cases::{Case, Contender, Samples, Turn};
+use cost::Weights;
+use machine::ForeignLoad;
+use ours::{Choice, Ours};
+use peer::Peer;
+use report::{Machine, Report};
+
+/// Cases and peers.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EngineArgs {
+    /// Cases such as prefill-512,decode-16
+    #[arg(long, value_name = "CASES", value_delimiter = ',')]
+    cases: Vec<Case>,
+    /// Measure the peer in the same rounds: on the same file, and on its Q4_0 requantisation
+    #[arg(long, value_name = "PEER")]
+    against: Option<Against>,
+    /// Folder of the peer's programs; default: where scripts/llamacpp-build leaves them
+    #[arg(long, value_name = "DIR", requires = "against")]
+    peer: Option<PathBuf>,
+    /// Write an SVG picture, too
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
+    /// Instructions of the CPU device: auto, avx512, avx2 or portable
+    #[arg(long, default_value_t = IsaChoice::Auto)]
+    isa: IsaChoice,
+    /// Tokens of a prompt that are computed in one step
+    #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = chunk)]
+    chunk: usize,
+    /// Keep so many threads busy with nothing while measuring
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = foreign_load)]
+    foreign_load: usize,
+    /// Instead of speed, the perplexity of a text: on the device and by stock operations in f32
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cases", "picture", "foreign_load"])]
+    perplexity: Option<PathBuf>,
+    /// Tokens of a window of that text; the second half of each is scored
+    #[arg(long, default_value_t = 1024, value_name = "TOKENS", requires = "perplexity")]
+    window: usize,
+}
+
+/// Who else is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Against {
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+}
+
+fn chunk(text: &str) -> Result<usize, String> {
+    within(text, 1, 65_536)
+}
+
+fn foreign_load(text: &str) -> Result<usize, String> {
+    within(text, 0, 1_024)
+}
+
+fn within(text: &str, low: usize, high: usize) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (low..=high).contains(number));
+    number.ok_or_else(|| format!("expected {low} to {high}"))
+}
+
+/// Measures the engine.
+pub(crate) async fn run(common: CommonArgs, args: EngineArgs) -> anyhow::Result<()> {
+    let settings = common.settings.load()?.settings;
+    // All of it computes or waits for a program: on a thread that may block.
+    tokio::task::spawn_blocking(move || start(&common, &args, &settings))
+        .await
+        .context("the measurement was cut short")?
+}
+
+/// What everything that follows works with.
+struct Bench<'a> {
+    common: &'a CommonArgs,
+    args: &'a EngineArgs,
+    path: PathBuf,
+    file: ModelFile,
+    choice: Choice,
+    peer: Option<Peer>,
+}
+
+fn start(common: &CommonArgs, args: &EngineArgs, settings: &Settings) -> anyhow::Result<()> {
+    let path = match &settings.model.path {
+        Some(path) => fetch_model::local(path).context("get the model")?,
+        None => provision::smollm2(&console::note)
+            .context("get the default model; name one that you have with --model PATH")?,
+    };
+    let file = ModelFile::open(&path).with_context(|| path.display().to_string())?;
+    let threads = match settings.threads {
+        0 => machine::cores(),
+        given => given,
+    };
+    let device: DeviceChoice = settings.device.parse()?;
+    let choice = Choice { device, threads, isa: args.isa, chunk: args.chunk };
+    let peer = match args.against {
+        Some(Against::LlamaCpp) => Some(Peer::find(args.peer.as_deref(), threads)?),
+        None => None,
+    };
+    let bench = Bench { common, args, path, file, choice, peer };
+    match &args.perplexity {
+        Some(text) => bench.perplexity(text),
+        None => bench.speed(),
+    }
+}
+
+impl Bench<'_> {
+    fn speed(&self) -> anyhow::Result<()> {
+        let cases = match (self.args.cases.as_slice(), self.common.quick) {
+            ([], true) => Case::QUICK.to_vec(),
+            ([], false) => Case::FULL.to_vec(),
+            (given, _) => given.to_vec(),
+        };
+        let mut machine = self.machine()?;
+        let mut files = Vec::new();
+        if let Some(peer) = &self.peer {
+            let requantised = peer.requantised(&self.path)?;
+            machine.requantised = Some(tell_requantised(&self.file, &requantised)?);
+            files =
+                vec![(Contender::Same, self.path.clone()), (Contender::Requantised, requantised)];
+        }
+        let weights = Weights::of(&self.file)?;
+        let mut ours = Ours::load(&self.file, &self.choice, &cases)?;
+        machine.loaded = machine::own_memory();
+        machine.device = ours.model().device().name.clone();
+        let load = ForeignLoad::start(self.args.foreign_load).context("start foreign load")?;
+        let mut samples = Samples::default();
+        let contenders: Vec<Contender> =
+            std::iter::once(Contender::Ours).chain(files.iter().map(|(peer, _)| *peer)).collect();
+        let turns = cases::turns(machine.rounds, &contenders, &cases);
+        for (index, turn) in turns.iter().enumerate() {
+            console::note(&tell_turn(turn, index, turns.len()));
+            if turn.contender == Contender::Ours {
+                for &case in &turn.cases {
+                    samples.add(case, Contender::Ours, ours.measure(case)?);
+                }
+                continue;
+            }
+            let (Some(peer), Some((_, file))) =
+                (&self.peer, files.iter().find(|(contender, _)| *contender == turn.contender))
+            else {
+                continue;
+            };
+            let figures = peer.measure(file, &turn.cases)?;
+            for (case, rate) in figures.rates {
+                samples.add(case, turn.contender, rate);
+            }
+            let peak = figures.memory.map(|memory| memory.peak_bytes);
+            machine.peer_peak_bytes = machine.peer_peak_bytes.max(peak);
+        }
+        drop(load);
+        machine.load_after = machine::load_average();
+        machine.ended = machine::own_memory();
+        // Last, for it takes more memory than all that came before.
+        let is_gpu = machine.device.contains("wgpu");
+        if !is_gpu {
+            machine.peak = Some(machine::peak(self.choice.threads, self.choice.isa)?);
+        }
+        let peers = files.into_iter().map(|(peer, _)| peer).collect();
+        let spec = self.file.spec().clone();
+        let chunk = self.choice.chunk;
+        self.tell(&Report { cases, samples, peers, weights, spec, chunk, machine })
+    }
+
+    fn machine(&self) -> anyhow::Result<Machine> {
+        Ok(Machine {
+            cpu: machine::cpu_name(),
+            cores: machine::cores(),
+            memory_bytes: machine::memory_bytes(),
+            threads: self.choice.threads,
+            foreign_load: self.args.foreign_load,
+            isa: self.choice.isa.to_string(),
+            model: self.file.name().to_owned(),
+            file: (file_name(&self.path), size_on_disk(&self.path)?),
+            load_before: machine::load_average(),
+            peer: self.peer.as_ref().map(|peer| peer.build.clone()),
+            rounds: self.common.rounds as usize,
+            unix_seconds: clock::unix_ms() / 1_000,
+            ..Machine::default()
+        })
+    }
+
+    fn tell(&self, report: &Report) -> anyhow::Result<()> {
+        console::line(&report.text());
+        if let Some(path) = &self.common.json {
+            write_json(path, &report.json())?;
+        }
+        if let Some(path) = &self.args.picture {
+            picture::write(report, path)?;
+        }
+        Ok(())
+    }
+
+    fn perplexity(&self, text: &Path) -> anyhow::Result<()> {
+        let window = self.args.window;
+        let read = perplexity::Text::read(text, &self.file, window)?;
+        console::line(&format!(
+            "perplexity of {}: {} windows of {window} tokens, {} tokens scored",
+            file_name(text),
+            read.windows(),
+            read.scored()
+        ));
+        let mut rows = Vec::new();
+        let mut tell = |who: String, perplexity: f64| {
+            console::line(&format!("{who:<28} {perplexity:>10.4}"));
+            rows.push(serde_json::json!({ "who": who, "perplexity": perplexity }));
+        };
+        let stock = Choice { device: DeviceChoice::Reference, ..self.choice.clone() };
+        for choice in [&self.choice, &stock] {
+            let (perplexity, device) = perplexity::measure(&self.file, choice, &read)?;
+            tell(device, perplexity);
+        }
+        if let Some(peer) = &self.peer {
+            tell("llama.cpp, same file".into(), peer.perplexity(&self.path, text, window)?);
+            let requantised = peer.requantised(&self.path)?;
+            tell("llama.cpp, Q4_0".into(), peer.perplexity(&requantised, text, window)?);
+        }
+        match &self.common.json {
+            Some(path) => write_json(path, &serde_json::json!({ "rows": rows })),
+            None => Ok(()),
+        }
+    }
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> anyhow::Result<()> {
+    std::fs::write(path, format!("{value:#}\n")).with_context(|| path.display().to_string())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Bytes of a file, or of the files in a folder.
+fn size_on_disk(path: &Path) -> anyhow::Result<u64> {
+    if path.is_file() {
+        return Ok(path.metadata()?.len());
+    }
+    let sizes = path.read_dir()?.map(|entry| Ok(entry?.metadata()?.len()));
+    Ok(sizes.sum::<std::io::Result<u64>>()?)
+}
+
+/// The peer leaves some tensors of a file alone when it requantises: say so of the head.
+fn tell_requantised(file: &ModelFile, requantised: &Path) -> anyhow::Result<String> {
+    let made = ModelFile::open(requantised)?;
+    let head = if file.spec().tied_embeddings { "token_embd.weight" } else { "output.weight" };
+    let (before, _) = file.layout(head)?;
+    let (after, _) = made.layout(head)?;
+    let (layers, _) = made.layout("blk.0.ffn_up.weight")?;
+    Ok(format!("its requantised file: layers {layers:?}, head {after:?} (ours: {before:?})"))
+}
+
+fn tell_turn(turn: &Turn, index: usize, count: usize) -> String {
+    let kind = if turn.cases[0].is_prefill() { "prefill" } else { "decode" };
+    let who = report::peer_title(turn.contender);
+    format!("[{}/{count}] round {}, {kind}: {who}", index + 1, turn.round + 1)
+}

@@ -1,0 +1,97 @@
+//! Reads what llama.cpp's programs print.
+
+use serde_json::Value;
+
+/// What a program printed that is not what its figures look like.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OutputError {
+    /// A case is missing.
+    #[error("{program} printed no figure for {what}; it printed:\n{printed}")]
+    Missing {
+        /// Which program.
+        program: &'static str,
+        /// The case.
+        what: String,
+        /// The end of what it printed.
+        printed: String,
+    },
+}
+
+/// Tokens per second of prompts of `tokens`, from `llama-bench -o jsonl`.
+pub(super) fn prefill_rate(printed: &str, tokens: usize) -> Result<f64, OutputError> {
+    let is_case = |row: &Value| row["n_prompt"] == tokens && row["n_gen"] == 0;
+    find(printed, "avg_ts", is_case)
+        .ok_or_else(|| missing("llama-bench", format!("a prompt of {tokens} tokens"), printed))
+}
+
+/// Tokens per second of `batch` sequences, from `llama-batched-bench --output-format jsonl`.
+pub(super) fn decode_rate(printed: &str, batch: usize) -> Result<f64, OutputError> {
+    find(printed, "speed_tg", |row| row["pl"] == batch)
+        .ok_or_else(|| missing("llama-batched-bench", format!("batch {batch}"), printed))
+}
+
+/// The perplexity that `llama-perplexity` ends with.
+pub(super) fn perplexity(printed: &str) -> Result<f64, OutputError> {
+    printed
+        .rsplit_once("Final estimate: PPL = ")
+        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
+        .ok_or_else(|| missing("llama-perplexity", "the whole text".to_owned(), printed))
+}
+
+/// `field` of the first row that is the case; other lines are the program's talk.
+fn find(printed: &str, field: &str, is_case: impl Fn(&Value) -> bool) -> Option<f64> {
+    printed
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line.trim()).ok())
+        .find(|row| is_case(row))
+        .and_then(|row| row[field].as_f64())
+        .filter(|rate| rate.is_finite() && *rate > 0.0)
+}
+
+fn missing(program: &'static str, what: String, printed: &str) -> OutputError {
+    OutputError::Missing { program, what, printed: last_lines(printed, 8) }
+}
+
+/// The last lines that are not empty.
+pub(super) fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Printed by the programs of b11434, on another machine than this test's.
+    const BENCH: &str = include_str!("samples/llama-bench.jsonl");
+    const BATCHED: &str = include_str!("samples/llama-batched-bench.jsonl");
+    const PERPLEXITY: &str = include_str!("samples/llama-perplexity.txt");
+
+    #[test]
+    fn figures_are_those_of_the_case() {
+        let rates: Vec<f64> =
+            [64, 128].iter().map(|&tokens| prefill_rate(BENCH, tokens).unwrap()).collect();
+        assert!(rates.iter().all(|rate| (50.0..500.0).contains(rate)), "{rates:?}");
+        assert_ne!(rates[0], rates[1]);
+        assert_eq!(decode_rate(BATCHED, 1).unwrap(), 76.169_441);
+        assert_eq!(decode_rate(BATCHED, 2).unwrap(), 55.182_690);
+        assert_eq!(perplexity(PERPLEXITY).unwrap(), 33.2623);
+    }
+
+    #[test]
+    fn talk_between_the_figures_is_skipped() {
+        let talk = format!("load: 5 {{\n\n{BATCHED}\n{{\"pl\": 3, \"speed_tg\": 1.5}} \n~");
+        assert_eq!(decode_rate(&talk, 2).unwrap(), 55.182_690);
+        assert_eq!(decode_rate(&talk, 3).unwrap(), 1.5);
+    }
+
+    #[test]
+    fn a_missing_figure_is_an_error_that_shows_what_was_printed() {
+        let error = decode_rate("warming up\nerror: unable to load model\n", 4).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("batch 4") && text.contains("unable to load model"), "{text}");
+        assert!(prefill_rate(BENCH, 512).is_err());
+        assert!(prefill_rate("{\"n_prompt\": 64, \"n_gen\": 0, \"avg_ts\": 0.0}", 64).is_err());
+        assert!(perplexity("[1]18.6100,[2]27.2064,").is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! Perplexity of a text, scored as `llama-perplexity` scores it, so that figures can stand side by side.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use model::{BLOCK_TOKENS, BatchSequence, Model, ModelLimits, RowOutput, StepOutput, Wanted};
+use modelfile::ModelFile;
+
+use super::ours::Choice;
+
+/// Rows of logits that leave the device at once.
+const ROWS_MAX: usize = 64;
+
+/// A text as the model reads it, cut into windows.
+#[derive(Debug)]
+pub(super) struct Text {
+    windows: Vec<Vec<u32>>,
+}
+
+impl Text {
+    /// Tokenises the text and cuts it, as the peer does: the texts of special tokens are ordinary
+    /// text, every window begins with the beginning-of-text token where the model wants one, and
+    /// what does not fill a window is left out.
+    pub(super) fn read(path: &Path, file: &ModelFile, window: usize) -> anyhow::Result<Self> {
+        if window < 4 || window > file.spec().context_tokens {
+            let context = file.spec().context_tokens;
+            bail!("a window of {window} tokens: expected 4 to the model's context, {context}");
+        }
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let special = file.special();
+        let begin = special.bos.filter(|_| special.add_bos);
+        let mut tokens: Vec<u32> = begin.into_iter().collect();
+        tokens.extend(file.tokenizer()?.encode(&text, false)?);
+        if tokens.len() < 2 * window {
+            let (count, wanted) = (tokens.len(), 2 * window);
+            bail!("{} has {count} tokens; at least {wanted} are needed", path.display());
+        }
+        Ok(Self { windows: cut(&tokens, window, begin) })
+    }
+
+    /// How many windows.
+    pub(super) fn windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// How many tokens are scored.
+    pub(super) fn scored(&self) -> usize {
+        self.windows.iter().map(|window| window.len() - 1 - window.len() / 2).sum()
+    }
+}
+
+fn cut(tokens: &[u32], window: usize, begin: Option<u32>) -> Vec<Vec<u32>> {
+    let mut windows: Vec<Vec<u32>> = tokens.chunks_exact(window).map(<[u32]>::to_vec).collect();
+    if let Some(begin) = begin {
+        windows.iter_mut().for_each(|window| window[0] = begin);
+    }
+    windows
+}
+
+/// The perplexity of `text`, and the name of the device that computed it.
+pub(super) fn measure(
+    file: &ModelFile,
+    choice: &Choice,
+    text: &Text,
+) -> anyhow::Result<(f64, String)> {
+    let longest = text.windows.iter().map(Vec::len).max().unwrap_or(1);
+    let pages: Vec<u32> = (0..longest.div_ceil(BLOCK_TOKENS) as u32).collect();
+    let limits = ModelLimits { kv_pages: pages.len(), threads: choice.threads, isa: choice.isa };
+    let mut model = Model::load(file, &choice.device, &limits, &mut |_| {})?;
+    let mut lost = 0.0;
+    for window in &text.windows {
+        lost += negative_log_likelihood(&mut model, window, &pages, choice.chunk)?;
+    }
+    Ok(((lost / text.scored() as f64).exp(), model.device().name.clone()))
+}
+
+/// Of the second half of a window: the middle token is the first that predicts, and the last one
+/// the last that is predicted.
+fn negative_log_likelihood(
+    model: &mut Model,
+    window: &[u32],
+    pages: &[u32],
+    chunk: usize,
+) -> anyhow::Result<f64> {
+    let middle = window.len() / 2;
+    let mut out = StepOutput::default();
+    let mut position = 0;
+    for tokens in window[..middle].chunks(chunk) {
+        let sequence = BatchSequence { tokens, position, pages, logits: Wanted::None };
+        model.forward(&[sequence], &mut out)?;
+        position += tokens.len();
+    }
+    let mut lost = 0.0;
+    for tokens in window[middle..window.len() - 1].chunks(ROWS_MAX.min(chunk)) {
+        let sequence = BatchSequence { tokens, position, pages, logits: Wanted::All };
+        model.forward(&[sequence], &mut out)?;
+        for (row, next) in out.rows().zip(&window[position + 1..]) {
+            let RowOutput::Whole(logits) = row else {
+                bail!("whole rows were wanted, got {row:?}");
+            };
+            lost -= log_probability(logits, *next as usize);
+        }
+        position += tokens.len();
+    }
+    Ok(lost)
+}
+
+fn log_probability(logits: &[f32], token: usize) -> f64 {
+    let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - top).exp()).sum();
+    f64::from(logits[token]) - top - sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_add_up_to_one() {
+        let logits = [1.0, -2.5, 700.0, 699.0, -1e30];
+        let total: f64 = (0..logits.len()).map(|token| log_probability(&logits, token).exp()).sum();
+        assert!((total - 1.0).abs() < 1e-12, "{total}");
+        assert!((log_probability(&logits, 2) + (1.0 + (-1.0_f64).exp()).ln()).abs() < 1e-9);
+    }
+
+    #[test]
+    fn windows_are_whole_and_begin_as_the_model_wants() {
+        let tokens: Vec<u32> = (0..11).collect();
+        assert_eq!(cut(&tokens, 4, None), [[0, 1, 2, 3], [4, 5, 6, 7]]);
+        assert_eq!(cut(&tokens, 4, Some(99)), [[99, 1, 2, 3], [99, 5, 6, 7]]);
+        let text = Text { windows: cut(&tokens, 4, None) };
+        // The token at 2 predicts the one at 3, in each of the two windows.
+        assert_eq!((text.windows(), text.scored()), (2, 2));
+    }
+}

@@ -1,0 +1,291 @@
+//! The result as a table for people and as JSON for programs.
+
+use comfy_table::{CellAlignment, Table, presets};
+use kernels::Peak;
+use modelfile::ModelSpec;
+use serde_json::{Map, Value, json};
+
+use super::cases::{Case, Contender, Samples};
+use super::cost::Weights;
+use super::machine::Resident;
+
+/// Everything that was measured, and on what.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) cases: Vec<Case>,
+    pub(super) samples: Samples,
+    /// The peers that took part.
+    pub(super) peers: Vec<Contender>,
+    pub(super) weights: Weights,
+    pub(super) spec: ModelSpec,
+    /// Tokens of a prompt per step.
+    pub(super) chunk: usize,
+    pub(super) machine: Machine,
+}
+
+/// What the figures were measured on.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    pub(super) cpu: String,
+    pub(super) cores: usize,
+    pub(super) memory_bytes: Option<u64>,
+    pub(super) threads: usize,
+    pub(super) foreign_load: usize,
+    pub(super) device: String,
+    pub(super) isa: String,
+    pub(super) model: String,
+    /// Name and size of the file.
+    pub(super) file: (String, u64),
+    pub(super) load_before: Option<f64>,
+    pub(super) load_after: Option<f64>,
+    /// The most that the processor and its memory can do, where they compute.
+    pub(super) peak: Option<Peak>,
+    /// Memory of this process after the model was loaded, and at the end.
+    pub(super) loaded: Option<Resident>,
+    pub(super) ended: Option<Resident>,
+    /// The largest of the peer's programs.
+    pub(super) peer_peak_bytes: Option<u64>,
+    /// The peer's build, and what its requantised file is.
+    pub(super) peer: Option<String>,
+    pub(super) requantised: Option<String>,
+    pub(super) rounds: usize,
+    /// Seconds since the Unix epoch.
+    pub(super) unix_seconds: u64,
+}
+
+impl Report {
+    /// Bytes per second and operations per second that the median of a case amounts to.
+    pub(super) fn achieved(&self, case: Case) -> Option<(f64, f64)> {
+        let rate = self.samples.median(case, Contender::Ours)?;
+        let cost = self.weights.cost(&self.spec, case, self.chunk);
+        Some((rate * cost.bytes_per_token, rate * cost.operations_per_token))
+    }
+
+    /// The table and the lines around it.
+    pub(super) fn text(&self) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        let mut header = vec!["case".to_owned(), "tok/s".to_owned(), "slowest-fastest".to_owned()];
+        for peer in &self.peers {
+            header.extend([peer_title(*peer).to_owned(), "ratio".to_owned()]);
+        }
+        header.extend(["GB/s".to_owned(), "Gop/s".to_owned()]);
+        if self.machine.peak.is_some() {
+            header.extend(["of memory".to_owned(), "of int8".to_owned()]);
+        }
+        table.set_header(&header);
+        for &case in &self.cases {
+            table.add_row(self.row(case));
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let lines: Vec<String> =
+            table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+        format!("{}\n{}\n{}", self.machine.head(), lines.join("\n"), self.machine.foot())
+    }
+
+    fn row(&self, case: Case) -> Vec<String> {
+        let number = |value: Option<f64>, decimals: usize| {
+            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
+        };
+        let (low, high) = self.samples.range(case, Contender::Ours).unzip();
+        let mut row = vec![
+            case.to_string(),
+            number(self.samples.median(case, Contender::Ours), 1),
+            format!("{}-{}", number(low, 0), number(high, 0)),
+        ];
+        for &peer in &self.peers {
+            row.push(number(self.samples.median(case, peer), 1));
+            let ratio = self.samples.ratio(case, peer);
+            row.push(ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2} x")));
+        }
+        let (bytes, operations) = self.achieved(case).unzip();
+        row.push(number(bytes.map(|bytes| bytes / 1e9), 1));
+        row.push(number(operations.map(|operations| operations / 1e9), 0));
+        if let (Some(peak), Some(bytes), Some(operations)) = (self.machine.peak, bytes, operations)
+        {
+            let share = |done: f64, peak: f64| format!("{:.0} %", 100.0 * done / peak);
+            row.push(share(bytes, peak.memory_bytes));
+            row.push(share(operations, peak.int8_operations));
+        }
+        row
+    }
+
+    /// `{"rows": [...], "machine": {...}}`.
+    pub(super) fn json(&self) -> Value {
+        let rows: Vec<Value> = self.cases.iter().map(|&case| self.json_row(case)).collect();
+        json!({ "rows": rows, "machine": self.machine.json() })
+    }
+
+    fn json_row(&self, case: Case) -> Value {
+        let mut peers = Map::new();
+        for &peer in &self.peers {
+            let figures = json!({
+                "tokens_per_second": self.samples.median(case, peer),
+                "ratio": self.samples.ratio(case, peer),
+            });
+            peers.insert(peer_key(peer).to_owned(), figures);
+        }
+        let (slowest, fastest) = self.samples.range(case, Contender::Ours).unzip();
+        let (bytes, operations) = self.achieved(case).unzip();
+        json!({
+            "case": case.to_string(),
+            "tokens_per_second": self.samples.median(case, Contender::Ours),
+            "slowest": slowest,
+            "fastest": fastest,
+            "bytes_per_second": bytes,
+            "operations_per_second": operations,
+            "peers": peers,
+        })
+    }
+}
+
+impl Machine {
+    /// One line: what computed.
+    pub(super) fn head(&self) -> String {
+        let load = match self.foreign_load {
+            0 => String::new(),
+            threads => format!(", beside {threads} busy foreign threads"),
+        };
+        format!(
+            "{} on {} ({}), {}, threads: {} of {} cores{load}; median of {} rounds",
+            self.file.0, self.device, self.isa, self.cpu, self.threads, self.cores, self.rounds
+        )
+    }
+
+    fn foot(&self) -> String {
+        let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
+        let load =
+            |load: Option<f64>| load.map_or_else(|| "?".to_owned(), |load| format!("{load:.2}"));
+        let mut lines = vec![format!(
+            "load average {} before, {} after",
+            load(self.load_before),
+            load(self.load_after)
+        )];
+        if let Some(peak) = self.peak {
+            lines.push(format!(
+                "at best this machine reads {:.1} GB/s, and makes {:.0} Gop/s of int8, {:.0} of f32",
+                peak.memory_bytes / 1e9,
+                peak.int8_operations / 1e9,
+                peak.f32_operations / 1e9
+            ));
+        }
+        if let (Some(loaded), Some(ended)) = (self.loaded, self.ended) {
+            lines.push(format!(
+                "resident: {} once loaded, {} at the end, {} at its highest; the file has {}",
+                mib(loaded.bytes),
+                mib(ended.bytes),
+                mib(ended.peak_bytes),
+                mib(self.file.1)
+            ));
+        }
+        if let Some(peer) = &self.peer {
+            let memory = self
+                .peer_peak_bytes
+                .map_or_else(String::new, |bytes| format!(", {} at its highest", mib(bytes)));
+            lines.push(format!("llama.cpp {peer}{memory}"));
+        }
+        lines.extend(self.requantised.clone());
+        lines.join("\n")
+    }
+
+    fn json(&self) -> Value {
+        let resident = |memory: Option<Resident>| {
+            memory.map(|memory| json!({ "bytes": memory.bytes, "peak_bytes": memory.peak_bytes }))
+        };
+        json!({
+            "cpu": self.cpu,
+            "cores": self.cores,
+            "memory_bytes": self.memory_bytes,
+            "threads": self.threads,
+            "foreign_load": self.foreign_load,
+            "device": self.device,
+            "isa": self.isa,
+            "model": self.model,
+            "file": { "name": self.file.0, "bytes": self.file.1 },
+            "load_before": self.load_before,
+            "load_after": self.load_after,
+            "peak": self.peak.map(|peak| json!({
+                "memory_bytes_per_second": peak.memory_bytes,
+                "int8_operations_per_second": peak.int8_operations,
+                "f32_operations_per_second": peak.f32_operations,
+            })),
+            "resident_loaded": resident(self.loaded),
+            "resident_end": resident(self.ended),
+            "peer_peak_bytes": self.peer_peak_bytes,
+            "rounds": self.rounds,
+            "unix_seconds": self.unix_seconds,
+            "versions": {
+                "tandem": env!("CARGO_PKG_VERSION"),
+                "llama_cpp": self.peer,
+                "requantised": self.requantised,
+            },
+        })
+    }
+}
+
+/// Heading of a peer's column.
+pub(super) fn peer_title(peer: Contender) -> &'static str {
+    match peer {
+        Contender::Ours => "tandem",
+        Contender::Same => "llama.cpp, same file",
+        Contender::Requantised => "llama.cpp, Q4_0",
+    }
+}
+
+fn peer_key(peer: Contender) -> &'static str {
+    match peer {
+        Contender::Ours => "ours",
+        Contender::Same => "same",
+        Contender::Requantised => "q4_0",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::engine::example;
+
+    #[test]
+    fn the_json_has_a_row_per_case_with_both_peers() {
+        let value = example::report().json();
+        let rows = value["rows"].as_array().unwrap();
+        let names: Vec<&str> = rows.iter().map(|row| row["case"].as_str().unwrap()).collect();
+        assert_eq!(names[..4], ["prefill-128", "prefill-512", "prefill-2048", "decode-1"]);
+        assert_eq!(rows.len(), Case::FULL.len());
+        let row = &rows[1];
+        assert_eq!(row["tokens_per_second"], 2005.0);
+        assert_eq!(row["peers"]["same"]["tokens_per_second"], 501.25);
+        assert_eq!(row["peers"]["q4_0"]["tokens_per_second"], 1002.5);
+        assert_eq!(row["peers"]["q4_0"]["ratio"], 2.0);
+        assert_eq!(value["machine"]["threads"], 2);
+        assert_eq!(value["machine"]["resident_end"]["peak_bytes"], 130_u64 << 20);
+    }
+
+    #[test]
+    fn a_case_that_a_peer_did_not_run_is_null_and_a_dash() {
+        let mut report = example::report();
+        report.samples = Samples::default();
+        report.samples.add(Case::Decode(1), Contender::Ours, 50.0);
+        let row = &report.json()["rows"][3];
+        assert_eq!(row["tokens_per_second"], 50.0);
+        assert!(row["peers"]["same"]["tokens_per_second"].is_null());
+        assert!(report.row(Case::Decode(1)).contains(&"-".to_owned()));
+    }
+
+    #[test]
+    fn the_table_tells_rates_ratios_and_shares() {
+        let report = example::report();
+        let (bytes, operations) = report.achieved(Case::Decode(1)).unwrap();
+        let row = report.row(Case::Decode(1));
+        assert_eq!(row[..4], ["decode-1", "145.0", "140-150", "36.2"]);
+        assert_eq!(row[4], "4.00 x");
+        let shares =
+            [bytes / 28e9, operations / 900e9].map(|share| format!("{:.0} %", 100.0 * share));
+        assert_eq!(row[row.len() - 2..], shares);
+        let text = report.text();
+        assert!(text.contains("load average ? before, ? after"), "{text}");
+        assert!(text.contains("resident: 100 MiB once loaded, 120 MiB at the end"), "{text}");
+    }
+}
