@@ -1,17 +1,9 @@
-//! The sequences of one step: what the caller gives, checked, and how rows share operations.
+//! The sequences of one step: what the caller gives, checked and laid out in rows.
 
 use crate::BLOCK_TOKENS;
 use crate::error::StepError;
+use crate::ops::{HeadRow, Span, Step};
 use modelfile::ModelSpec;
-use std::collections::BTreeMap;
-use std::ops::Range;
-
-/// Most tokens of a chunk that attend in one operation; bounds the matrix of scores.
-const QUERIES_MAX: usize = 128;
-/// Attention looks at whole runs of this many tokens and masks what lies behind the last: sums are
-/// then taken in the same order however far a sequence is padded. Fewer tokens would let the CPU's
-/// matrix multiplication take another way for small products.
-const CONTEXT_STEP: usize = 128;
 
 /// The tokens that one sequence adds in a step: a chunk of its prompt, or its latest token.
 #[derive(Clone, Copy, Debug)]
@@ -39,154 +31,71 @@ pub enum Wanted {
     All,
 }
 
-impl BatchSequence<'_> {
-    fn end(&self) -> usize {
-        self.position + self.tokens.len()
+/// Makes steps out of batches, in memory that is used again.
+pub(crate) struct StepBuilder {
+    step: Step,
+    /// Per page, the latest batch that writes it.
+    written: Vec<u64>,
+    batches: u64,
+}
+
+impl StepBuilder {
+    /// For a pool of `pages` pages.
+    pub(crate) fn new(pages: usize) -> Self {
+        Self { step: Step::default(), written: vec![0; pages], batches: 0 }
     }
-}
 
-/// Rows that attend together: sequences with equally many queries each.
-pub(crate) struct Group {
-    /// Their rows, which follow each other: `sequences` times `queries`.
-    pub(crate) rows: Range<usize>,
-    pub(crate) sequences: usize,
-    pub(crate) queries: usize,
-    /// Pages per sequence after padding.
-    pub(crate) pages_each: usize,
-    /// Page of every sequence's every run of 16 tokens, padded with page 0.
-    pub(crate) pages: Vec<u32>,
-    /// Per row, how many tokens it may look at.
-    pub(crate) visible: Vec<usize>,
-}
-
-impl Group {
-    /// Tokens that attention looks at, masked ones included.
-    pub(crate) fn context(&self) -> usize {
-        self.pages_each * BLOCK_TOKENS
-    }
-}
-
-/// A checked batch, its rows in the order of computation.
-pub(crate) struct Batch {
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) positions: Vec<usize>,
-    /// Where each row's K and V go: `page * 16 + offset`.
-    pub(crate) slots: Vec<u32>,
-    pub(crate) groups: Vec<Group>,
-    /// Rows whose logits are wanted, sequence after sequence.
-    pub(crate) wanted: Vec<usize>,
-    /// How many of `wanted` belong to each sequence.
-    pub(crate) wanted_each: Vec<usize>,
-}
-
-impl Batch {
-    pub(crate) fn new(
+    /// Checks a batch and lays it out, rows in the order of its sequences.
+    pub(crate) fn build(
+        &mut self,
         sequences: &[BatchSequence],
         spec: &ModelSpec,
-        pages: usize,
-    ) -> Result<Self, StepError> {
-        check(sequences, spec, pages)?;
-        // Single tokens first: all of them form one group.
-        let mut order: Vec<usize> = (0..sequences.len()).collect();
-        order.sort_by_key(|&index| (sequences[index].tokens.len() != 1, index));
-        let mut batch = Self {
-            tokens: Vec::new(),
-            positions: Vec::new(),
-            slots: Vec::new(),
-            groups: Vec::new(),
-            wanted: Vec::new(),
-            wanted_each: Vec::with_capacity(sequences.len()),
-        };
-        let mut first_row = vec![0; sequences.len()];
-        for &index in &order {
-            first_row[index] = batch.tokens.len();
-            batch.push_rows(&sequences[index]);
+    ) -> Result<&Step, StepError> {
+        self.batches += 1;
+        for (index, sequence) in sequences.iter().enumerate() {
+            self.check(index, sequence, spec)?;
         }
-        let single = order.iter().take_while(|&&index| sequences[index].tokens.len() == 1).count();
-        let singles: Vec<&BatchSequence> =
-            order[..single].iter().map(|&index| &sequences[index]).collect();
-        batch.push_singles(&singles);
-        for &index in &order[single..] {
-            batch.push_chunks(&sequences[index], first_row[index]);
-        }
-        for (sequence, first) in sequences.iter().zip(first_row) {
-            let rows = first..first + sequence.tokens.len();
-            let skipped = match sequence.logits {
-                Wanted::None => rows.len(),
-                Wanted::Top(_) | Wanted::Last => rows.len() - 1,
-                Wanted::All => 0,
+        let Step { tokens, positions, spans, pages, wanted } = &mut self.step;
+        tokens.clear();
+        positions.clear();
+        spans.clear();
+        pages.clear();
+        wanted.clear();
+        for sequence in sequences {
+            let (row, page) = (tokens.len(), pages.len());
+            let end = sequence.position + sequence.tokens.len();
+            tokens.extend_from_slice(sequence.tokens);
+            // A context is shorter than 2^26 tokens: see `ModelSpec`.
+            positions.extend((sequence.position..end).map(|position| position as u32));
+            pages.extend_from_slice(&sequence.pages[..end.div_ceil(BLOCK_TOKENS)]);
+            let rows = row..tokens.len();
+            let (first, top) = match sequence.logits {
+                Wanted::None => (rows.end, 0),
+                Wanted::Top(top) => (rows.end - 1, top),
+                Wanted::Last => (rows.end - 1, 0),
+                Wanted::All => (rows.start, 0),
             };
-            batch.wanted_each.push(rows.len() - skipped);
-            batch.wanted.extend(rows.skip(skipped));
+            wanted.extend((first..rows.end).map(|row| HeadRow { row, top }));
+            let position = sequence.position;
+            spans.push(Span { rows, position, pages: page..pages.len() });
         }
-        Ok(batch)
+        Ok(&self.step)
     }
 
-    fn push_rows(&mut self, sequence: &BatchSequence) {
-        for (offset, &token) in sequence.tokens.iter().enumerate() {
-            let position = sequence.position + offset;
-            let page = sequence.pages[position / BLOCK_TOKENS] as usize;
-            self.tokens.push(token);
-            self.positions.push(position);
-            self.slots.push((page * BLOCK_TOKENS + position % BLOCK_TOKENS) as u32);
-        }
-    }
-
-    fn push_singles(&mut self, singles: &[&BatchSequence]) {
-        let Some(longest) = singles.iter().map(|sequence| sequence.end()).max() else { return };
-        let pages_each = padded_pages(longest);
-        let mut pages = Vec::with_capacity(singles.len() * pages_each);
-        for sequence in singles {
-            extend_padded(&mut pages, sequence.pages, sequence.end(), pages_each);
-        }
-        self.groups.push(Group {
-            rows: 0..singles.len(),
-            sequences: singles.len(),
-            queries: 1,
-            pages_each,
-            pages,
-            visible: singles.iter().map(|sequence| sequence.end()).collect(),
-        });
-    }
-
-    fn push_chunks(&mut self, sequence: &BatchSequence, first_row: usize) {
-        let count = sequence.tokens.len();
-        for start in (0..count).step_by(QUERIES_MAX) {
-            let queries = (count - start).min(QUERIES_MAX);
-            let end = sequence.position + start + queries;
-            let pages_each = padded_pages(end);
-            let mut pages = Vec::with_capacity(pages_each);
-            extend_padded(&mut pages, sequence.pages, end, pages_each);
-            self.groups.push(Group {
-                rows: first_row + start..first_row + start + queries,
-                sequences: 1,
-                queries,
-                pages_each,
-                pages,
-                visible: (end - queries + 1..=end).collect(),
-            });
-        }
-    }
-}
-
-fn padded_pages(tokens: usize) -> usize {
-    tokens.next_multiple_of(CONTEXT_STEP) / BLOCK_TOKENS
-}
-
-fn extend_padded(out: &mut Vec<u32>, table: &[u32], tokens: usize, pages_each: usize) {
-    let used = tokens.div_ceil(BLOCK_TOKENS);
-    out.extend(&table[..used]);
-    out.extend(std::iter::repeat_n(0, pages_each - used));
-}
-
-fn check(sequences: &[BatchSequence], spec: &ModelSpec, pages: usize) -> Result<(), StepError> {
-    let mut written: BTreeMap<u32, usize> = BTreeMap::new();
-    for (index, sequence) in sequences.iter().enumerate() {
+    fn check(
+        &mut self,
+        index: usize,
+        sequence: &BatchSequence,
+        spec: &ModelSpec,
+    ) -> Result<(), StepError> {
         if sequence.tokens.is_empty() {
             return Err(StepError::NoTokens { sequence: index });
         }
         if let Some(&token) = sequence.tokens.iter().find(|&&token| token as usize >= spec.vocab) {
             return Err(StepError::UnknownToken { sequence: index, token, vocab: spec.vocab });
+        }
+        if sequence.logits == Wanted::Top(0) {
+            return Err(StepError::NothingWanted { sequence: index });
         }
         let end = sequence.position.saturating_add(sequence.tokens.len());
         if end > spec.context_tokens {
@@ -198,17 +107,19 @@ fn check(sequences: &[BatchSequence], spec: &ModelSpec, pages: usize) -> Result<
         if given < needed {
             return Err(StepError::TooFewPages { sequence: index, needed, given });
         }
+        let pages = self.written.len();
         let used = &sequence.pages[..needed];
         if let Some(&page) = used.iter().find(|&&page| page as usize >= pages) {
             return Err(StepError::UnknownPage { page, pages });
         }
         for &page in &used[sequence.position / BLOCK_TOKENS..] {
-            if written.insert(page, index).is_some() {
+            let latest = std::mem::replace(&mut self.written[page as usize], self.batches);
+            if latest == self.batches {
                 return Err(StepError::SharedPage { page });
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -243,46 +154,37 @@ mod tests {
     }
 
     #[test]
-    fn single_tokens_share_a_group_and_logits_keep_the_callers_order() {
+    fn rows_keep_the_callers_order() {
         let chunk: Vec<u32> = (0..20).collect();
-        let batch = Batch::new(
-            &[
-                sequence(&chunk, 12, &[9, 2, 3]),
-                sequence(&[7], 0, &[4]),
-                BatchSequence { logits: Wanted::None, ..sequence(&[8], 70, &[5, 6, 7, 8, 1]) },
-            ],
-            &spec(),
-            10,
-        )
-        .unwrap();
+        let batch = [
+            sequence(&chunk, 12, &[9, 2, 3]),
+            BatchSequence { logits: Wanted::Top(5), ..sequence(&[7], 0, &[4]) },
+            BatchSequence { logits: Wanted::None, ..sequence(&[8], 70, &[5, 6, 7, 8, 1]) },
+            BatchSequence { logits: Wanted::All, ..sequence(&[1, 2], 0, &[0]) },
+        ];
+        let mut builder = StepBuilder::new(10);
+        // What an earlier batch left behind is gone.
+        builder.build(&batch[1..], &spec()).unwrap();
+        let step = builder.build(&batch, &spec()).unwrap();
 
-        assert_eq!(batch.tokens[..3], [7, 8, 0]);
-        assert_eq!(batch.wanted, [21, 0]);
-        assert_eq!(batch.wanted_each, [1, 1, 0]);
-        assert_eq!(batch.slots[..3], [64, 16 + 6, 9 * 16 + 12]);
-        assert_eq!(batch.groups.len(), 2);
-        let (single, chunk) = (&batch.groups[0], &batch.groups[1]);
-        assert_eq!((single.sequences, single.queries, single.context()), (2, 1, 128));
-        assert_eq!(single.pages, [4, 0, 0, 0, 0, 0, 0, 0, 5, 6, 7, 8, 1, 0, 0, 0]);
-        assert_eq!(single.visible, [1, 71]);
-        assert_eq!((chunk.rows.clone(), chunk.context()), (2..22, 128));
-        assert_eq!((chunk.visible[0], chunk.visible[19]), (13, 32));
-    }
-
-    #[test]
-    fn long_chunks_are_cut() {
-        let tokens = [1; 300];
-        let pages: Vec<u32> = (0..19).collect();
-        let batch = Batch::new(&[sequence(&tokens, 0, &pages)], &spec(), 19).unwrap();
-        let rows: Vec<_> = batch.groups.iter().map(|group| group.rows.clone()).collect();
-        assert_eq!(rows, [0..128, 128..256, 256..300]);
-        assert_eq!(batch.groups[1].context(), 256);
+        assert_eq!((step.rows(), &step.tokens[19..]), (24, &[19, 7, 8, 1, 2][..]));
+        assert_eq!(step.positions[19..], [31, 0, 70, 0, 1]);
+        // The third page of the first is not reached.
+        assert_eq!(step.pages, [9, 2, 4, 5, 6, 7, 8, 1, 0]);
+        assert_eq!(step.spans[0], Span { rows: 0..20, position: 12, pages: 0..2 });
+        assert_eq!(step.spans[2], Span { rows: 21..22, position: 70, pages: 3..8 });
+        assert_eq!(step.slot(&step.spans[0], 3), (9, 15));
+        assert_eq!(step.slot(&step.spans[0], 4), (2, 0));
+        assert_eq!(step.slot(&step.spans[2], 21), (1, 6));
+        let wanted: Vec<_> = step.wanted.iter().map(|wanted| (wanted.row, wanted.top)).collect();
+        assert_eq!(wanted, [(19, 0), (20, 5), (22, 0), (23, 0)]);
     }
 
     #[test]
     fn what_cannot_be_computed_is_refused() {
-        let refuse =
-            |sequences: &[BatchSequence]| Batch::new(sequences, &spec(), 10).err().unwrap();
+        let refuse = |sequences: &[BatchSequence]| {
+            StepBuilder::new(10).build(sequences, &spec()).err().unwrap()
+        };
         assert!(matches!(refuse(&[sequence(&[], 0, &[1])]), StepError::NoTokens { sequence: 0 }));
         assert!(matches!(
             refuse(&[sequence(&[1], 0, &[1]), sequence(&[100], 0, &[2])]),
@@ -300,12 +202,14 @@ mod tests {
             refuse(&[sequence(&[1], 400, &[1])]),
             StepError::TooLong { tokens: 401, context: 400, .. }
         ));
+        let nothing = BatchSequence { logits: Wanted::Top(0), ..sequence(&[1], 0, &[1]) };
+        assert!(matches!(refuse(&[nothing]), StepError::NothingWanted { sequence: 0 }));
         assert!(matches!(
             refuse(&[sequence(&[1], 3, &[4]), sequence(&[1], 5, &[4])]),
             StepError::SharedPage { page: 4 }
         ));
         // Reading a page together is what prefix sharing is.
         let shared = [sequence(&[1], 16, &[4, 5]), sequence(&[1], 16, &[4, 6])];
-        assert!(Batch::new(&shared, &spec(), 10).is_ok());
+        assert!(StepBuilder::new(10).build(&shared, &spec()).is_ok());
     }
 }

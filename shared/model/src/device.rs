@@ -7,7 +7,8 @@ use burn_wgpu::WgpuDevice;
 use std::fmt;
 use std::str::FromStr;
 
-/// The device that configuration asks for: `auto`, `cpu`, `wgpu` or `wgpu:N`.
+/// The device that configuration asks for: `auto`, `cpu`, `wgpu` or `wgpu:N`; and, to compare with,
+/// `reference`, `reference:wgpu` or `reference:wgpu:N`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// A real GPU where there is one, else the CPU.
@@ -17,11 +18,15 @@ pub enum DeviceChoice {
     Cpu,
     /// A graphics adapter, software adapters included: the given one, or the best.
     Wgpu(Option<usize>),
+    /// Stock operations in single precision on the CPU.
+    Reference,
+    /// Stock operations in single precision on a graphics adapter, as in [`Self::Wgpu`].
+    ReferenceWgpu(Option<usize>),
 }
 
 /// A text that names no device.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("device {text:?} is not auto, cpu, wgpu or wgpu:N")]
+#[error("device {text:?} is not auto, cpu, wgpu, wgpu:N, reference or reference:wgpu")]
 pub struct ParseDeviceError {
     text: String,
 }
@@ -30,15 +35,20 @@ impl FromStr for DeviceChoice {
     type Err = ParseDeviceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "wgpu" => Ok(Self::Wgpu(None)),
-            _ => match text.strip_prefix("wgpu:").and_then(|index| index.parse().ok()) {
-                Some(index) => Ok(Self::Wgpu(Some(index))),
-                None => Err(ParseDeviceError { text: text.to_owned() }),
+        let wgpu = |text: &str| match text {
+            "wgpu" => Some(None),
+            _ => text.strip_prefix("wgpu:")?.parse().ok().map(Some),
+        };
+        let choice = match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "reference" => Some(Self::Reference),
+            _ => match text.strip_prefix("reference:") {
+                Some(device) => wgpu(device).map(Self::ReferenceWgpu),
+                None => wgpu(text).map(Self::Wgpu),
             },
-        }
+        };
+        choice.ok_or_else(|| ParseDeviceError { text: text.to_owned() })
     }
 }
 
@@ -49,6 +59,9 @@ impl fmt::Display for DeviceChoice {
             Self::Cpu => formatter.write_str("cpu"),
             Self::Wgpu(None) => formatter.write_str("wgpu"),
             Self::Wgpu(Some(index)) => write!(formatter, "wgpu:{index}"),
+            Self::Reference => formatter.write_str("reference"),
+            Self::ReferenceWgpu(None) => formatter.write_str("reference:wgpu"),
+            Self::ReferenceWgpu(Some(index)) => write!(formatter, "reference:wgpu:{index}"),
         }
     }
 }
@@ -62,11 +75,24 @@ pub struct ResolvedDevice {
     pub reason: String,
 }
 
-/// Where tensors live, and which of the two kinds that is.
+/// Whose operations compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operations {
+    Reference,
+    Cpu,
+    Wgpu,
+}
+
+/// Where the model lives, and whose operations compute it.
 pub(crate) struct Placement {
     pub(crate) device: Device,
-    pub(crate) is_cpu: bool,
+    pub(crate) operations: Operations,
     pub(crate) resolved: ResolvedDevice,
+}
+
+/// Whether a device is the CPU.
+pub(crate) fn is_cpu(device: &Device) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// A graphics adapter that is not opened yet.
@@ -94,22 +120,31 @@ impl DeviceChoice {
                     None => Ok(cpu(&format!("only software adapters found: {}", list(&adapters)))),
                 }
             }
-            Self::Wgpu(wanted) => {
-                let adapters = adapters();
-                let missing =
-                    |reason: String| LoadError::Device { wanted: self.to_string(), reason };
-                if adapters.is_empty() {
-                    return Err(missing("no graphics adapter found".into()));
-                }
-                let best = adapters.iter().position(|adapter| !adapter.is_software).unwrap_or(0);
-                let index = wanted.unwrap_or(best);
-                if index >= adapters.len() {
-                    return Err(missing(format!("the adapters are {}", list(&adapters))));
-                }
-                Ok(gpu(adapters, index, "configured"))
-            }
+            Self::Wgpu(wanted) => self.adapter(*wanted),
+            Self::Reference => Ok(reference(cpu("configured"))),
+            Self::ReferenceWgpu(wanted) => self.adapter(*wanted).map(reference),
         }
     }
+
+    fn adapter(&self, wanted: Option<usize>) -> Result<Placement, LoadError> {
+        let adapters = adapters();
+        let missing = |reason: String| LoadError::Device { wanted: self.to_string(), reason };
+        if adapters.is_empty() {
+            return Err(missing("no graphics adapter found".into()));
+        }
+        let best = adapters.iter().position(|adapter| !adapter.is_software).unwrap_or(0);
+        let index = wanted.unwrap_or(best);
+        if index >= adapters.len() {
+            return Err(missing(format!("the adapters are {}", list(&adapters))));
+        }
+        Ok(gpu(adapters, index, "configured"))
+    }
+}
+
+fn reference(mut placement: Placement) -> Placement {
+    placement.operations = Operations::Reference;
+    placement.resolved.name.insert_str(0, "reference ");
+    placement
 }
 
 fn list(adapters: &[Adapter]) -> String {
@@ -120,7 +155,7 @@ fn list(adapters: &[Adapter]) -> String {
 
 fn cpu(reason: &str) -> Placement {
     let resolved = ResolvedDevice { name: "cpu".into(), reason: reason.into() };
-    Placement { device: Device::flex(), is_cpu: true, resolved }
+    Placement { device: Device::flex(), operations: Operations::Cpu, resolved }
 }
 
 /// Opens the adapter to learn its name.
@@ -129,7 +164,7 @@ fn gpu(mut adapters: Vec<Adapter>, index: usize, reason: &str) -> Placement {
     let title = device.identity().map_or(kind, |identity| identity.name);
     let name = format!("wgpu:{index} {title}");
     let resolved = ResolvedDevice { name, reason: reason.into() };
-    Placement { device, is_cpu: false, resolved }
+    Placement { device, operations: Operations::Wgpu, resolved }
 }
 
 /// The adapters of the graphics API that the runtime settles on, real GPUs or not.
@@ -147,4 +182,21 @@ fn adapters() -> Vec<Adapter> {
             Some(Adapter { kind: format!("{kind:?}"), is_software, device })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_back() {
+        for text in
+            ["auto", "cpu", "wgpu", "wgpu:3", "reference", "reference:wgpu", "reference:wgpu:1"]
+        {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        for text in ["", "CPU", "wgpu:", "wgpu:x", "reference:", "reference:cpu", "reference:1"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
 }

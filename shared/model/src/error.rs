@@ -26,6 +26,12 @@ pub enum LoadError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// A weight cannot be packed for the CPU.
+    #[error("pack a weight")]
+    Pack(#[from] kernels::PackError),
+    /// The CPU kernels could not be set up.
+    #[error("set up the CPU")]
+    Cpu(#[from] kernels::SetupError),
     /// The threads of the CPU device could not be started.
     #[error("start {threads} threads: {reason}")]
     Threads {
@@ -54,6 +60,12 @@ pub enum StepError {
         token: u32,
         /// Size of the vocabulary.
         vocab: usize,
+    },
+    /// A sequence wants the most likely tokens, but not one of them.
+    #[error("sequence {sequence} wants the 0 most likely tokens, not 1 or more")]
+    NothingWanted {
+        /// Its index in the batch.
+        sequence: usize,
     },
     /// The block table does not reach the last token.
     #[error("sequence {sequence} needs {needed} pages, has {given}")]

@@ -1,16 +1,17 @@
 //! A loaded model: one mixed step at a time, blocks out and in.
 
-use crate::attention::{AttentionPlan, Rope};
-use crate::batch::{Batch, BatchSequence};
-use crate::device::{DeviceChoice, Placement, ResolvedDevice};
+use crate::batch::{BatchSequence, StepBuilder};
+use crate::decoder::{Decoder, InPool, Runner, kv_shape};
+use crate::device::{DeviceChoice, Operations, Placement, ResolvedDevice};
 use crate::error::{LoadError, StepError};
-use crate::kv::{KvPool, device_error};
-use crate::llama::Llama;
-use crate::load::Loader;
+use crate::isa::IsaChoice;
+use crate::ops::KvShape;
+use crate::ops::cpu::CpuOps;
+use crate::ops::reference::ReferenceOps;
+use crate::ops::wgpu::WgpuOps;
 use crate::output::StepOutput;
-use crate::{BLOCK_TOKENS, Wanted, kv, sampling};
-use burn::tensor::{DType, Tensor, TensorData};
-use modelfile::{ModelFile, ModelFileError, ModelSpec};
+use crate::{BLOCK_TOKENS, Wanted};
+use modelfile::{ModelFile, ModelSpec};
 
 /// What a model may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,32 +20,17 @@ pub struct ModelLimits {
     pub kv_pages: usize,
     /// Threads of the CPU device.
     pub threads: usize,
-}
-
-/// The layers of a family.
-pub(crate) trait Decoder: Send {
-    /// # Shapes
-    /// - `x`: `[rows, hidden]`, embeddings
-    /// - returns `[rows, hidden]`
-    fn hidden(&self, x: Tensor<2>, plan: &AttentionPlan, kv: &mut KvPool) -> Tensor<2>;
-
-    /// # Shapes
-    /// - `x`: `[rows, hidden]`
-    /// - returns `[rows, vocab]`
-    fn logits(&self, x: Tensor<2>) -> Tensor<2>;
+    /// Instructions of the CPU device.
+    pub isa: IsaChoice,
 }
 
 /// A model on a device, with its KV pool; one thread owns it.
 pub struct Model {
     spec: ModelSpec,
-    placement: Placement,
-    /// `[vocab, hidden]` as the file stores it; rows are decoded when they are looked up.
-    embedding: modelfile::TensorData,
-    decoder: Box<dyn Decoder>,
-    kv: KvPool,
-    rope: Rope,
-    /// Present on the CPU device, whose operations run on the threads of the pool they start in.
-    threads: Option<rayon::ThreadPool>,
+    device: ResolvedDevice,
+    shape: KvShape,
+    steps: StepBuilder,
+    runner: Box<dyn Runner>,
 }
 
 impl Model {
@@ -60,21 +46,13 @@ impl Model {
         let ResolvedDevice { name, reason } = &placement.resolved;
         tracing::info!(model = file.name(), device = name, reason, "load model");
         let spec = file.spec().clone();
-        let loader = Loader { file, device: &placement.device, is_cpu: placement.is_cpu };
-        if spec.window.is_some() || spec.qkv_bias || spec.head_norms {
-            let what = format!("layers of a {} model", spec.family);
-            return Err(ModelFileError::Unsupported { what }.into());
-        }
-        let decoder = Box::new(Llama::load(&loader, progress)?);
-        let threads = if placement.is_cpu { Some(start_threads(limits.threads)?) } else { None };
+        let device = placement.resolved.clone();
         Ok(Self {
-            embedding: file.tensor("token_embd.weight")?,
-            kv: KvPool::new(&spec, limits.kv_pages, &placement),
-            rope: Rope::new(&spec),
-            decoder,
-            placement,
+            runner: load_runner(file, placement, limits, progress)?,
+            shape: kv_shape(&spec, limits.kv_pages),
+            steps: StepBuilder::new(limits.kv_pages),
             spec,
-            threads,
+            device,
         })
     }
 
@@ -85,23 +63,23 @@ impl Model {
 
     /// The device in use.
     pub fn device(&self) -> &ResolvedDevice {
-        &self.placement.resolved
+        &self.device
     }
 
     /// How the bytes of a block are arranged; two models exchange blocks only if these are equal.
     pub fn kv_layout(&self) -> String {
-        let ModelSpec { layers, kv_heads, head_dim, .. } = self.spec;
-        format!("f16/b{BLOCK_TOKENS}/l{layers}/kv{kv_heads}/d{head_dim}/layer-token-kv-head-dim")
+        let KvShape { layers, kv_heads, head_dim, .. } = self.shape;
+        format!("f16/b{BLOCK_TOKENS}/l{layers}/kv{kv_heads}/d{head_dim}/layer-khdt-vhtd")
     }
 
     /// Bytes of one block: 16 tokens in all layers.
     pub fn block_bytes(&self) -> usize {
-        self.kv.block_bytes()
+        self.shape.block_bytes()
     }
 
     /// Pages in the pool.
     pub fn pages(&self) -> usize {
-        self.kv.pages()
+        self.shape.pages
     }
 
     /// Makes one step: every sequence's tokens are computed, their K and V stored in its pages, and
@@ -112,61 +90,35 @@ impl Model {
         out: &mut StepOutput,
     ) -> Result<(), StepError> {
         out.clear(self.spec.vocab);
-        let mut prepared = Batch::new(batch, &self.spec, self.kv.pages())?;
-        if prepared.tokens.is_empty() {
+        let step = self.steps.build(batch, &self.spec)?;
+        if step.rows() == 0 {
             return Ok(());
         }
-        let rows = match self.threads.take() {
-            Some(threads) => {
-                let rows = threads.install(|| self.compute(&mut prepared));
-                self.threads = Some(threads);
-                rows?
-            }
-            None => self.compute(&mut prepared)?,
-        };
-        let mut rows = rows.chunks_exact(self.spec.vocab);
-        for (sequence, &count) in batch.iter().zip(&prepared.wanted_each) {
-            for row in rows.by_ref().take(count) {
-                match sequence.logits {
-                    Wanted::Top(top) => out.push_top(&sampling::top(row, top)),
-                    _ => out.push_whole().copy_from_slice(row),
-                }
-            }
-            out.end_sequence(count);
+        self.runner.step(step, out)?;
+        for sequence in batch {
+            out.end_sequence(match sequence.logits {
+                Wanted::None => 0,
+                Wanted::Top(_) | Wanted::Last => 1,
+                Wanted::All => sequence.tokens.len(),
+            });
         }
         Ok(())
-    }
-
-    /// The wanted rows of logits, one after the other.
-    fn compute(&mut self, batch: &mut Batch) -> Result<Vec<f32>, StepError> {
-        let device = &self.placement.device;
-        let plan = AttentionPlan::new(batch, &self.spec, &self.rope, &self.placement);
-        let embedded = batch.tokens.iter().flat_map(|&token| {
-            self.embedding.row_to_f32(token as usize).expect("tokens were checked")
-        });
-        let shape = [batch.tokens.len(), self.spec.hidden];
-        let data = TensorData::new(embedded.collect::<Vec<f32>>(), shape);
-        let x = Tensor::from_data(data, (device, DType::F32));
-        let x = self.decoder.hidden(x, &plan, &mut self.kv);
-        if batch.wanted.is_empty() {
-            // Nothing is read back: wait here, so that errors and time belong to this step.
-            device.sync().map_err(device_error)?;
-            return Ok(Vec::new());
-        }
-        let wanted: Vec<u32> = batch.wanted.iter().map(|&row| row as u32).collect();
-        let x = x.select(0, kv::int_tensor(&wanted, device));
-        let data = self.decoder.logits(x).try_into_data().map_err(device_error)?;
-        data.try_into_vec().map_err(|error| StepError::Device { reason: format!("{error:?}") })
     }
 
     /// The block in `page`; entries from `filled` on are zeros, so that its bytes depend on nothing
     /// but its tokens.
     pub fn export_block(&mut self, page: u32, filled: u32) -> Result<Vec<u8>, StepError> {
         self.check_page(page)?;
-        if !(1..=BLOCK_TOKENS).contains(&(filled as usize)) {
+        let tokens = filled as usize;
+        if !(1..=BLOCK_TOKENS).contains(&tokens) {
             return Err(StepError::Filled { filled });
         }
-        self.kv.export(page, filled as usize)
+        let mut block = vec![0; self.block_bytes()];
+        self.runner.export(page, &mut block)?;
+        if tokens < BLOCK_TOKENS {
+            clear_from(&mut block, tokens, &self.shape);
+        }
+        Ok(block)
     }
 
     /// Puts an exported block into `page`.
@@ -176,13 +128,59 @@ impl Model {
         if bytes.len() != wanted {
             return Err(StepError::BlockBytes { wanted, given: bytes.len() });
         }
-        self.kv.import(page, bytes);
-        Ok(())
+        self.runner.import(page, bytes)
     }
 
     fn check_page(&self, page: u32) -> Result<(), StepError> {
-        let pages = self.kv.pages();
+        let pages = self.pages();
         if (page as usize) < pages { Ok(()) } else { Err(StepError::UnknownPage { page, pages }) }
+    }
+}
+
+/// Makes the keys and values of all tokens from `first` on zero.
+fn clear_from(block: &mut [u8], first: usize, shape: &KvShape) {
+    const VALUE: usize = size_of::<u16>();
+    let half = shape.half_values() * VALUE;
+    for layer in block.chunks_exact_mut(2 * half) {
+        let (keys, values) = layer.split_at_mut(half);
+        for element in keys.chunks_exact_mut(BLOCK_TOKENS * VALUE) {
+            element[first * VALUE..].fill(0);
+        }
+        let token_bytes = shape.head_dim * VALUE;
+        for head in values.chunks_exact_mut(BLOCK_TOKENS * token_bytes) {
+            head[first * token_bytes..].fill(0);
+        }
+    }
+}
+
+fn load_runner(
+    file: &ModelFile,
+    placement: Placement,
+    limits: &ModelLimits,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Box<dyn Runner>, LoadError> {
+    let pages = limits.kv_pages;
+    match placement.operations {
+        Operations::Cpu => {
+            let isa = limits.isa.isa();
+            tracing::info!(%isa, threads = limits.threads, "compute with the CPU's kernels");
+            let ops = CpuOps::new(limits.threads, isa)?;
+            Ok(Box::new(Decoder::load(file, ops, pages, progress)?))
+        }
+        Operations::Wgpu => {
+            let ops = WgpuOps::new(&placement.device)?;
+            Ok(Box::new(Decoder::load(file, ops, pages, progress)?))
+        }
+        Operations::Reference => {
+            let is_cpu = crate::device::is_cpu(&placement.device);
+            let ops = ReferenceOps::on(placement.device);
+            let runner = Decoder::load(file, ops, pages, progress)?;
+            if is_cpu {
+                Ok(Box::new(InPool { threads: start_threads(limits.threads)?, runner }))
+            } else {
+                Ok(Box::new(runner))
+            }
+        }
     }
 }
 

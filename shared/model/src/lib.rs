@@ -6,23 +6,22 @@
 //! **Invariant**: KV is stored as f16 in pages of [`BLOCK_TOKENS`] tokens on every device, and a page
 //! leaves and enters bit by bit, so that a sequence goes on anywhere as it would have gone on here.
 
-mod attention;
 mod batch;
+mod decoder;
 mod device;
 mod error;
 mod forward;
-mod kv;
-mod linear;
-mod llama;
-mod load;
+mod isa;
 pub mod ops;
 mod output;
 pub mod sampling;
+mod weights;
 
 pub use batch::{BatchSequence, Wanted};
 pub use device::{DeviceChoice, ParseDeviceError, ResolvedDevice};
 pub use error::{LoadError, StepError};
 pub use forward::{Model, ModelLimits};
+pub use isa::{IsaChoice, ParseIsaChoiceError};
 pub use output::{Candidate, RowOutput, StepOutput};
 
 /// Tokens in one page of the KV pool, and in one block on the wire.

@@ -300,7 +300,8 @@ const HTTP: &str = "http://host:port";
 
 fn is_device(text: &str) -> bool {
     match text.split_once(':') {
-        None => matches!(text, "auto" | "cpu" | "wgpu"),
+        None => matches!(text, "auto" | "cpu" | "wgpu" | "reference"),
+        Some(("reference", device)) => device.starts_with("wgpu") && is_device(device),
         Some((name, index)) => name == "wgpu" && index.parse::<u16>().is_ok(),
     }
 }

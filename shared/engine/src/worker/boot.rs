@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use bus::Call;
 use chassis::http::axum::Router;
 use chassis::{Settings, Tasks};
-use model::{DeviceChoice, Model, ModelLimits};
+use model::{DeviceChoice, IsaChoice, Model, ModelLimits};
 use modelfile::ModelFile;
 use protocol::subject::WorkerRequest;
 use protocol::{FileDigest, ModelFingerprint, Role};
@@ -59,11 +59,12 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     let path = settings.model.path.as_deref().ok_or_else(|| {
         ComputeError("model.path is not set: expected a GGUF file or a safetensors folder".into())
     })?;
-    let file = ModelFile::open(path).map_err(|error| failed(&error))?;
+    let path = provision::hub::model(path).map_err(|error| failed(&error))?;
+    let file = ModelFile::open(&path).map_err(|error| failed(&error))?;
     let device: DeviceChoice = settings.device.parse().map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if settings.threads == 0 { cores } else { settings.threads };
-    let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads };
+    let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads, isa: IsaChoice::Auto };
     let mut next_tenth = 0.0;
     let mut progress = |share: f32| {
         if next_tenth <= share {

@@ -6,6 +6,10 @@
 //! **Invariant**: what an operation writes for a row depends on that row, and on the KV of its
 //! sequence, alone: on nothing else in the step, nor on how a prompt was cut into chunks.
 
+pub mod cpu;
+pub mod reference;
+pub mod wgpu;
+
 use crate::BLOCK_TOKENS;
 use crate::error::{LoadError, StepError};
 use crate::output::StepOutput;

@@ -1,17 +1,34 @@
 //! What the model tests share: page tables, prompts, and a naive Llama in double precision.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
+pub(crate) mod accuracy;
+pub(crate) mod golden;
 pub(crate) mod naive;
 
-use model::{BatchSequence, DeviceChoice, Model, ModelLimits, RowOutput, StepOutput, Wanted};
+use model::{
+    BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, RowOutput, StepOutput, Wanted,
+};
 use modelfile::ModelFile;
+
+/// All that can compute: stock operations, the CPU's kernels, and those of graphics devices.
+pub(crate) const DEVICES: [&str; 4] = ["reference", "cpu", "reference:wgpu", "wgpu"];
+
+/// Whether a device gives the same bits however rows are cut and whoever is beside them. Stock
+/// matrix multiplication on a graphics device picks its order of summing by the number of rows.
+pub(crate) fn is_exact(device: &str) -> bool {
+    device != "reference:wgpu"
+}
 
 /// The device named, loaded with `file`, or nothing where this machine has no such device.
 pub(crate) fn load(file: &ModelFile, device: &str, kv_pages: usize) -> Option<Model> {
+    load_with(file, device, ModelLimits { kv_pages, threads: 2, isa: IsaChoice::Auto })
+}
+
+/// As [`load`], within these limits.
+pub(crate) fn load_with(file: &ModelFile, device: &str, limits: ModelLimits) -> Option<Model> {
     let choice: DeviceChoice = device.parse().unwrap();
     let resolved = testbed::require_or_skip(&format!("device {device}"), choice.resolve())?;
     println!("device: {} ({})", resolved.name, resolved.reason);
-    let limits = ModelLimits { kv_pages, threads: 2 };
     Some(Model::load(file, &choice, &limits, &mut |_| {}).unwrap())
 }
 

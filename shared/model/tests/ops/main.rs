@@ -1,0 +1,84 @@
+//! One suite of tests for every implementation of the fused operations, against plain loops in
+//! double precision: random shapes, every format, any company.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "what helps a test may fail like a test"
+)]
+
+mod attend;
+mod gate;
+mod head;
+mod kv;
+mod linear;
+mod oracle;
+mod random;
+mod target;
+
+use burn::tensor::{Device, DeviceType};
+use model::DeviceChoice;
+use model::ops::cpu::CpuOps;
+use model::ops::reference::ReferenceOps;
+use model::ops::wgpu::WgpuOps;
+use target::{Activations, Target};
+
+/// The whole suite for one implementation, given how to open it.
+macro_rules! suite {
+    ($name:ident, $open:expr) => {
+        mod $name {
+            use super::*;
+
+            suite!(@each $open, linear: products_are_those_of_plain_loops);
+            suite!(@each $open, linear: rows_of_every_format_are_looked_up);
+            suite!(@each $open, linear: company_changes_no_product);
+            suite!(@each $open, gate: gated_products_are_those_of_plain_loops);
+            suite!(@each $open, gate: residuals_are_added);
+            suite!(@each $open, attend: attention_is_that_of_plain_loops);
+            suite!(@each $open, attend: long_contexts_are_read_to_their_end);
+            suite!(@each $open, attend: chunks_and_company_change_nothing);
+            suite!(@each $open, head: the_most_likely_tokens_are_told);
+            suite!(@each $open, head: ties_go_to_the_lower_token);
+            suite!(@each $open, kv: pages_leave_and_enter_bit_by_bit);
+            suite!(@each $open, kv: keys_and_values_lie_where_the_layout_says);
+        }
+    };
+    (@each $open:expr, $module:ident: $test:ident) => {
+        #[test]
+        fn $test() {
+            let Some(mut target) = $open else { return };
+            println!("device: {}", target.name);
+            crate::$module::$test(&mut target);
+        }
+    };
+}
+
+suite!(reference_cpu, stock(DeviceChoice::Reference));
+suite!(reference_wgpu, stock(DeviceChoice::ReferenceWgpu(None)));
+suite!(cpu_avx512, kernels(kernels::Isa::Avx512));
+suite!(cpu_avx2, kernels(kernels::Isa::Avx2));
+suite!(cpu_portable, kernels(kernels::Isa::Portable));
+suite!(wgpu, graphics());
+
+fn stock(choice: DeviceChoice) -> Option<Target<ReferenceOps>> {
+    let device = testbed::require_or_skip(&format!("device {choice}"), choice.resolve())?;
+    // Stock matrix multiplication on a graphics adapter chooses its order by the number of rows.
+    let is_exact = choice == DeviceChoice::Reference;
+    let ops = ReferenceOps::open(&choice).unwrap();
+    Some(Target { ops, name: device.name, activations: Activations::Single, is_exact })
+}
+
+fn kernels(isa: kernels::Isa) -> Option<Target<CpuOps>> {
+    let ops = testbed::require_or_skip(&format!("{isa} instructions"), CpuOps::new(2, isa))?;
+    let name = format!("cpu {isa}");
+    Some(Target { ops, name, activations: Activations::Int8, is_exact: true })
+}
+
+fn graphics() -> Option<Target<WgpuOps>> {
+    let device = Device::enumerate(DeviceType::Wgpu).into_iter().next().ok_or("no adapter");
+    let device = testbed::require_or_skip("a graphics adapter", device)?;
+    let name =
+        format!("wgpu {}", device.identity().map_or_else(|| format!("{device:?}"), |it| it.name));
+    let ops = WgpuOps::new(&device).unwrap();
+    Some(Target { ops, name, activations: Activations::Single, is_exact: true })
+}
