@@ -58,6 +58,7 @@ async fn load_text(settings: &Settings) -> anyhow::Result<Text> {
     }
     let path = settings.model.path.clone().context("model.path is not set")?;
     let open = move || {
+        let path = provision::hub::model(&path).context("get the model")?;
         Text::open(&path, name.as_deref()).with_context(|| format!("open {}", path.display()))
     };
     tokio::task::spawn_blocking(open).await?

@@ -104,88 +104,27 @@ mod tests {
             .collect()
     }
 
+    const TEXT: &str = "I'M don't HTTPServer 12345 a/b\n\n  x";
+
+    /// Cut, with `|` between the pieces.
+    fn joined(kind: &str, text: &str) -> String {
+        cut(kind, text).join("|")
+    }
+
     #[test]
     fn every_kind_cuts_in_its_own_way() {
-        let text = "I'M don't HTTPServer 12345 a/b\n\n  x";
-        let gpt2 =
-            ["I", "'", "M", " don", "'t", " HTTPServer", " 12345", " a", "/", "b", "\n\n ", " x"];
-        assert_eq!(cut("gpt-2", text), gpt2);
-        let smollm = [
-            "I",
-            "'",
-            "M",
-            " don",
-            "'t",
-            " HTTPServer",
-            " ",
-            "1",
-            "2",
-            "3",
-            "4",
-            "5",
-            " a",
-            "/",
-            "b",
-            "\n\n ",
-            " x",
-        ];
-        assert_eq!(cut("smollm", text), smollm);
-        let llama3 = [
-            "I",
-            "'M",
-            " don",
-            "'t",
-            " HTTPServer",
-            " ",
-            "123",
-            "45",
-            " a",
-            "/b",
-            "\n\n",
-            " ",
-            " x",
-        ];
-        assert_eq!(cut("llama-bpe", text), llama3);
-        let qwen2 = [
-            "I",
-            "'M",
-            " don",
-            "'t",
-            " HTTPServer",
-            " ",
-            "1",
-            "2",
-            "3",
-            "4",
-            "5",
-            " a",
-            "/b",
-            "\n\n",
-            " ",
-            " x",
-        ];
-        assert_eq!(cut("qwen2", text), qwen2);
-        let tekken = [
-            "I",
-            "'M",
-            " don",
-            "'t",
-            " HTTPServer",
-            " ",
-            "1",
-            "2",
-            "3",
-            "4",
-            "5",
-            " a",
-            "/b",
-            "\n\n",
-            " ",
-            " x",
-        ];
-        assert_eq!(cut("tekken", text), tekken);
-        assert_eq!(cut("tekken", "camelCase don't //\n"), ["camel", "Case", " don", "'t", " //\n"]);
-        assert_eq!(cut("qwen2", "camelCase don't //\n"), ["camelCase", " don", "'t", " //\n"]);
+        let gpt2 = "I|'|M| don|'t| HTTPServer| 12345| a|/|b|\n\n | x";
+        assert_eq!(joined("gpt-2", TEXT), gpt2);
+        let smollm = "I|'|M| don|'t| HTTPServer| |1|2|3|4|5| a|/|b|\n\n | x";
+        assert_eq!(joined("smollm", TEXT), smollm);
+        let llama3 = "I|'M| don|'t| HTTPServer| |123|45| a|/b|\n\n| | x";
+        assert_eq!(joined("llama-bpe", TEXT), llama3);
+        let single_digits = "I|'M| don|'t| HTTPServer| |1|2|3|4|5| a|/b|\n\n| | x";
+        assert_eq!(joined("qwen2", TEXT), single_digits);
+        assert_eq!(joined("tekken", TEXT), single_digits);
+        let capitals = "camelCase don't //\n";
+        assert_eq!(joined("tekken", capitals), "camel|Case| don|'t| //\n");
+        assert_eq!(joined("qwen2", capitals), "camelCase| don|'t| //\n");
     }
 
     #[test]

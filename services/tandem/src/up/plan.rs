@@ -9,7 +9,7 @@ use provision::{Cache, NatsOptions, NatsServer};
 
 use super::roster::{Common, Service, roster, threads_each};
 use super::store_dir::StoreDir;
-use crate::console;
+use crate::{console, fetch_model};
 
 /// What a service may take beyond its own drain limit before it is killed.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
@@ -109,15 +109,17 @@ fn row(name: &str, state: &str, detail: &str) -> String {
 
 fn model_path(effective: &Effective) -> anyhow::Result<String> {
     let path = match &effective.settings.model.path {
-        Some(path) => path.clone(),
+        Some(path) => fetch_model::local(path).context("get the model")?,
         None => provision::smollm2(&console::line)
             .context("get the default model; name one that you have with --model PATH")?,
     };
-    // Services are started in the same directory, but a clear answer now is worth a look.
-    match path.canonicalize() {
-        Ok(path) => Ok(path.display().to_string()),
-        Err(error) => bail!("model {}: {error}", path.display()),
+    // Services are started in the same directory, but a clear answer now is worth a look. Links stay
+    // as they are: beside the link lie a model's other files, not beside what it leads to.
+    if let Err(error) = path.metadata() {
+        bail!("model {}: {error}", path.display());
     }
+    let path = std::path::absolute(&path).context("find the model")?;
+    Ok(path.display().to_string())
 }
 
 /// The default model's file names itself oddly; people know it by this.

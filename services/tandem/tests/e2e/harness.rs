@@ -1,5 +1,6 @@
 //! Starts `tandem up` and reads what it says.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -127,11 +128,16 @@ impl System {
     /// Starts a system and waits until it is ready.
     pub(crate) fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
         let needs = Needs::obtain()?;
+        Some(Self::serve(needs.model.as_os_str(), arguments, environment))
+    }
+
+    /// The same for a model of one's own.
+    pub(crate) fn serve(model: &OsStr, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let listen = format!("127.0.0.1:{}", free_port());
         let mut command = tandem();
         command
             .args(["up", "--tethered", "--device", "cpu", "--listen", &listen, "--model"])
-            .arg(&needs.model)
+            .arg(model)
             .args(["--set", "telemetry.log=info"])
             .args(arguments)
             .envs(environment.iter().copied())
@@ -145,7 +151,7 @@ impl System {
         let mut system =
             Self { up, base: format!("http://{listen}"), nats_url: String::new(), said, logged };
         wait_for(READY_LIMIT, || system.check_ready());
-        Some(system)
+        system
     }
 
     fn check_ready(&mut self) -> Result<(), String> {

@@ -9,6 +9,7 @@ mod failures;
 mod fleet;
 mod harness;
 mod http;
+mod hub;
 mod openai;
 mod processes;
 mod traces;
