@@ -207,6 +207,7 @@ pub(super) fn add_values(
 
 /// Adds up the parts, and writes what the rows attended to.
 #[cube]
+#[allow(clippy::too_many_arguments, reason = "a part of the kernel")]
 pub(super) fn finish(
     out: &mut [f32],
     scores: &mut Shared<[f32]>,

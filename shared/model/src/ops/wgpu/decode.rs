@@ -86,6 +86,7 @@ pub(super) fn read_scale(
 
 /// Reads what decoding inputs `8 group ..` of a block needs into `words` from `at` on.
 #[cube]
+#[allow(clippy::too_many_arguments, reason = "a part of the kernel")]
 pub(super) fn read_words(
     quants: &[u32],
     place: &Place,

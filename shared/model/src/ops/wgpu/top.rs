@@ -74,35 +74,7 @@ fn top_kernel(
                 }
             }
         }
-        if comptime!(planes) {
-            let logit = plane_max(best.logit);
-            let token = plane_min(select(best.logit == logit, best.token, NONE));
-            if UNIT_POS_PLANE == 0 {
-                logits[PLANE_POS as usize] = logit;
-                ids[PLANE_POS as usize] = token;
-            }
-        } else {
-            logits[unit] = best.logit;
-            ids[unit] = best.token;
-        }
-        sync_cube();
-        let mut left = comptime!(UNITS).runtime();
-        if comptime!(planes) {
-            left = UNITS / PLANE_DIM as usize;
-        }
-        while left > 1 {
-            let half = left / 2;
-            if unit < half {
-                let own = Found { logit: logits[unit], token: ids[unit] };
-                let other = Found { logit: logits[unit + half], token: ids[unit + half] };
-                if ahead(&other, &own) {
-                    logits[unit] = other.logit;
-                    ids[unit] = other.token;
-                }
-            }
-            sync_cube();
-            left = half;
-        }
+        settle(&best, &mut logits, &mut ids, planes);
         bound.logit = logits[0];
         bound.token = ids[0];
         if unit == 0 {
@@ -110,6 +82,46 @@ fn top_kernel(
             found_tokens[to + rank] = bound.token;
         }
         sync_cube();
+    }
+}
+
+/// Puts the most likely of what the units found first.
+#[cube]
+fn settle(
+    best: &Found,
+    logits: &mut Shared<[f32]>,
+    ids: &mut Shared<[u32]>,
+    #[comptime] planes: bool,
+) {
+    let unit = UNIT_POS as usize;
+    if comptime!(planes) {
+        let logit = plane_max(best.logit);
+        let token = plane_min(select(best.logit == logit, best.token, NONE));
+        if UNIT_POS_PLANE == 0 {
+            logits[PLANE_POS as usize] = logit;
+            ids[PLANE_POS as usize] = token;
+        }
+    } else {
+        logits[unit] = best.logit;
+        ids[unit] = best.token;
+    }
+    sync_cube();
+    let mut left = comptime!(UNITS).runtime();
+    if comptime!(planes) {
+        left = UNITS / PLANE_DIM as usize;
+    }
+    while left > 1 {
+        let half = left / 2;
+        if unit < half {
+            let own = Found { logit: logits[unit], token: ids[unit] };
+            let other = Found { logit: logits[unit + half], token: ids[unit + half] };
+            if ahead(&other, &own) {
+                logits[unit] = other.logit;
+                ids[unit] = other.token;
+            }
+        }
+        sync_cube();
+        left = half;
     }
 }
 
