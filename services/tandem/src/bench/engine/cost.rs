@@ -1,5 +1,6 @@
 //! Bytes that a case must read and operations that it must make, whoever computes it.
 
+use model::ops::wgpu::cost::WeightBytes;
 use modelfile::{ModelFile, ModelFileError, ModelSpec};
 
 use super::cases::{CONTEXT, Case, STEPS};
@@ -17,6 +18,8 @@ pub(super) struct Weights {
     layer_values: f64,
     head_bytes: f64,
     head_values: f64,
+    /// Per value of the embedding.
+    embedding_bytes: f64,
 }
 
 /// What a case costs at least.
@@ -42,7 +45,18 @@ impl Weights {
         }
         let head = if spec.tied_embeddings { "token_embd.weight" } else { "output.weight" };
         (weights.head_bytes, weights.head_values) = size(file, head)?;
+        let (bytes, values) = size(file, "token_embd.weight")?;
+        weights.embedding_bytes = bytes / values;
         Ok(weights)
+    }
+
+    /// Bytes of a weight on average.
+    pub(super) fn bytes_per_value(&self) -> WeightBytes {
+        WeightBytes {
+            layers: self.layer_bytes / self.layer_values,
+            head: self.head_bytes / self.head_values,
+            embedding: self.embedding_bytes,
+        }
     }
 
     /// The cost of `case` when prompts are computed `chunk` tokens at a time. Weights are read once
@@ -78,6 +92,20 @@ impl Weights {
     }
 }
 
+#[cfg(test)]
+impl Weights {
+    /// Of a made-up file.
+    pub(super) fn example() -> Self {
+        Self {
+            layer_bytes: 600.0,
+            layer_values: 1000.0,
+            head_bytes: 272.0,
+            head_values: 256.0,
+            embedding_bytes: 1.0625,
+        }
+    }
+}
+
 /// Bytes and values of one tensor.
 fn size(file: &ModelFile, name: &str) -> Result<(f64, f64), ModelFileError> {
     let (dtype, shape) = file.layout(name)?;
@@ -91,13 +119,10 @@ mod tests {
     use super::*;
     use crate::bench::engine::example::spec;
 
-    const WEIGHTS: Weights =
-        Weights { layer_bytes: 600.0, layer_values: 1000.0, head_bytes: 272.0, head_values: 256.0 };
-
     #[test]
     fn a_decode_step_reads_the_weights_once_and_everyones_kv() {
-        let one = WEIGHTS.cost(&spec(), Case::Decode(1), 512);
-        let four = WEIGHTS.cost(&spec(), Case::Decode(4), 512);
+        let one = Weights::example().cost(&spec(), Case::Decode(1), 512);
+        let four = Weights::example().cost(&spec(), Case::Decode(4), 512);
         let kv = 272.5 * (2 * 2 * 8 * 2) as f64;
         assert_eq!(one.bytes_per_token, 872.0 + kv);
         assert_eq!(4.0 * four.bytes_per_token, 872.0 + 4.0 * kv);
@@ -107,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_prompt_reads_the_weights_once_per_chunk_and_has_one_row_of_logits() {
-        let cost = WEIGHTS.cost(&spec(), Case::Prefill(10), 4);
+        let cost = Weights::example().cost(&spec(), Case::Prefill(10), 4);
         let kv = f64::from(4 + 8 + 10) * (2 * 2 * 8 * 2) as f64;
         assert_eq!(10.0 * cost.bytes_per_token, 3.0 * 600.0 + 272.0 + kv);
         let operations = 2.0 * (10.0 * 1000.0 + 256.0) + 55.0 * (4 * 2 * 16) as f64;

@@ -48,7 +48,7 @@ pub(super) fn report() -> Report {
         cases: Case::FULL.to_vec(),
         samples,
         peers,
-        weights: Weights::default(),
+        weights: Weights::example(),
         spec: spec(),
         chunk: 512,
         machine: Machine {
@@ -56,7 +56,7 @@ pub(super) fn report() -> Report {
             cores: 2,
             threads: 2,
             device: "cpu".to_owned(),
-            isa: "auto".to_owned(),
+            isa: Some("avx2".to_owned()),
             file: ("model.gguf".to_owned(), 98 << 20),
             peak: Some(Peak { int8_operations: 900e9, f32_operations: 230e9, memory_bytes: 28e9 }),
             loaded: Some(Resident { bytes: 100 << 20, peak_bytes: 101 << 20 }),

@@ -4,6 +4,7 @@ mod cases;
 mod cost;
 #[cfg(test)]
 mod example;
+mod graphics;
 mod machine;
 mod ours;
 mod peer;
@@ -143,6 +144,8 @@ impl Bench<'_> {
         let mut ours = Ours::load(&self.file, &self.choice, &cases)?;
         machine.loaded = machine::own_memory();
         machine.device = ours.model().device().name.clone();
+        let is_cpu = machine.device == "cpu";
+        machine.isa = is_cpu.then(|| machine::isa(self.choice.isa).to_string());
         let load = ForeignLoad::start(self.args.foreign_load).context("start foreign load")?;
         let mut samples = Samples::default();
         let contenders: Vec<Contender> =
@@ -161,7 +164,10 @@ impl Bench<'_> {
             else {
                 continue;
             };
-            let figures = peer.measure(file, &turn.cases)?;
+            let figures = peer.measure(file, &turn.cases).or_else(|error| {
+                console::note(&format!("{error:#}\nonce more"));
+                peer.measure(file, &turn.cases)
+            })?;
             for (case, rate) in figures.rates {
                 samples.add(case, turn.contender, rate);
             }
@@ -189,7 +195,6 @@ impl Bench<'_> {
             memory_bytes: machine::memory_bytes(),
             threads: self.choice.threads,
             foreign_load: self.args.foreign_load,
-            isa: self.choice.isa.to_string(),
             model: self.file.name().to_owned(),
             file: (file_name(&self.path), size_on_disk(&self.path)?),
             load_before: machine::load_average(),
@@ -202,6 +207,9 @@ impl Bench<'_> {
 
     fn tell(&self, report: &Report) -> anyhow::Result<()> {
         console::line(&report.text());
+        if report.machine.device.starts_with("wgpu") {
+            console::line(&graphics::table(report));
+        }
         if let Some(path) = &self.common.json {
             write_json(path, &report.json())?;
         }

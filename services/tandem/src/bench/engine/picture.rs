@@ -70,8 +70,12 @@ fn title(report: &Report, contenders: &[Contender], area: &Area<'_, '_>) -> Draw
     let date = date(machine.unix_seconds);
     area.draw(&Text::new(format!("tandem bench: {}", machine.file.0), (24, 14), text(22, INK)))?;
     let place = format!(
-        "{}, threads: {} of {}, device {} ({}), median of {} rounds, {date}",
-        machine.cpu, machine.threads, machine.cores, machine.device, machine.isa, machine.rounds
+        "{}, threads: {} of {}, device {}, median of {} rounds, {date}",
+        machine.cpu,
+        machine.threads,
+        machine.cores,
+        machine.device(),
+        machine.rounds
     );
     area.draw(&Text::new(place, (24, 42), text(14, FAINT)))?;
     let mut x = 24;

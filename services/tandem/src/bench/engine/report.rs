@@ -32,7 +32,8 @@ pub(super) struct Machine {
     pub(super) threads: usize,
     pub(super) foreign_load: usize,
     pub(super) device: String,
-    pub(super) isa: String,
+    /// Instructions, where the CPU computes.
+    pub(super) isa: Option<String>,
     pub(super) model: String,
     /// Name and size of the file.
     pub(super) file: (String, u64),
@@ -146,12 +147,25 @@ impl Machine {
     pub(super) fn head(&self) -> String {
         let load = match self.foreign_load {
             0 => String::new(),
-            threads => format!(", beside {threads} busy foreign threads"),
+            threads => format!(", busy foreign threads: {threads}"),
         };
         format!(
-            "{} on {} ({}), {}, threads: {} of {} cores{load}; median of {} rounds",
-            self.file.0, self.device, self.isa, self.cpu, self.threads, self.cores, self.rounds
+            "{} on {}, {}, threads: {} of {} cores{load}; median of {} rounds",
+            self.file.0,
+            self.device(),
+            self.cpu,
+            self.threads,
+            self.cores,
+            self.rounds
         )
+    }
+
+    /// The device, and its instructions where that is a choice.
+    pub(super) fn device(&self) -> String {
+        match &self.isa {
+            Some(isa) => format!("{} ({isa})", self.device),
+            None => self.device.clone(),
+        }
     }
 
     fn foot(&self) -> String {
