@@ -61,6 +61,15 @@ impl DType {
         })
     }
 
+    /// What people call a format that is not among ours.
+    pub(crate) fn ggml_name(id: u32) -> String {
+        let known = [(6, "Q5_0"), (7, "Q5_1"), (10, "Q2_K"), (11, "Q3_K"), (13, "Q5_K")];
+        match known.iter().find(|(known, _)| *known == id) {
+            Some((_, name)) => format!("ggml type {id} ({name})"),
+            None => format!("ggml type {id}"),
+        }
+    }
+
     pub(crate) fn ggml_id(self) -> u32 {
         match self {
             Self::F32 => 0,

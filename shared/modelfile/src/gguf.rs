@@ -168,7 +168,8 @@ fn read_tensor<R: Read>(reader: &mut Reader<R>, index: usize) -> Result<Describe
     shape.reverse();
     let kind = reader.u32(&name)?;
     let dtype = DType::from_ggml(kind).ok_or_else(|| {
-        ModelFileError::tensor(&name, format!("has ggml type {kind}, which is not supported"))
+        let problem = format!("has {}, which is not supported", DType::ggml_name(kind));
+        ModelFileError::tensor(&name, problem)
     })?;
     let offset = reader.u64(&name)?;
     Ok(Described { name, dtype, shape, offset })

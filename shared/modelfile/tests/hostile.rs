@@ -169,7 +169,8 @@ fn misplaced_tensors_are_named() {
     assert!(change(at + 4, &0u64.to_le_bytes()).contains("zero"));
     assert!(change(at + 4, &u64::MAX.to_le_bytes()).contains("cannot be"));
     assert!(change(at + 4, &16u64.to_le_bytes()).contains("lap"));
-    assert!(change(at + 20, &77u32.to_le_bytes()).contains("ggml type 77"));
+    assert!(change(at + 20, &77u32.to_le_bytes()).contains("ggml type 77,"));
+    assert!(change(at + 20, &13u32.to_le_bytes()).contains("ggml type 13 (Q5_K),"));
     assert!(change(at + 20, &3u32.to_le_bytes()).contains("cannot be Q4_1"));
     assert!(change(at + 24, &1u64.to_le_bytes()).contains("multiple"));
     assert!(change(at + 24, &(1u64 << 40).to_le_bytes()).contains("outside the file"));

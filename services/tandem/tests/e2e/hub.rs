@@ -1,14 +1,15 @@
 //! Models from a hub: fetched by the command, and served from nothing but their name.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use modelfile::Family;
 use modelfile::fixture::TinyModel;
 use serde_json::json;
 use testbed::{HubFault, HubServer};
 
-use crate::harness::{System, block_on, tandem, turn};
+use crate::harness::{System, block_on, tandem, turn, wait_for};
 use crate::http::{ask, get};
 
 const REPO: &str = "acme/tiny-1";
@@ -89,6 +90,33 @@ fn a_system_serves_a_model_that_only_a_hub_has() {
     let downloads = hub.requests().iter().filter(is_download).count();
     assert_eq!(downloads, 1, "{:?}", hub.requests());
     assert!(system.stop().success());
+}
+
+#[test]
+fn an_end_in_the_middle_of_a_download_is_not_held_up() {
+    let hub = hub();
+    let home = tempfile::tempdir().expect("a directory");
+    hub.fault("tiny.gguf", HubFault::Silent);
+    let mut up = tandem()
+        .args(["up", "--tethered", "--listen", "127.0.0.1:0", "--model", "hf:acme/tiny-1"])
+        .env("HF_ENDPOINT", hub.url())
+        .env("HF_HOME", home.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let asked = || match hub.requests() {
+        requests if requests.contains(&"/cdn/tiny.gguf from 0".to_owned()) => Ok(()),
+        requests => Err(format!("only {requests:?}")),
+    };
+    wait_for(Duration::from_secs(60), asked);
+    drop(up.stdin.take());
+    // The hub would have been waited for a minute.
+    let status = wait_for(Duration::from_secs(20), || match up.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        _ => Err("still running".to_owned()),
+    });
+    assert!(status.success(), "{status}");
 }
 
 #[test]
