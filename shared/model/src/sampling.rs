@@ -284,28 +284,28 @@ fn keep_most_likely(kept: &mut Vec<Weighted>, count: usize) {
     kept.sort_unstable_by(by_likelihood);
 }
 
-/// Keeps the smallest set of most likely tokens that weighs at least `wanted`.
+/// Keeps the smallest set of most likely tokens that weighs at least `wanted`, ranked.
 fn keep_nucleus(kept: &mut Vec<Weighted>, wanted: f64) {
-    // The nucleus is nearly always small: rank few, and more only if they do not suffice.
-    let mut ranked = 64.min(kept.len());
-    loop {
-        if ranked < kept.len() {
-            kept.select_nth_unstable_by(ranked - 1, by_likelihood);
+    let weight = |part: &[Weighted]| part.iter().map(|one| one.weight).sum::<f64>();
+    // What is before `from` is in, what is from `to` on is out; halving finds the border.
+    let (mut from, mut to, mut sum) = (0, kept.len(), 0.0);
+    while 64 < to - from {
+        let half = (to - from) / 2;
+        kept[from..to].select_nth_unstable_by(half, by_likelihood);
+        let more = weight(&kept[from..from + half]);
+        if sum + more >= wanted {
+            to = from + half;
+        } else {
+            (from, sum) = (from + half, sum + more);
         }
-        kept[..ranked].sort_unstable_by(by_likelihood);
-        let mut sum = 0.0;
-        let reached = kept[..ranked].iter().position(|one| {
-            sum += one.weight;
-            sum >= wanted
-        });
-        if let Some(last) = reached {
-            return kept.truncate(last + 1);
-        }
-        if ranked == kept.len() {
-            return;
-        }
-        ranked = (ranked * 8).min(kept.len());
     }
+    kept[from..to].sort_unstable_by(by_likelihood);
+    let reached = kept[from..to].iter().position(|one| {
+        sum += one.weight;
+        sum >= wanted
+    });
+    kept.truncate(reached.map_or(to, |last| from + last + 1));
+    kept[..from.min(to)].sort_unstable_by(by_likelihood);
 }
 
 /// The token at the share `at` of the total weight.

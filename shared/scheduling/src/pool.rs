@@ -118,18 +118,16 @@ impl BlockPool {
         }
     }
 
-    /// Where the pages are, given how many holds the sequences know of: a hold that no sequence
-    /// accounts for is a leak.
-    pub fn state(&self, known_holds: &BTreeMap<Page, u32>) -> PoolState {
+    /// Where the pages are, given the holds that the sequences know of, one item each: a hold that
+    /// no sequence accounts for is a leak.
+    pub fn state(&self, known_holds: impl IntoIterator<Item = Page>) -> PoolState {
+        let mut known = vec![0u32; self.slots.len()];
+        for page in known_holds {
+            known[page as usize] += 1;
+        }
         let leased = self.slots.iter().filter(|slot| 0 < slot.holders).count();
-        let leaked = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(|(page, slot)| {
-                slot.holders != known_holds.get(&(*page as Page)).copied().unwrap_or(0)
-            })
-            .count();
+        let leaked =
+            self.slots.iter().zip(known).filter(|(slot, known)| slot.holders != *known).count();
         PoolState {
             free: self.free.len() as u32,
             cached: self.cached.len() as u32,
@@ -209,11 +207,7 @@ mod tests {
                         pool.release(held.swap_remove(at));
                     },
                 }
-                let mut holds = BTreeMap::new();
-                for page in &held {
-                    *holds.entry(*page).or_insert(0) += 1;
-                }
-                let state = pool.state(&holds);
+                let state = pool.state(held.iter().copied());
                 prop_assert_eq!(state.free + state.cached + state.leased, state.total);
                 prop_assert_eq!(state.leaked, 0);
             }

@@ -1,7 +1,5 @@
 //! Letting go of sequences, leases and deadlines, and what a worker says of itself.
 
-use std::collections::BTreeMap;
-
 use protocol::{ErrorClass, PoolState, Refusal, RequestKey};
 
 use super::{Expired, Load, Planner};
@@ -58,11 +56,7 @@ impl Planner {
 
     /// Where the pages are; `leaked` counts holds that no sequence accounts for.
     pub fn pool_state(&self) -> PoolState {
-        let mut holds = BTreeMap::new();
-        for page in self.sequences.values().flat_map(|sequence| &sequence.pages) {
-            *holds.entry(*page).or_insert(0) += 1;
-        }
-        self.pool.state(&holds)
+        self.pool.state(self.sequences.values().flat_map(|sequence| &sequence.pages).copied())
     }
 
     /// What waits and what runs.
