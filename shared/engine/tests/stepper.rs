@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::stepper::unix_ms;
-use engine::{BlockEvent, Engine, EngineHandle, Loaded, Report, StepEvent};
+use engine::{BlockEvent, Engine, EngineHandle, Loaded, Report, StepEvent, StepLoop, Turn};
 use protocol::{ErrorClass, Finish, RequestKey};
 use scheduling::sequence::Part;
 use support::{LIMITS, Tape, alone, greedy, key, planner, sequence};
@@ -163,22 +163,24 @@ async fn a_failing_step_is_told_and_frees_everything() {
 
 #[tokio::test]
 async fn what_is_cancelled_goes_silent_and_free() {
-    let mut engine = engine(8, false);
-    engine.handle.submit(sequence(1, Part::Whole, vec![1; 20], 200), greedy(), unix_ms()).unwrap();
-    let mut tokens = 0;
-    while tokens < 3 {
-        for event in
-            tokio::time::timeout(LIMIT, engine.steps.recv()).await.unwrap().unwrap().drain()
-        {
-            match event {
-                StepEvent::Admitted { .. } => engine.handle.fetched(key(1), 0).await.unwrap(),
-                StepEvent::Token { .. } => tokens += 1,
-                StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
-            }
-        }
+    // Turned by hand, so that the sequence is in its midst for certain.
+    let (mut turning, (handle, mut steps, _blocks)) =
+        StepLoop::new(Tape::new(8), planner(LIMITS, 8), 64);
+    handle.submit(sequence(1, Part::Whole, vec![1; 20], 100), greedy(), unix_ms()).unwrap();
+    assert_eq!(turning.turn(), Turn::Idle, "its blocks are to be fetched");
+    handle.fetched(key(1), 0).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(turning.turn(), Turn::Stepped);
     }
-    assert!(engine.handle.cancel(&key(1)));
-    assert!(!engine.handle.cancel(&key(1)));
-    assert_eq!(at_rest(&engine.handle).await.pool.leaked, 0);
-    assert_eq!(engine.handle.keep(&[key(1)], unix_ms()), [key(1)]);
+    let told =
+        std::iter::from_fn(|| steps.try_recv().ok()).map(|mut events| events.drain().count());
+    assert_eq!(told.sum::<usize>(), 1 + 3, "admitted, three tokens");
+
+    assert!(handle.cancel(&key(1)));
+    assert!(!handle.cancel(&key(1)));
+    assert_eq!(handle.keep(&[key(1)], unix_ms()), [key(1)]);
+    assert_eq!(turning.turn(), Turn::Idle);
+    assert!(steps.try_recv().is_err(), "it says nothing more");
+    let pool = turning.planner().pool_state();
+    assert_eq!((pool.leased, pool.leaked), (0, 0));
 }
