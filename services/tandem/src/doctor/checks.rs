@@ -170,9 +170,8 @@ fn memory(model: Option<&Path>) -> Check {
     let Some(available) = available_bytes(&meminfo) else {
         return Check::warn(name, format!("{cores} cores; memory unknown"), "have 2 GiB free");
     };
-    // Weights are kept as f32, at most eight times a 4-bit file, by each of two workers.
-    let file = model.and_then(|path| path.metadata().ok()).map_or(0, |meta| meta.len());
-    let needed = SPARE_BYTES_MIN + 16 * file;
+    // Each of two workers keeps the weights as the file stores them; the rest is KV and spare.
+    let needed = SPARE_BYTES_MIN + 2 * model.map_or(0, stored_bytes);
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let found = format!("{cores} cores, {:.1} GiB of memory available", gib(available));
     match needed <= available {
@@ -183,6 +182,15 @@ fn memory(model: Option<&Path>) -> Check {
             format!("one prefill and one decode worker may want {:.1} GiB", gib(needed)),
         ),
     }
+}
+
+/// Bytes of a model file, or of all files in a model's directory.
+fn stored_bytes(path: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return path.metadata().map_or(0, |meta| meta.len());
+    };
+    let files = entries.filter_map(|entry| std::fs::metadata(entry.ok()?.path()).ok());
+    files.filter(|meta| meta.is_file()).map(|meta| meta.len()).sum()
 }
 
 fn available_bytes(meminfo: &str) -> Option<u64> {
