@@ -14,11 +14,15 @@ use crate::errands::Errands;
 
 /// Longest wait for an answer of JetStream: acknowledged puts, streams, consumers.
 pub(crate) const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// Puts that may wait for their acknowledgement at once.
-const PUT_WINDOW_FRAMES: usize = 16;
+/// What puts may have under way without an acknowledgement: 8 MiB, in units of [`PUT_UNIT_BYTES`].
+pub(crate) const PUT_WINDOW_UNITS: u32 = 256;
+/// A frame counts as one of these at least.
+pub(crate) const PUT_UNIT_BYTES: usize = 32 << 10;
 /// Messages a control subscription holds for a slow handler before the client drops them.
 const CONTROL_SUBSCRIPTION_MESSAGES: usize = 16_384;
-const DATA_SUBSCRIPTION_MESSAGES: usize = 512;
+/// On a data connection: the blocks of some hundred short prompts. What more there is the server
+/// keeps, or it is fetched again.
+const DATA_SUBSCRIPTION_MESSAGES: usize = 4_096;
 /// Commands queued towards the socket; with blocks, each may be 2 MiB.
 const DATA_COMMANDS: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(3);
@@ -104,7 +108,7 @@ impl Bus {
             control,
             upload: OnceCell::new(),
             download: OnceCell::new(),
-            put_window: Semaphore::new(PUT_WINDOW_FRAMES),
+            put_window: Semaphore::new(PUT_WINDOW_UNITS as usize),
             pulls: Arc::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -205,7 +209,7 @@ async fn open(
     let jetstream = ContextBuilder::new()
         .timeout(JETSTREAM_TIMEOUT)
         .ack_timeout(JETSTREAM_TIMEOUT)
-        .max_ack_inflight(4 * PUT_WINDOW_FRAMES)
+        .max_ack_inflight(2 * PUT_WINDOW_UNITS as usize)
         .build(client.clone());
     Ok(Link { client, jetstream, up })
 }

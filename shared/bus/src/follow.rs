@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 
 use crate::connect::{JETSTREAM_TIMEOUT, Link};
 use crate::errands::Errand;
+use crate::polled::Polled;
 
 /// A consumer that nobody reads disappears after this time, should its deletion be lost.
 const INACTIVE: Duration = Duration::from_secs(10);
@@ -41,16 +42,38 @@ pub(crate) struct Selection {
     pub(crate) config: pull::Config,
     /// Bytes asked for at once: the flow control.
     pub(crate) batch_bytes: usize,
+    /// How often to ask for what there is; `None` has each message sent at once.
+    pub(crate) pace: Option<Duration>,
 }
 
 /// An open consumer. Dropping it deletes it on the server.
 pub(crate) struct Reader {
-    messages: pull::Stream,
+    messages: Messages,
     /// Messages that were waiting when it was made.
     pending: u64,
     /// The sequence it begins after.
     after: u64,
     consumer: Consumer,
+}
+
+enum Messages {
+    AtOnce(Box<pull::Stream>),
+    InBursts(Box<Polled>),
+}
+
+impl Messages {
+    fn poll_next(
+        &mut self,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Result<jetstream::Message, String>> {
+        match self {
+            Self::InBursts(polled) => polled.poll_next(cx),
+            Self::AtOnce(stream) => stream.poll_next_unpin(cx).map(|next| match next {
+                Some(next) => next.map_err(|error| error.to_string()),
+                None => Err("ended".to_owned()),
+            }),
+        }
+    }
 }
 
 struct Consumer {
@@ -76,7 +99,7 @@ impl Reader {
         errands: mpsc::Sender<Errand>,
         selection: Selection,
     ) -> Result<Self, OpenError> {
-        let Selection { stream, config, batch_bytes } = selection;
+        let Selection { stream, config, batch_bytes, pace } = selection;
         let up = tokio::time::timeout(JETSTREAM_TIMEOUT, link.wait_until_up()).await;
         if !matches!(up, Ok(Some(()))) {
             return Err(OpenError::Failed { stream, why: "not connected to NATS".to_owned() });
@@ -106,15 +129,20 @@ impl Reader {
         })?;
         let info = consumer.cached_info();
         let (pending, after) = (info.num_pending, info.delivered.stream_sequence);
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(BATCH_MESSAGES)
-            .max_bytes_per_batch(batch_bytes)
-            .heartbeat(HEARTBEAT)
-            .expires(EXPIRES)
-            .messages()
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let messages = match pace {
+            Some(pace) => Messages::InBursts(Box::new(Polled::new(consumer, pace, batch_bytes))),
+            None => {
+                let messages = consumer
+                    .stream()
+                    .max_messages_per_batch(BATCH_MESSAGES)
+                    .max_bytes_per_batch(batch_bytes)
+                    .heartbeat(HEARTBEAT)
+                    .expires(EXPIRES)
+                    .messages();
+                let messages = messages.await.map_err(|error| failed(error.to_string()))?;
+                Messages::AtOnce(Box::new(messages))
+            }
+        };
         Ok(Self { messages, pending, after, consumer: guard })
     }
 }
@@ -184,18 +212,14 @@ impl Follower {
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(self.failed(error)),
                 },
-                State::Reading(reader) => match reader.messages.poll_next_unpin(cx) {
+                State::Reading(reader) => match reader.messages.poll_next(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Some(Ok(message))) => {
+                    Poll::Ready(Ok(message)) => {
                         self.failures = 0;
                         return Poll::Ready(Followed::Message(Box::new(message)));
                     }
-                    Poll::Ready(Some(Err(error))) => {
-                        let (stream, why) = (reader.consumer.stream.clone(), error.to_string());
-                        return Poll::Ready(self.failed(OpenError::Failed { stream, why }));
-                    }
-                    Poll::Ready(None) => {
-                        let (stream, why) = (reader.consumer.stream.clone(), "ended".to_owned());
+                    Poll::Ready(Err(why)) => {
+                        let stream = reader.consumer.stream.clone();
                         return Poll::Ready(self.failed(OpenError::Failed { stream, why }));
                     }
                 },

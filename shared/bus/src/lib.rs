@@ -12,14 +12,16 @@ mod context;
 mod counters;
 mod errands;
 mod follow;
+mod polled;
 mod presence;
 mod request;
 mod serve;
 mod tokens;
 
 pub use blocks::{
-    Blocks, DeleteError, EnsureError, Index, IndexEvent, NewBlock, Pull, PullError, PulledBlock,
-    PutError, PutOutcome, StateError, StreamLimits, StreamState,
+    Blocks, DeleteError, EnsureError, Expected, Fetch, Index, IndexEvent, NewBlock, Pull,
+    PullError, PulledBlock, PutError, PutOutcome, StateError, StreamLimits, StreamState,
+    TAP_BYTES_MAX, Tap, TapError,
 };
 pub use connect::{Bus, BusOptions, ConnectError};
 pub use context::Context;

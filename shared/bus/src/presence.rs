@@ -310,6 +310,7 @@ fn open(bus: &Bus) -> Opening {
                 ..Default::default()
             },
             batch_bytes: BATCH_BYTES,
+            pace: None,
         };
         match Reader::open(link.clone(), errands.clone(), selection(stream.clone())).await {
             Err(OpenError::NoStream(_)) => {

@@ -54,18 +54,7 @@ impl Bus {
     /// Waits until the server has handled everything sent before on the control connection: a
     /// round trip through an inbox of our own.
     pub async fn synced(&self) -> Result<(), SubscribeError> {
-        let client = &self.inner.control.client;
-        let inbox = client.new_inbox();
-        let round_trip = async {
-            let mut echo = subscribe(client, &inbox, None).await?;
-            let sent = publish(client, inbox.clone(), async_nats::HeaderMap::new(), Vec::new());
-            let _lost_shows_as_timeout = sent.await;
-            echo.next().await;
-            Ok(())
-        };
-        tokio::time::timeout(SYNC_TIMEOUT, round_trip).await.unwrap_or(Err(
-            SubscribeError::NotSynced { timeout_ms: SYNC_TIMEOUT.as_millis() as u64 },
-        ))
+        round_trip(&self.inner.control.client).await
     }
 
     async fn serve<M: Request>(
@@ -79,6 +68,21 @@ impl Bus {
         self.synced().await?;
         Ok(Incoming { bus: self.clone(), messages, kind: PhantomData })
     }
+}
+
+/// Waits until the server has handled everything sent before on this connection.
+pub(crate) async fn round_trip(client: &Client) -> Result<(), SubscribeError> {
+    let inbox = client.new_inbox();
+    let round_trip = async {
+        let mut echo = subscribe(client, &inbox, None).await?;
+        let sent = publish(client, inbox.clone(), async_nats::HeaderMap::new(), Vec::new());
+        let _lost_shows_as_timeout = sent.await;
+        echo.next().await;
+        Ok(())
+    };
+    tokio::time::timeout(SYNC_TIMEOUT, round_trip)
+        .await
+        .unwrap_or(Err(SubscribeError::NotSynced { timeout_ms: SYNC_TIMEOUT.as_millis() as u64 }))
 }
 
 pub(crate) async fn subscribe(

@@ -113,6 +113,19 @@ pub fn parse_stored(subject: &str) -> Option<(&str, BlockHash, u32)> {
     Some((namespace, BlockHash::from_hex(hash)?, frame.parse().ok()?))
 }
 
+/// Every `kvx.<to>.<namespace>.<hash>.<frame>` for one worker and one model.
+pub fn put_to(worker: &WorkerId, namespace: &str) -> String {
+    format!("kvx.{worker}.{namespace}.*.*")
+}
+
+/// Reads a `kvx.<to>.<namespace>.<hash>.<frame>` subject back; `None` for anything else.
+pub fn parse_put(subject: &str) -> Option<(&str, BlockHash, u32)> {
+    let (_, rest) = subject.strip_prefix("kvx.")?.split_once('.')?;
+    let (namespace, rest) = rest.split_once('.')?;
+    let (hash, frame) = rest.split_once('.')?;
+    Some((namespace, BlockHash::from_hex(hash)?, frame.parse().ok()?))
+}
+
 /// A message that expects an answer.
 pub trait Request: Serialize + DeserializeOwned + Send + 'static {
     /// What comes back.
@@ -166,6 +179,18 @@ mod tests {
         assert_eq!(parse_stored(&subject), Some(("ab12", block, 2)));
         assert_eq!(parse_stored("kvb.ab12.zz.0"), None);
         assert_eq!(parse_stored(&format!("{subject}.x")), None);
+    }
+
+    #[test]
+    fn a_put_subject_reads_back() {
+        let (block, worker) = (BlockHash([3; 16]), "decode-1".parse().unwrap());
+        let put = |to| Subject::Put { to, namespace: "ab12", block, frame: 2 }.to_string();
+        assert_eq!(parse_put(&put(Some(&worker))), Some(("ab12", block, 2)));
+        assert_eq!(parse_put(&put(None)), Some(("ab12", block, 2)));
+        assert!(put(Some(&worker)).starts_with(put_to(&worker, "ab12").trim_end_matches("*.*")));
+        for other in ["kvx.a.b.c", "kvb.a.b.c.0", &format!("{}.x", put(None))] {
+            assert_eq!(parse_put(other), None, "{other}");
+        }
     }
 
     #[test]

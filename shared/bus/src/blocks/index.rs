@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::{self, Poll};
+use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use protocol::frame::FRAME_HEADER;
@@ -15,6 +17,8 @@ use crate::counters::DropReason;
 use crate::follow::{Followed, Follower, OpenError, Opening, Reader, Selection};
 
 const BATCH_BYTES: usize = 1 << 20;
+/// How old the index may be: a prompt's blocks are asked for again when its answer was read.
+const PACE: Duration = Duration::from_millis(50);
 
 /// What happens to a model's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,13 +152,33 @@ pub(super) fn frame_of(
     message: &async_nats::Message,
     namespace: &str,
 ) -> Result<(BlockHash, BlockFrame), (DropReason, String)> {
-    let Some((of, hash, index)) = parse_stored(message.subject.as_str()) else {
+    frame_named(message.subject.as_str(), message.headers.as_ref(), namespace)
+}
+
+/// The same for a frame whose subject in the stream is `subject`.
+pub(super) fn frame_named(
+    subject: &str,
+    headers: Option<&HeaderMap>,
+    namespace: &str,
+) -> Result<(BlockHash, BlockFrame), (DropReason, String)> {
+    let named = parse_stored(subject);
+    match named {
+        Some((of, ..)) if of != namespace => {
+            Err((DropReason::Subject, format!("namespace {of}, expected {namespace}")))
+        }
+        named => frame_with_header(named, headers),
+    }
+}
+
+/// The frame that its subject names, with what its header says.
+pub(super) fn frame_with_header(
+    named: Option<(&str, BlockHash, u32)>,
+    headers: Option<&HeaderMap>,
+) -> Result<(BlockHash, BlockFrame), (DropReason, String)> {
+    let Some((_, hash, index)) = named else {
         return Err((DropReason::Subject, "not a block's subject".to_owned()));
     };
-    if of != namespace {
-        return Err((DropReason::Subject, format!("namespace {of}, expected {namespace}")));
-    }
-    let header = message.headers.as_ref().and_then(|headers| headers.get(FRAME_HEADER));
+    let header = headers.and_then(|headers| headers.get(FRAME_HEADER));
     let header = header.ok_or_else(|| (DropReason::Frame, "no frame header".to_owned()))?;
     let frame: BlockFrame = header
         .as_str()
@@ -184,7 +208,7 @@ fn open(blocks: &Blocks, after: u64) -> Opening {
             _ => DeliverPolicy::All,
         };
         let config = pull::Config { deliver_policy, headers_only: true, ..Default::default() };
-        let selection = Selection { stream, config, batch_bytes: BATCH_BYTES };
+        let selection = Selection { stream, config, batch_bytes: BATCH_BYTES, pace: Some(PACE) };
         let inner = &blocks.bus.inner;
         Reader::open(inner.control.clone(), inner.errands.queue(), selection).await
     })

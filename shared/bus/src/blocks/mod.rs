@@ -1,9 +1,11 @@
 //! The block plane: one stream per model, blocks put once by name and pulled by name.
 
 mod assemble;
+mod fetch;
 mod index;
 mod pull;
 mod put;
+mod tap;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::CreateStreamErrorKind;
@@ -13,15 +15,18 @@ use async_nats::jetstream::stream::{
 use futures::TryStreamExt as _;
 use protocol::frame::FRAME_BYTES_MAX;
 use protocol::subject::{StreamNames, parse_stream};
-use protocol::{BlockHash, ModelFingerprint, Subject};
+use protocol::{BlockHash, Discard, ModelFingerprint, Request, Subject};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use fetch::Fetch;
 pub use index::{Index, IndexEvent};
 pub use pull::{Pull, PullError, PulledBlock};
 pub use put::{NewBlock, PutError, PutOutcome};
+pub use tap::{Expected, TAP_BYTES_MAX, Tap, TapError};
 
 use crate::connect::{Bus, JETSTREAM_TIMEOUT};
+use crate::errands::Errand;
 
 /// A frame's body and its headers.
 const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX + (8 << 10);
@@ -162,6 +167,18 @@ impl Blocks {
             }
         }
         Ok(())
+    }
+
+    /// Has the kvstore told that a stored block is damaged.
+    fn report_damaged(&self, block: BlockHash) {
+        let Some(fingerprint) = self.fingerprint else { return };
+        let Ok(message) = protocol::encode(&Discard { fingerprint, block }) else { return };
+        let inner = &self.bus.inner;
+        let _told_by_the_next_reader_instead = inner.errands.queue().try_send(Errand::Tell {
+            client: inner.control.client.clone(),
+            subject: Subject::Store(<Discard as Request>::VERB).to_string(),
+            message,
+        });
     }
 
     fn config(&self, limits: StreamLimits) -> Config {

@@ -17,7 +17,6 @@ use super::Blocks;
 use super::assemble::{Accepted, Assembly};
 use super::index::frame_of;
 use crate::connect::{ConnectError, Link};
-use crate::errands::Errand;
 use crate::follow::{Followed, Follower, OpenError, Opening, Reader, Selection};
 
 /// Most blocks one consumer waits for.
@@ -212,7 +211,7 @@ impl Pull {
                 counters.drop_message(reason, subject, &why);
                 let block = named.filter(|block| self.waits_for(*block))?;
                 self.settle(block);
-                self.report(block);
+                self.blocks.report_damaged(block);
                 Some(Err(PullError::Damaged { block, why }))
             }
         }
@@ -227,20 +226,6 @@ impl Pull {
         for group in &mut self.groups {
             group.missing.remove(&block);
         }
-    }
-
-    /// Has the kvstore told that a stored block is damaged.
-    fn report(&self, block: BlockHash) {
-        let Some(fingerprint) = self.blocks.fingerprint else { return };
-        let Ok(message) = protocol::encode(&protocol::Discard { fingerprint, block }) else {
-            return;
-        };
-        let _told_by_the_next_reader_instead =
-            self.blocks.bus.inner.errands.queue().try_send(Errand::Tell {
-                client: self.blocks.bus.inner.control.client.clone(),
-                subject: Subject::Store(<protocol::Discard as protocol::Request>::VERB).to_string(),
-                message,
-            });
     }
 }
 
@@ -268,6 +253,7 @@ fn open(missing: &BTreeSet<BlockHash>, blocks: &Blocks, link: &Link, active: &Ac
             ..Default::default()
         },
         batch_bytes: active.batch_bytes(),
+        pace: None,
     };
     Box::pin(Reader::open(link.clone(), blocks.bus.inner.errands.queue(), selection))
 }

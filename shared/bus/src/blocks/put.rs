@@ -9,7 +9,7 @@ use protocol::frame::{BLOCK_BYTES_MAX, FRAME_HEADER};
 use protocol::{BlockFrame, BlockHash, ErrorClass, Scope, Subject, WorkerId};
 
 use super::Blocks;
-use crate::connect::{ConnectError, JETSTREAM_TIMEOUT, Link};
+use crate::connect::{ConnectError, JETSTREAM_TIMEOUT, Link, PUT_UNIT_BYTES, PUT_WINDOW_UNITS};
 
 /// A block on its way into the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,8 +88,8 @@ impl PutError {
 impl Blocks {
     /// Stores a block, and returns when the server has acknowledged it.
     ///
-    /// `to` names the worker it is meant for first. At most 16 frames of a process wait for their
-    /// acknowledgement at once; more puts wait for a place.
+    /// `to` names the worker it is meant for first. At most 8 MiB, or 256 small frames, of a process
+    /// wait for their acknowledgement at once; more puts wait for a place.
     pub async fn put(
         &self,
         to: Option<&WorkerId>,
@@ -127,8 +127,9 @@ impl Blocks {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         headers.insert(FRAME_HEADER, header.to_string());
+        let units = body.len().div_ceil(PUT_UNIT_BYTES).max(1) as u32;
         let put = async {
-            let _place = self.bus.inner.put_window.acquire().await;
+            let _place = self.bus.inner.put_window.acquire_many(units.min(PUT_WINDOW_UNITS)).await;
             link.jetstream.publish_with_headers(subject, headers, body).await?.await
         };
         match tokio::time::timeout(JETSTREAM_TIMEOUT, put).await {

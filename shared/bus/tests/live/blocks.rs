@@ -233,3 +233,130 @@ async fn the_index_tells_what_is_stored_and_then_what_is_added() {
     let found = bus.stored_models().await.unwrap();
     assert_eq!(found.iter().map(Blocks::namespace).collect::<Vec<_>>(), [blocks.namespace()]);
 }
+
+/// The blocks that a fetch brings, each checked byte for byte.
+async fn fetched(blocks: &Blocks, wanted: Vec<BlockHash>, bytes: usize) -> Vec<BlockHash> {
+    let mut fetch = blocks.fetch(wanted).await.unwrap();
+    let mut names = Vec::new();
+    while let Some(got) = soon(fetch.next()).await {
+        let got = got.unwrap();
+        let n = u32::from_le_bytes(got.hash.0[..4].try_into().unwrap());
+        assert_eq!((got.bytes, got.tokens), (block(n, bytes).bytes.to_vec(), 16));
+        names.push(got.hash);
+    }
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_brings_what_is_stored_and_ends() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("both").await;
+    let blocks = site.blocks(&bus).await;
+    assert_eq!(fetched(&blocks, hashes(0..3), 1_000).await, []);
+    for n in 0..300 {
+        put(&blocks, n, 1_000).await;
+    }
+    assert_eq!(fetched(&blocks, hashes(250..400), 1_000).await, hashes(250..300));
+    assert_eq!(fetched(&blocks, hashes(0..300), 1_000).await, hashes(0..300));
+    assert_eq!(fetched(&blocks, Vec::new(), 0).await, []);
+    assert_eq!(blocks.state().await.unwrap().frames, 300);
+    assert_eq!(bus.counters().blocks_pulled, 350);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_into_one_answer_is_fetched_with_the_next() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("both").await;
+    let blocks = site.blocks(&bus).await;
+    let bytes = (2 << 20) + 500_000;
+    for n in 0..7 {
+        put(&blocks, n, bytes).await;
+    }
+    let mut names = fetched(&blocks, hashes(0..9), bytes).await;
+    names.sort_unstable();
+    let mut all = hashes(0..7);
+    all.sort_unstable();
+    assert_eq!(names, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_reports_damage_and_goes_on() {
+    let Some(site) = Site::start() else { return };
+    let bus = site.bus("decode").await;
+    let blocks = site.blocks(&bus).await;
+    let mut discards = site.bus("kvstore").await.serve_store::<Discard>().await.unwrap();
+    let body = block(1, 1_000).bytes;
+    let (header, _) = BlockFrame::split(16, Scope::shared(), &body).remove(0);
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert(protocol::frame::FRAME_HEADER, header.to_string());
+    let subject = format!("kvx._.{}.{}.0", fingerprint().namespace(), hash(1));
+    let stranger = async_nats::jetstream::new(site.stranger().await);
+    let damaged = vec![7; 1_000];
+    let sent = stranger.publish_with_headers(subject, headers, damaged.into()).await.unwrap();
+    sent.await.unwrap();
+    put(&blocks, 2, 1_000).await;
+    let mut fetch = blocks.fetch(hashes(1..3)).await.unwrap();
+    let error = soon(fetch.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, PullError::Damaged { block, .. } if block == hash(1)), "{error}");
+    assert_eq!(soon(fetch.next()).await.unwrap().unwrap().hash, hash(2));
+    assert!(soon(fetch.next()).await.is_none());
+    assert_eq!(soon(discards.next()).await.unwrap().message.block, hash(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_without_a_stream_says_so() {
+    let Some(site) = Site::start() else { return };
+    let blocks = site.bus("both").await.blocks(&fingerprint());
+    let mut fetch = blocks.fetch(vec![hash(1)]).await.unwrap();
+    let error = soon(fetch.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, PullError::NoStream(_)), "{error}");
+    assert!(soon(fetch.next()).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_hears_the_blocks_that_are_put_for_it() {
+    let Some(site) = Site::start() else { return };
+    let (prefill, decode) = (site.bus("prefill").await, site.bus("decode").await);
+    let stored = site.blocks(&prefill).await;
+    let (to, other) = ("decode-1".parse().unwrap(), "decode-2".parse().unwrap());
+    let tap = decode.blocks(&fingerprint()).tap(&to).await.unwrap();
+    let long = (4 << 20) + 77;
+    soon(stored.put(Some(&to), block(1, 5_000))).await.unwrap();
+    let mut expected = tap.expect(hashes(1..5));
+    soon(stored.put(Some(&other), block(2, 5_000))).await.unwrap();
+    soon(stored.put(None, block(3, 5_000))).await.unwrap();
+    soon(stored.put(Some(&to), block(4, long))).await.unwrap();
+    // Stored by somebody before: it comes all the same.
+    soon(stored.put(Some(&to), block(2, 5_000))).await.unwrap();
+    let mut came = Vec::new();
+    while came.len() < 3 {
+        let got = soon(expected.next()).await.unwrap();
+        came.push((got.hash, got.bytes.len()));
+    }
+    assert_eq!(came, [(hash(1), 5_000), (hash(4), long), (hash(2), 5_000)]);
+    drop(expected);
+    soon(stored.put(Some(&to), block(9, 100))).await.unwrap();
+    let mut again = tap.expect(vec![hash(9)]);
+    assert_eq!(soon(again.next()).await.unwrap().hash, hash(9));
+    assert!(soon(again.next()).await.is_none(), "nothing more is expected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn junk_for_a_worker_is_counted_and_the_next_block_arrives() {
+    let Some(site) = Site::start() else { return };
+    let (bus, stranger) = (site.bus("both").await, site.stranger().await);
+    let blocks = site.blocks(&bus).await;
+    let to = "decode-1".parse().unwrap();
+    let tap = blocks.tap(&to).await.unwrap();
+    let mut expected = tap.expect(hashes(1..3));
+    let namespace = fingerprint().namespace();
+    for subject in
+        [format!("kvx.{to}.{namespace}.junk.0"), format!("kvx.{to}.{namespace}.{}.0", hash(1))]
+    {
+        stranger.publish(subject, "junk".into()).await.unwrap();
+    }
+    stranger.flush().await.unwrap();
+    until(async || 2 == bus.counters().dropped_total()).await;
+    soon(blocks.put(Some(&to), block(2, 100))).await.unwrap();
+    assert_eq!(soon(expected.next()).await.unwrap().hash, hash(2));
+}

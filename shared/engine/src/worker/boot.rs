@@ -124,7 +124,7 @@ fn loaded<C>(compute: C, settings: &Settings, info: Info) -> Loaded<C, Info> {
         lease_ms: LEASE_MS,
     };
     let planner = Planner::new(planner_limits, info.fingerprint, settings.worker.kv_pages as u32);
-    let blocks_max = (UNSTORED_BYTES_MAX / info.block_bytes).clamp(16, 1024);
+    let blocks_max = (UNSTORED_BYTES_MAX / info.block_bytes).clamp(16, 8192);
     Loaded { compute, planner, blocks_max, info }
 }
 

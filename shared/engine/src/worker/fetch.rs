@@ -1,12 +1,14 @@
 //! Brings stored blocks into an admitted sequence's pages: the same pull for a prefix that is
 //! reused and for a prompt that another worker computes right now.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bus::PullError;
+use bus::{PullError, PulledBlock};
 use protocol::{BLOCK_TOKENS, BlockHash, Leg, Lookup, PromptDone, RequestKey};
 use scheduling::planner::Admitted;
+use tokio::sync::watch;
 
 use super::Worker;
 
@@ -16,6 +18,11 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
 const REUSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long blocks may take after the prefill worker said that they are all stored.
 const HANDOVER_GRACE: Duration = Duration::from_secs(2);
+/// How long the last blocks may be on their way after the prefill worker said that all are stored,
+/// before they are fetched from there. Short when the last block is here: what the prefill worker
+/// reused it did not put, and that lies before.
+const LISTEN_GRACE: Duration = Duration::from_millis(20);
+const LISTEN_GRACE_SHORT: Duration = Duration::from_millis(2);
 /// How long the store keeps what a request is about to read.
 const LEASE_MS: u32 = 10_000;
 
@@ -50,12 +57,11 @@ async fn reused(worker: &Worker, admitted: &Admitted, leg: &Leg) -> anyhow::Resu
         // The store has lost (or never had) blocks that are here; decode needs them.
         worker.engine.export(key, stored, local).await?;
     }
-    let wanted = admitted.missing.get(..stored.saturating_sub(local)).unwrap_or_default();
+    // The last block may be stored and not wanted: its last token is computed in any case.
+    let wanted = stored.saturating_sub(local).min(admitted.missing.len());
+    let wanted = &admitted.missing[..wanted];
     let mut arrivals = Arrivals::new(local, wanted);
-    if !wanted.is_empty() {
-        let until = Instant::now() + REUSE_TIMEOUT;
-        pull(worker, key, &mut arrivals, std::future::pending(), until).await?;
-    }
+    fetch(worker, key, &mut arrivals, Instant::now() + REUSE_TIMEOUT).await?;
     finish(worker, key, arrivals.prefix_blocks() * BLOCK_TOKENS).await
 }
 
@@ -72,7 +78,9 @@ async fn handed_over(
         return Ok(());
     };
     let mut arrivals = Arrivals::new(admitted.first_block, &admitted.missing);
-    if !admitted.missing.is_empty() {
+    if worker.listens_for(tokens) {
+        listen(worker, key, &mut arrivals, handover.clone(), deadline).await?;
+    } else if !admitted.missing.is_empty() {
         let mut said = handover.clone();
         let told = async move {
             let done = wait_for(&mut said).await;
@@ -103,9 +111,7 @@ async fn handed_over(
     Ok(())
 }
 
-async fn wait_for(
-    handover: &mut tokio::sync::watch::Receiver<Option<PromptDone>>,
-) -> Option<PromptDone> {
+async fn wait_for(handover: &mut watch::Receiver<Option<PromptDone>>) -> Option<PromptDone> {
     handover.wait_for(Option::is_some).await.ok().and_then(|done| done.clone())
 }
 
@@ -126,6 +132,9 @@ async fn lookup(worker: &Worker, key: RequestKey, blocks: Vec<BlockHash>) -> usi
     match worker.bus.ask_store(&question, &context, LOOKUP_TIMEOUT).await {
         Ok(reply) => {
             worker.metrics.looked_up(asked as u64, u64::from(reply.stored));
+            if let Some(entry) = worker.registry().get_mut(&key).filter(|_| reply.stored != 0) {
+                entry.leased = true;
+            }
             (reply.stored as usize).min(asked)
         }
         Err(error) => {
@@ -145,7 +154,7 @@ async fn pull(
     told: impl Future<Output = Duration>,
     until: Instant,
 ) -> anyhow::Result<()> {
-    let mut pull = match worker.blocks.pull(arrivals.missing()).await {
+    let mut pull = match worker.blocks.pull(arrivals.awaited()).await {
         Ok(pull) => pull,
         Err(error) => {
             tracing::warn!(request = %key.request, %error, "blocks not pulled");
@@ -159,30 +168,11 @@ async fn pull(
     let mut was_told = false;
     while !arrivals.settled() {
         tokio::select! {
-            block = pull.next() => match block {
-                Some(Ok(block)) if block.bytes.len() == worker.block_bytes => {
-                    let Some(index) = arrivals.arrived(&block.hash) else { continue };
-                    worker.metrics.pulled(block.bytes.len() as u64);
-                    worker.engine.import(key, index, block.bytes).await?;
-                }
-                Some(Ok(block)) => {
-                    let bytes = block.bytes.len();
-                    tracing::warn!(name = %block.hash, bytes, "block of a wrong size: computed here");
-                    worker.metrics.damaged();
-                    arrivals.lost(&block.hash);
-                }
-                Some(Err(PullError::Damaged { block, why })) => {
-                    tracing::warn!(request = %key.request, name = %block, why, "damaged block: computed here");
-                    worker.metrics.damaged();
-                    arrivals.lost(&block);
-                }
-                Some(Err(error)) => {
-                    tracing::warn!(request = %key.request, %error, "pull ended early");
-                    worker.metrics.pull_failed();
+            block = pull.next() => {
+                if import(worker, key, arrivals, block).await?.is_break() {
                     break;
                 }
-                None => break,
-            },
+            }
             grace = &mut told, if !was_told => {
                 was_told = true;
                 until = until.min(tokio::time::Instant::now() + grace);
@@ -190,6 +180,115 @@ async fn pull(
             () = tokio::time::sleep_until(until) => break,
         }
     }
+    Ok(())
+}
+
+/// Takes the blocks that the prefill worker puts for this one, as it puts them; fetches from the
+/// store what did not come this way, or was there before.
+async fn listen(
+    worker: &Worker,
+    key: RequestKey,
+    arrivals: &mut Arrivals,
+    mut handover: watch::Receiver<Option<PromptDone>>,
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    if arrivals.settled() {
+        return Ok(());
+    }
+    let mut expected = worker.tap.expect(arrivals.awaited());
+    let mut until = tokio::time::Instant::from_std(deadline);
+    let mut told = false;
+    while !arrivals.settled() {
+        tokio::select! {
+            block = expected.next() => {
+                let Some(block) = block else { break };
+                take(worker, key, arrivals, block).await?;
+                if told {
+                    until = tokio::time::Instant::now() + arrivals.grace();
+                }
+            }
+            done = wait_for(&mut handover), if !told => {
+                told = true;
+                if done.is_none_or(|done| done.finished) {
+                    return Ok(());
+                }
+                until = tokio::time::Instant::now() + arrivals.grace();
+            }
+            () = tokio::time::sleep_until(until) => break,
+        }
+    }
+    drop(expected);
+    fetch(worker, key, arrivals, Instant::now() + HANDOVER_GRACE).await
+}
+
+/// Brings what `arrivals` wants and the store has now.
+async fn fetch(
+    worker: &Worker,
+    key: RequestKey,
+    arrivals: &mut Arrivals,
+    until: Instant,
+) -> anyhow::Result<()> {
+    if arrivals.settled() {
+        return Ok(());
+    }
+    let mut fetch = match worker.blocks.fetch(arrivals.awaited()).await {
+        Ok(fetch) => fetch,
+        Err(error) => {
+            tracing::warn!(request = %key.request, %error, "blocks not fetched");
+            worker.metrics.pull_failed();
+            return Ok(());
+        }
+    };
+    while !arrivals.settled() {
+        let Ok(block) = tokio::time::timeout_at(until.into(), fetch.next()).await else { break };
+        if import(worker, key, arrivals, block).await?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Deals with what a fetch or a pull brought. Breaks when it brings nothing more.
+async fn import(
+    worker: &Worker,
+    key: RequestKey,
+    arrivals: &mut Arrivals,
+    block: Option<Result<PulledBlock, PullError>>,
+) -> anyhow::Result<ControlFlow<()>> {
+    match block {
+        Some(Ok(block)) => take(worker, key, arrivals, block).await?,
+        Some(Err(PullError::Damaged { block, why })) => {
+            tracing::warn!(request = %key.request, name = %block, why, "damaged block: computed here");
+            worker.metrics.damaged();
+            arrivals.lost(&block);
+        }
+        Some(Err(error)) => {
+            tracing::warn!(request = %key.request, %error, "pull ended early");
+            worker.metrics.pull_failed();
+            return Ok(ControlFlow::Break(()));
+        }
+        None => return Ok(ControlFlow::Break(())),
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Hands a block to the engine, unless it came before.
+async fn take(
+    worker: &Worker,
+    key: RequestKey,
+    arrivals: &mut Arrivals,
+    block: PulledBlock,
+) -> anyhow::Result<()> {
+    let bytes = block.bytes.len();
+    if bytes != worker.block_bytes {
+        tracing::warn!(name = %block.hash, bytes, "block of a wrong size: computed here");
+        worker.metrics.damaged();
+        arrivals.lost(&block.hash);
+        return Ok(());
+    }
+    let Some(index) = arrivals.arrived(&block.hash) else { return Ok(()) };
+    worker.metrics.pulled(bytes as u64);
+    worker.engine.import(key, index, block.bytes).await?;
     Ok(())
 }
 
@@ -214,8 +313,10 @@ impl Arrivals {
         Self { first_block, wanted: wanted.to_vec(), fates }
     }
 
-    fn missing(&self) -> Vec<BlockHash> {
-        self.wanted.clone()
+    /// Those of which nothing is known yet.
+    fn awaited(&self) -> Vec<BlockHash> {
+        let fates = self.wanted.iter().zip(&self.fates);
+        fates.filter(|(_, fate)| **fate == Fate::Awaited).map(|(name, _)| *name).collect()
     }
 
     /// The index in the sequence of a block that came, the first time it comes.
@@ -235,6 +336,14 @@ impl Arrivals {
 
     fn settled(&self) -> bool {
         !self.fates.contains(&Fate::Awaited)
+    }
+
+    /// How long to listen for what has not come, once all is said to be stored.
+    fn grace(&self) -> Duration {
+        match self.fates.last() {
+            Some(Fate::Awaited) => LISTEN_GRACE,
+            _ => LISTEN_GRACE_SHORT,
+        }
     }
 
     /// Blocks from the sequence's beginning on that are in its pages.

@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::{Blocks, Bus, BusOptions, Call, Incoming};
+use bus::{Blocks, Bus, BusOptions, Call, Incoming, TAP_BYTES_MAX, Tap};
 use chassis::http::{Readiness, health_router};
 use chassis::telemetry::{Telemetry, Tracer};
 use chassis::{Settings, StopToken, Tasks};
 use protocol::subject::WorkerRequest;
-use protocol::{ModelFingerprint, RequestKey, Role, WorkerId};
+use protocol::{BLOCK_TOKENS, ModelFingerprint, RequestKey, Role, WorkerId};
 
 use crate::handle::EngineHandle;
 use crew::Crew;
@@ -38,6 +38,7 @@ pub(crate) struct Worker {
     role: Role,
     bus: Bus,
     blocks: Blocks,
+    tap: Tap,
     engine: EngineHandle,
     fingerprint: ModelFingerprint,
     block_bytes: usize,
@@ -56,6 +57,11 @@ impl Worker {
     /// What a job's key means here. A call of its own, so that no `match` on it holds the registry.
     fn standing(&self, key: &RequestKey) -> registry::Standing {
         self.registry().standing(key)
+    }
+
+    /// Whether a prompt's blocks are taken as they are put: all of them together are not many.
+    fn listens_for(&self, tokens: usize) -> bool {
+        tokens.div_ceil(BLOCK_TOKENS) * self.block_bytes <= TAP_BYTES_MAX
     }
 
     fn draining(&self) -> bool {
@@ -138,8 +144,10 @@ async fn serve(
     readiness.met("nats");
 
     let info = engine.info;
+    let blocks = bus.blocks(&info.fingerprint);
     let worker = Arc::new(Worker {
-        blocks: bus.blocks(&info.fingerprint),
+        tap: blocks.tap(&id).await?,
+        blocks,
         fingerprint: info.fingerprint,
         block_bytes: info.block_bytes,
         engine: engine.handle,

@@ -75,6 +75,8 @@ pub(super) struct Entry {
     pub(super) chosen: Option<(Option<TokenId>, bool)>,
     /// The hand-over that a decode leg waits for.
     pub(super) handover: watch::Sender<Option<PromptDone>>,
+    /// Whether the store holds a lease for it.
+    pub(super) leased: bool,
     /// The fetch under way.
     pub(super) fetch: Option<AbortHandle>,
     /// When it was over.
@@ -210,6 +212,7 @@ mod tests {
             puts: Puts::default(),
             chosen: None,
             handover: watch::Sender::new(None),
+            leased: false,
             fetch: None,
             ended: None,
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use protocol::{Event, GatewayId, Leg, TokenBatch, TokenEvent};
 use tokio::sync::mpsc;
+use tokio::time::sleep_until;
 
 use super::{Worker, fetch, stages};
 use crate::events::{Events, StepEvent};
@@ -13,18 +14,74 @@ use crate::events::{Events, StepEvent};
 /// A batch that cannot be sent in this time is left to the gateway's own repair.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Tokens that come faster than one message in this time share one: steps of real models take
+/// longer, and nobody reads faster.
+const PACE: Duration = Duration::from_millis(1);
+/// Events that may wait for company.
+const COMPANY_MAX: usize = 256;
+
 /// Relays until the step loop ends.
 pub(super) async fn run(worker: Arc<Worker>, mut steps: mpsc::Receiver<Events>) {
-    while let Some(mut events) = steps.recv().await {
-        let mut batches: BTreeMap<GatewayId, Vec<Event>> = BTreeMap::new();
+    let mut waiting = Waiting::default();
+    loop {
+        let events = tokio::select! {
+            events = steps.recv() => events,
+            () = sleep_until(waiting.until), if waiting.count != 0 => {
+                waiting.send(&worker).await;
+                continue;
+            }
+        };
+        let Some(mut events) = events else { break };
         for event in events.drain() {
             if let Some((gateway, event)) = take(&worker, event) {
-                batches.entry(gateway).or_default().push(event);
+                waiting.add(gateway, event);
             }
         }
-        for (gateway, events) in batches {
-            send(&worker, &gateway, events).await;
+        drop(events);
+        if waiting.count != 0 && waiting.may_go() {
+            waiting.send(&worker).await;
         }
+    }
+    waiting.send(&worker).await;
+}
+
+/// Events on their way to gateways.
+struct Waiting {
+    batches: BTreeMap<GatewayId, Vec<Event>>,
+    count: usize,
+    /// Somebody waits for one of them: a first token, a last one, a failure.
+    urgent: bool,
+    /// When they go at the latest.
+    until: tokio::time::Instant,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        let until = tokio::time::Instant::now();
+        Self { batches: BTreeMap::new(), count: 0, urgent: false, until }
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, gateway: GatewayId, event: Event) {
+        self.urgent |= match &event {
+            Event::Token(token) => token.opening.is_some() || token.finish.is_some(),
+            Event::Failed(_) => true,
+        };
+        self.count += 1;
+        self.batches.entry(gateway).or_default().push(event);
+    }
+
+    fn may_go(&self) -> bool {
+        self.urgent || COMPANY_MAX <= self.count || self.until <= tokio::time::Instant::now()
+    }
+
+    async fn send(&mut self, worker: &Worker) {
+        for (gateway, events) in std::mem::take(&mut self.batches) {
+            send(worker, &gateway, events).await;
+        }
+        (self.count, self.urgent) = (0, false);
+        self.until = tokio::time::Instant::now() + PACE;
     }
 }
 

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use protocol::{BlockHash, Leg, PromptDone, Release, RequestKey};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::registry::Entry;
 use super::{Worker, stages};
 use crate::events::BlockEvent;
 
-/// Blocks of one worker that wait for their acknowledgement.
-const PUTS_MAX: usize = 16;
+/// Puts of one worker under way; the bus bounds their bytes.
+const PUTS_MAX: usize = 256;
 const HANDOVER_TRIES: u32 = 3;
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,8 +57,8 @@ async fn put(
         let registry = worker.registry();
         let entry = registry.get(&key)?;
         let to = match &entry.leg {
-            Leg::Prefill { decode } => Some(decode.clone()),
-            Leg::Decode { .. } | Leg::Whole => None,
+            Leg::Prefill { decode } if worker.listens_for(entry.tokens) => Some(decode.clone()),
+            Leg::Prefill { .. } | Leg::Decode { .. } | Leg::Whole => None,
         };
         (to, entry.scope)
     };
@@ -136,8 +137,12 @@ impl Worker {
         });
     }
 
-    /// Lets the store forget that a request reads its blocks.
+    /// Lets the store forget that a request reads its blocks, if it remembers.
     pub(super) fn release_lease(self: &Arc<Self>, key: RequestKey) {
+        let leased = |entry: &mut Entry| std::mem::take(&mut entry.leased);
+        if !self.registry().get_mut(&key).is_some_and(leased) {
+            return;
+        }
         let owner = self.clone();
         self.crew.spawn(async move {
             let release = Release { fingerprint: owner.fingerprint, key };
