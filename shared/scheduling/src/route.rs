@@ -198,27 +198,25 @@ pub fn place(
     let fits = |view: &&WorkerView| {
         view.ready && (avoid.is_empty() || !avoid.contains(&view.worker)) && view.can_hold(need)
     };
-    let mut sides = Sides::default();
-    for view in views.iter().filter(fits) {
-        sides.add(need, view);
-    }
+    let fitting = || views.iter().filter(fits);
+    let whole = |role| whole(need, fitting(), role);
+    let fills_a_block = BLOCK_TOKENS as u32 <= need.tokens;
+    let sides = Sides::of(need, fitting());
     if sides.considered == 0 {
         return Err(why_nowhere(need, views, avoid));
     }
-    let both = !sides.prefill.is_empty() && !sides.decode.is_empty();
-    let fills_a_block = BLOCK_TOKENS as u32 <= need.tokens;
     let mut candidates = if need.output_tokens <= 1 {
-        sides.whole(Some(Role::Prefill))
-    } else if !both || policy == Disaggregate::Never {
-        sides.whole(None)
+        whole(Some(Role::Prefill))
+    } else if !sides.both() || policy == Disaggregate::Never {
+        whole(None)
     } else if policy == Disaggregate::Auto {
         let mut all = sides.split();
-        all.extend(sides.whole(None));
+        all.extend(whole(None));
         all
     } else if fills_a_block {
         sides.split()
     } else {
-        sides.whole(Some(Role::Decode))
+        whole(Some(Role::Decode))
     };
     candidates.sort_by(|a, b| {
         a.price.total_ms().total_cmp(&b.price.total_ms()).then_with(|| a.choice.cmp(&b.choice))
@@ -242,68 +240,88 @@ fn why_nowhere(need: &Need, views: &[WorkerView], avoid: &BTreeSet<WorkerId>) ->
     RouteError::TooLong { tokens, tokens_max: ready.map(holds).max().unwrap_or(0) }
 }
 
-/// The cheapest workers of each kind, cheapest first.
+/// The cheapest workers of each role for its part of the work, cheapest first.
 #[derive(Default)]
 struct Sides<'a> {
     considered: usize,
     prefill: Cheapest<'a>,
     decode: Cheapest<'a>,
-    whole_prefill: Cheapest<'a>,
-    whole_decode: Cheapest<'a>,
 }
 
 impl<'a> Sides<'a> {
-    fn add(&mut self, need: &Need, view: &'a WorkerView) {
-        self.considered += 1;
+    fn of(need: &Need, views: impl Iterator<Item = &'a WorkerView>) -> Self {
+        let mut sides = Self::default();
+        for view in views {
+            sides.considered += 1;
+            match view.role {
+                Role::Prefill => sides.prefill.offer(view, price_prompt(need, view)),
+                Role::Decode => sides.decode.offer(view, price_generation(need, view)),
+            }
+        }
+        sides
+    }
+
+    fn both(&self) -> bool {
+        !self.prefill.is_empty() && !self.decode.is_empty()
+    }
+
+    fn split(&self) -> Vec<Candidate> {
+        let pair = |prefill: &Offer, decode: &Offer| {
+            let (p, d) = (prefill.price, decode.price);
+            let choice = Choice::Split {
+                prefill: prefill.view.worker.clone(),
+                decode: decode.view.worker.clone(),
+            };
+            let price = Price { decode_ms: d.decode_ms, harm_ms: p.harm_ms + d.harm_ms, ..p };
+            Candidate { choice, price }
+        };
+        let decodes = &self.decode.0;
+        self.prefill.0.iter().flat_map(|p| decodes.iter().map(move |d| pair(p, d))).collect()
+    }
+}
+
+/// The cheapest workers that would do all of it; those of `role` only, if there are any.
+fn whole<'a>(
+    need: &Need,
+    views: impl Iterator<Item = &'a WorkerView>,
+    role: Option<Role>,
+) -> Vec<Candidate> {
+    let (mut prefill, mut decode) = (Cheapest::default(), Cheapest::default());
+    for view in views {
         let (prompt, generation) = (price_prompt(need, view), price_generation(need, view));
-        let whole = Price {
+        let price = Price {
             decode_ms: generation.decode_ms,
             harm_ms: prompt.harm_ms + generation.harm_ms,
             transfer_ms: 0.0,
             ..prompt
         };
         match view.role {
-            Role::Prefill => {
-                self.prefill.offer(view, prompt);
-                self.whole_prefill.offer(view, whole);
-            }
-            Role::Decode => {
-                self.decode.offer(view, generation);
-                self.whole_decode.offer(view, whole);
-            }
+            Role::Prefill => prefill.offer(view, price),
+            Role::Decode => decode.offer(view, price),
         }
     }
+    let kept: Vec<Offer> = match role {
+        Some(Role::Prefill) if !prefill.is_empty() => prefill.0,
+        Some(Role::Decode) if !decode.is_empty() => decode.0,
+        _ => prefill.0.into_iter().chain(decode.0).collect(),
+    };
+    let candidate = |offer: Offer| Candidate {
+        choice: Choice::Whole { worker: offer.view.worker.clone() },
+        price: offer.price,
+    };
+    kept.into_iter().map(candidate).collect()
+}
 
-    fn split(&self) -> Vec<Candidate> {
-        let pair = |(prefill, p): &(&WorkerView, Price), (decode, d): &(&WorkerView, Price)| {
-            let choice =
-                Choice::Split { prefill: prefill.worker.clone(), decode: decode.worker.clone() };
-            let price = Price { decode_ms: d.decode_ms, harm_ms: p.harm_ms + d.harm_ms, ..*p };
-            Candidate { choice, price }
-        };
-        let decodes = &self.decode.0;
-        self.prefill.0.iter().flat_map(|p| decodes.iter().map(move |d| pair(p, d))).collect()
-    }
-
-    /// Every worker alone; those of `role` only, if there are any.
-    fn whole(&self, role: Option<Role>) -> Vec<Candidate> {
-        let (prefill, decode) = (&self.whole_prefill.0, &self.whole_decode.0);
-        let kept: Vec<_> = match role {
-            Some(Role::Prefill) if !prefill.is_empty() => prefill.iter().collect(),
-            Some(Role::Decode) if !decode.is_empty() => decode.iter().collect(),
-            _ => prefill.iter().chain(decode).collect(),
-        };
-        let candidate = |(view, price): &(&WorkerView, Price)| Candidate {
-            choice: Choice::Whole { worker: view.worker.clone() },
-            price: *price,
-        };
-        kept.into_iter().map(candidate).collect()
-    }
+/// A worker at its price.
+struct Offer<'a> {
+    view: &'a WorkerView,
+    price: Price,
+    total_ms: f32,
 }
 
 /// Up to [`KEPT`] workers by price, then id.
 #[derive(Default)]
-struct Cheapest<'a>(Vec<(&'a WorkerView, Price)>);
+struct Cheapest<'a>(Vec<Offer<'a>>);
 
 impl<'a> Cheapest<'a> {
     fn is_empty(&self) -> bool {
@@ -311,14 +329,19 @@ impl<'a> Cheapest<'a> {
     }
 
     fn offer(&mut self, view: &'a WorkerView, price: Price) {
-        let before = |other: &(&WorkerView, Price)| {
-            let by_price = other.1.total_ms().total_cmp(&price.total_ms());
-            by_price.then_with(|| other.0.worker.cmp(&view.worker)) == Ordering::Less
+        let total_ms = price.total_ms();
+        // Nearly every worker of a large fleet ends here.
+        if self.0.get(KEPT - 1).is_some_and(|last| last.total_ms < total_ms) {
+            return;
+        }
+        let before = |other: &Offer| {
+            let by_price = other.total_ms.total_cmp(&total_ms);
+            by_price.then_with(|| other.view.worker.cmp(&view.worker)) == Ordering::Less
         };
         let at = self.0.partition_point(before);
         if at < KEPT {
             self.0.truncate(KEPT - 1);
-            self.0.insert(at, (view, price));
+            self.0.insert(at, Offer { view, price, total_ms });
         }
     }
 }
