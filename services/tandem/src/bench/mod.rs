@@ -2,6 +2,7 @@
 
 mod engine;
 mod fleet;
+mod handover;
 mod path;
 mod usage;
 
@@ -19,6 +20,9 @@ pub(crate) struct BenchArgs {
     /// Measure the path around the engines instead: gateway, NATS, workers, store
     #[arg(long)]
     path: bool,
+    /// Measure the hand-over of KV blocks instead, and the reuse of a stored prompt
+    #[arg(long, conflicts_with = "path")]
+    handover: bool,
 }
 
 /// What every measurement understands.
@@ -41,6 +45,9 @@ pub(crate) struct CommonArgs {
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     if args.path {
         return path::run(args.common).await;
+    }
+    if args.handover {
+        return handover::run(args.common).await;
     }
     engine::run(args.common, args.engine).await
 }

@@ -69,6 +69,8 @@ fn kind(pid: u32, stat: &Stat) -> String {
     let own = std::env::current_exe().unwrap_or_default();
     match (arguments.next(), arguments.next()) {
         (Some(program), Some(service)) if own.to_str() == Some(&*program) => service.into_owned(),
+        // The kernel keeps fifteen characters, and the program's name may end in its version.
+        _ if stat.name.starts_with(NATS) => NATS.to_owned(),
         _ => stat.name.clone(),
     }
 }

@@ -133,11 +133,25 @@ impl System {
 
     /// The same for a model of one's own.
     pub(crate) fn serve(model: &OsStr, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let model = model.to_string_lossy();
+        let real = ["--device", "cpu", "--model", &*model];
+        Self::run(&[&real[..], arguments].concat(), environment)
+    }
+
+    /// Starts a system whose engines are simulated and waits until it is ready.
+    pub(crate) fn simulated(arguments: &[&str]) -> Option<Self> {
+        testbed::require_or_skip(
+            "nats-server",
+            provision::nats_server(&|line| eprintln!("{line}")),
+        )?;
+        Some(Self::run(&[&["--engine", "simulated"][..], arguments].concat(), &[]))
+    }
+
+    fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let listen = format!("127.0.0.1:{}", free_port());
         let mut command = tandem();
         command
-            .args(["up", "--tethered", "--device", "cpu", "--listen", &listen, "--model"])
-            .arg(model)
+            .args(["up", "--tethered", "--listen", &listen])
             .args(["--set", "telemetry.log=info"])
             .args(arguments)
             .envs(environment.iter().copied())

@@ -12,4 +12,5 @@ mod http;
 mod hub;
 mod openai;
 mod processes;
+mod simulated;
 mod traces;

@@ -1,0 +1,99 @@
+//! A fleet of simulated engines: no model, the same processes, the same answers wherever they run.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::fleet::{assert_at_rest, status, workers};
+use crate::harness::{System, block_on, tandem, turn};
+use crate::http::{ask, post};
+
+const REST_LIMIT: Duration = Duration::from_secs(20);
+
+/// Two hundred words, another text for another number.
+fn long_prompt(number: usize) -> String {
+    (0..200).map(|at| ["one", "two", "three", "four"][(at * at + number + at / 7) % 4]).fold(
+        format!("{number}"),
+        |mut text, word| {
+            text.push(' ');
+            text += word;
+            text
+        },
+    )
+}
+
+fn body(prompt: &str) -> Value {
+    json!({ "prompt": prompt, "max_tokens": 40, "temperature": 0, "ignore_eos": true })
+}
+
+fn text(system: &System, prompt: &str) -> String {
+    let answer = block_on(ask(&system.base, "/v1/completions", &body(prompt)));
+    assert_eq!(answer["usage"]["completion_tokens"], 40, "{answer:#}");
+    answer["choices"][0]["text"].as_str().expect("text").to_owned()
+}
+
+#[test]
+fn blocks_that_travel_do_not_change_an_answer() {
+    let _turn = turn();
+    let split = ["--prefill", "2", "--decode", "2"];
+    let Some(split) = System::simulated(&split) else { return };
+    let never = ["--set", "gateway.disaggregate=never"];
+    let Some(whole) = System::simulated(&never) else { return };
+    for number in 0..4 {
+        let prompt = long_prompt(number);
+        let expected = text(&whole, &prompt);
+        assert!(20 < expected.split(' ').count(), "words: {expected:?}");
+        for again in 0..3 {
+            assert_eq!(text(&split, &prompt), expected, "prompt {number}, time {again}");
+        }
+    }
+    for system in [&split, &whole] {
+        assert_at_rest(system, REST_LIMIT);
+    }
+}
+
+#[test]
+fn forty_workers_start_and_serve() {
+    let _turn = turn();
+    let Some(system) = System::simulated(&["--prefill", "20", "--decode", "20"]) else { return };
+    let status = status(&system.nats_url).expect("an answer");
+    assert_eq!(workers(&status).len(), 40, "{status:#}");
+    assert!(workers(&status).iter().all(|worker| worker["model"] == "simulated"), "{status:#}");
+    block_on(async {
+        let asked = (0..40).map(|number| {
+            let base = system.base.clone();
+            async move { post(&base, "/v1/completions", &body(&long_prompt(number))).await }
+        });
+        for (status, answer) in futures::future::join_all(asked).await {
+            assert_eq!(status, 200, "{answer:#}");
+        }
+    });
+    assert_at_rest(&system, REST_LIMIT);
+}
+
+#[test]
+fn the_path_is_measured_without_a_model() {
+    let _turn = turn();
+    if testbed::nats().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("path.json");
+    let output = tandem()
+        .args(["bench", "--path", "--quick", "--json"])
+        .arg(&file)
+        .output()
+        .expect("the command starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let json: Value =
+        serde_json::from_slice(&std::fs::read(&file).expect("it is written")).expect("JSON");
+    let cases = json["path"].as_array().expect("cases");
+    assert_eq!(cases.len(), 4, "{json:#}");
+    for case in cases {
+        assert!(0.0 < case["requests_per_second"].as_f64().expect("a number"), "{case:#}");
+        let cpu = &case["cpu_ms_per_request_by_process"];
+        assert!(0.0 < cpu["nats-server"].as_f64().expect("a number"), "{case:#}");
+        assert!(10.0 < case["messages_per_request"].as_f64().expect("a number"), "{case:#}");
+    }
+}
