@@ -8,77 +8,56 @@
 
 mod support;
 
-use model::sampling::{argmax, logprobs};
+use model::sampling::argmax;
 use model::{BatchSequence, Model, Wanted};
 use modelfile::ModelFile;
-use serde::Deserialize;
+use support::golden::{Case, golden};
 use support::{Fed, difference, forward, load};
-
-/// A choice closer than this between the reference's first and second may go either way.
-const MARGIN: f32 = 0.05;
-/// Largest error of a log-probability.
-const TOLERANCE: f32 = 0.03;
-
-#[derive(Deserialize)]
-struct Golden {
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    name: String,
-    rendered: String,
-    prompt_ids: Vec<u32>,
-    greedy_ids: Vec<u32>,
-    steps: Vec<Step>,
-}
-
-#[derive(Deserialize)]
-struct Step {
-    margin: f32,
-    top: Vec<(u32, f32)>,
-}
-
-fn golden() -> Vec<Case> {
-    let text = include_str!("data/smollm2-135m-q4_1.json");
-    let golden: Golden = serde_json::from_str(text).unwrap();
-    assert_eq!(golden.cases.len(), 11);
-    golden.cases
-}
 
 fn smollm2() -> Option<ModelFile> {
     Some(ModelFile::open(&testbed::model_path()?).unwrap())
 }
 
-impl Case {
-    /// Prompt and continuation, as far as the model sees it.
-    fn tokens(&self) -> Vec<u32> {
-        let seen = &self.greedy_ids[..self.greedy_ids.len() - 1];
-        self.prompt_ids.iter().chain(seen).copied().collect()
-    }
+/// How far a device may be from the reference.
+struct Allowed {
+    /// A choice closer than this between the reference's first and second may go either way.
+    margin: f32,
+    /// Largest error of a log-probability.
+    most: f32,
+    /// Largest mean error of the log-probabilities of a case.
+    mean: f32,
+}
 
-    /// Compares the logits after the prompt and after each token of the continuation; returns the
-    /// largest error of a log-probability.
-    fn check(&self, rows: &[Vec<f32>], device: &str) -> f32 {
-        assert_eq!(rows.len(), self.steps.len());
-        let mut most = 0f32;
-        for (index, (row, step)) in rows.iter().zip(&self.steps).enumerate() {
-            let chosen = argmax(row);
-            assert!(
-                chosen == self.greedy_ids[index] || step.margin <= MARGIN,
-                "{device} {} step {index}: {chosen}, not {}",
-                self.name,
-                self.greedy_ids[index]
-            );
-            for &(token, wanted) in &step.top {
-                let (got, _) = logprobs(row, token, 0);
-                let off = (got - wanted).abs();
-                assert!(off <= TOLERANCE, "{device} {} step {index}: off by {off}", self.name);
-                most = most.max(off);
-            }
-        }
-        most
+/// The CPU's kernels round activations to 8 bits (`tests/accuracy.rs` says what that costs);
+/// everything else computes in single precision.
+fn allowed(device: &str) -> Allowed {
+    match device {
+        "cpu" => Allowed { margin: 1.0, most: 2.0, mean: 0.15 },
+        _ => Allowed { margin: 0.05, most: 0.03, mean: 0.01 },
     }
+}
+
+/// Compares the logits after the prompt and after each token of the continuation.
+fn check(case: &Case, rows: &[Vec<f32>], device: &str) {
+    let Allowed { margin, most, mean } = allowed(device);
+    assert_eq!(rows.len(), case.steps.len());
+    for (index, (row, step)) in rows.iter().zip(&case.steps).enumerate() {
+        let (chosen, wanted) = (argmax(row), case.greedy_ids[index]);
+        let name = &case.name;
+        assert!(
+            chosen == wanted || step.margin <= margin,
+            "{device} {name} step {index}: {chosen}, not {wanted}"
+        );
+    }
+    let errors = case.errors(rows);
+    let worst = errors.iter().copied().fold(0.0, f32::max);
+    let average = errors.iter().sum::<f32>() / errors.len() as f32;
+    println!(
+        "{device} {:<12} {:>3} steps, log-probabilities off by {average:.4}, at most {worst:.4}",
+        case.name,
+        rows.len()
+    );
+    assert!(worst <= most && average <= mean, "{device} {}: {average}, {worst}", case.name);
 }
 
 #[test]
@@ -116,30 +95,37 @@ fn check_forced(model: &mut Model, device: &str) {
     let batch: Vec<BatchSequence> =
         fed.iter().map(|f| f.next(f.tokens.len() - f.done, Wanted::All)).collect();
     let rest = forward(model, &batch);
-    for ((case, first), rest) in cases.iter().zip(first).zip(rest) {
+    for ((case, first), rest) in cases.into_iter().zip(first).zip(rest) {
         let rows: Vec<Vec<f32>> = first.into_iter().chain(rest).collect();
-        let off = case.check(&rows, device);
-        println!(
-            "{device} {:<12} {:>3} steps, log-probabilities within {off:.4}",
-            case.name,
-            rows.len()
-        );
+        check(&case, &rows, device);
     }
 }
 
-#[test]
-fn cpu_gives_the_reference_continuations() {
+fn check_device(device: &str) {
     let Some(file) = smollm2() else { return };
-    let Some(mut model) = load(&file, "cpu", 128) else { return };
+    let Some(mut model) = load(&file, device, 128) else { return };
     assert_eq!(model.block_bytes(), 368_640);
-    check_forced(&mut model, "cpu");
+    check_forced(&mut model, device);
 }
 
 #[test]
-fn wgpu_gives_the_reference_continuations() {
-    let Some(file) = smollm2() else { return };
-    let Some(mut model) = load(&file, "wgpu", 128) else { return };
-    check_forced(&mut model, "wgpu");
+fn the_reference_gives_the_golden_continuations() {
+    check_device("reference");
+}
+
+#[test]
+fn the_cpu_gives_the_golden_continuations() {
+    check_device("cpu");
+}
+
+#[test]
+fn stock_operations_on_graphics_give_the_golden_continuations() {
+    check_device("reference:wgpu");
+}
+
+#[test]
+fn graphics_give_the_golden_continuations() {
+    check_device("wgpu");
 }
 
 #[test]
@@ -153,7 +139,7 @@ fn cpu_generates_the_reference_tokens_step_by_step() {
             let count = fed.tokens.len() - fed.done;
             let rows = fed.feed(&mut model, count, Wanted::Last);
             let chosen = argmax(&rows[0]);
-            if step.margin <= MARGIN && chosen != wanted {
+            if step.margin <= allowed("cpu").margin && chosen != wanted {
                 println!("{}: parted at step {index}, a near tie", case.name);
                 break;
             }

@@ -18,8 +18,9 @@ pub(crate) struct Accuracy {
     pub(crate) device: String,
     /// Steps of golden continuations.
     pub(crate) steps: usize,
-    /// Smallest cosine between its logits and the reference path's.
-    pub(crate) cosine: f64,
+    /// Cosines between its logits and the reference path's: the smallest, and the middle one.
+    pub(crate) cosine_least: f64,
+    pub(crate) cosine_median: f64,
     /// Steps where it would choose another token although the golden margin exceeds 1.
     pub(crate) wrong: usize,
     /// Share of steps where it would choose the golden token.
@@ -35,10 +36,11 @@ impl fmt::Display for Accuracy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "{:<40} cosine {:.6}  log-probability {:.4}  agreement {:.1} % of {} ({} wrong)  \
-             perplexity {:.4} over {}",
+            "{:<40} cosine {:.6} (least {:.6})  log-probability {:.4}  agreement {:.1} % of {} \
+             ({} wrong)  perplexity {:.4} over {}",
             self.device,
-            self.cosine,
+            self.cosine_median,
+            self.cosine_least,
             self.logprob_error,
             100.0 * self.agreement,
             self.steps,
@@ -84,12 +86,14 @@ pub(crate) fn measure(model: &mut Model, reference: &[Vec<Vec<f32>>], text: &[u3
             wrong += usize::from(!is_golden && step.margin > 1.0);
         }
     }
+    cosines.sort_by(f64::total_cmp);
     let losses: Vec<f64> = text.chunks(WINDOW).flat_map(|window| losses(model, window)).collect();
     let mean = losses.iter().sum::<f64>() / losses.len() as f64;
     Accuracy {
         device: model.device().name.clone(),
         steps: cosines.len(),
-        cosine: cosines.iter().copied().fold(f64::INFINITY, f64::min),
+        cosine_least: cosines[0],
+        cosine_median: cosines[cosines.len() / 2],
         wrong,
         agreement: agreed as f64 / cosines.len() as f64,
         logprob_error: errors.iter().copied().map(f64::from).sum::<f64>() / errors.len() as f64,

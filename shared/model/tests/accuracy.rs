@@ -1,0 +1,72 @@
+//! What each implementation's rounding costs on a real model: against golden continuations, against
+//! the reference path, and in the perplexity of a text.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "what helps a test may fail like a test"
+)]
+
+mod support;
+
+use modelfile::ModelFile;
+use support::accuracy::{Accuracy, WINDOW, golden_rows, measure, text};
+use support::load;
+
+/// Pages for a window or the longest golden case.
+const PAGES: usize = 80;
+
+/// A device's figures and the reference's, over the first `tokens` tokens of the text.
+fn compare(device: &str, tokens: usize) -> Option<(Accuracy, Accuracy)> {
+    let file = ModelFile::open(&testbed::model_path()?).unwrap();
+    let mut model = load(&file, device, PAGES)?;
+    let mut text = text(&file);
+    assert!(text.len() >= tokens, "the text has {} tokens", text.len());
+    text.truncate(tokens);
+    let mut reference = load(&file, "reference", PAGES)?;
+    let rows = golden_rows(&mut reference);
+    let wanted = measure(&mut reference, &rows, &text);
+    drop(reference);
+    let got = measure(&mut model, &rows, &text);
+    println!("{wanted}\n{got}");
+    Some((got, wanted))
+}
+
+/// How far a device may be from golden log-probabilities and from the reference path.
+struct Allowed {
+    cosine_least: f64,
+    cosine_median: f64,
+    logprob_error: f64,
+}
+
+/// What single precision may cost.
+const SINGLE: Allowed =
+    Allowed { cosine_least: 0.9999, cosine_median: 0.99999, logprob_error: 0.002 };
+/// What 8-bit activations with a scale for every 32 cost: no kernel can lose less than the rounding
+/// itself, which stock operations over rounded activations lose too. llama.cpp rounds alike; it is
+/// 0.09 to 0.11 away from the same log-probabilities.
+const EIGHT_BITS: Allowed =
+    Allowed { cosine_least: 0.98, cosine_median: 0.9995, logprob_error: 0.1 };
+
+fn check(device: &str, tokens: usize, allowed: &Allowed) {
+    let Some((got, reference)) = compare(device, tokens) else { return };
+    assert!(got.cosine_least >= allowed.cosine_least, "{got}");
+    assert!(got.cosine_median >= allowed.cosine_median, "{got}");
+    assert!(got.logprob_error <= allowed.logprob_error, "{got}");
+    // Nothing changes where the choice is clear, nor in what a text is worth.
+    assert_eq!(got.wrong, 0, "{got}");
+    let off = (got.perplexity / reference.perplexity - 1.0).abs();
+    assert!(off <= 0.005, "{got}: {} by the reference", reference.perplexity);
+    assert!(reference.logprob_error <= SINGLE.logprob_error, "{reference}");
+}
+
+#[test]
+fn integer_activations_change_no_clear_choice() {
+    check("cpu", 4 * WINDOW, &EIGHT_BITS);
+}
+
+#[test]
+fn graphics_kernels_cost_nothing() {
+    // A software adapter takes its time: a window shows what single precision loses.
+    check("wgpu", WINDOW, &SINGLE);
+}
