@@ -13,7 +13,7 @@ use super::{Worker, stages};
 use crate::events::BlockEvent;
 
 /// Puts of one worker under way; the bus bounds their bytes.
-const PUTS_MAX: usize = 256;
+const PUTS_MAX: usize = 64;
 const HANDOVER_TRIES: u32 = 3;
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use bus::{Blocks, Bus, BusOptions, NewBlock, StreamLimits};
 use bytes::Bytes;
 use protocol::{BlockHash, FileDigest, ModelFingerprint, Scope, WorkerId};
@@ -106,7 +106,7 @@ impl Site {
         from.ensure_stream(STORE).await?;
         let worker: WorkerId = "decode-1".parse().context("name a worker")?;
         let tap = to.tap(&worker).await?;
-        let mut body = vec![0; BLOCK_BYTES];
+        let mut body = vec![0; BYTES];
         rand::fill(&mut body[..]);
         Ok(Self { from, to, worker, tap, body: body.into(), _nats: nats })
     }
@@ -116,12 +116,12 @@ impl Site {
         let started = Instant::now();
         let mut pull = self.to.pull(names.to_vec()).await?;
         let mut puts = self.put(names, None);
-        let mut came = 0;
+        let mut came = Vec::with_capacity(BLOCKS);
         while let Some(block) = pull.next().await {
-            came += usize::from(block?.bytes.len() == BLOCK_BYTES);
+            came.push(block?.bytes);
         }
-        ensure!(came == BLOCKS, "{came} blocks came, expected {BLOCKS}");
         let took = started.elapsed();
+        self.check(&came)?;
         finish(&mut puts).await?;
         Ok(took)
     }
@@ -131,11 +131,12 @@ impl Site {
         let started = Instant::now();
         let mut expected = self.tap.expect(names.to_vec());
         let mut puts = self.put(names, Some(&self.worker));
-        for came in 0..BLOCKS {
-            let Some(block) = expected.next().await else { bail!("{came} blocks came") };
-            ensure!(block.bytes.len() == BLOCK_BYTES, "a short block");
+        let mut came = Vec::with_capacity(BLOCKS);
+        while let Some(block) = expected.next().await {
+            came.push(block.bytes);
         }
         let took = started.elapsed();
+        self.check(&came)?;
         finish(&mut puts).await?;
         Ok(took)
     }
@@ -144,18 +145,31 @@ impl Site {
     async fn fetch(&self, names: &[BlockHash]) -> anyhow::Result<Duration> {
         let started = Instant::now();
         let mut fetch = self.to.fetch(names.to_vec()).await?;
-        let mut came = 0;
+        let mut came = Vec::with_capacity(BLOCKS);
         while let Some(block) = fetch.next().await {
-            came += usize::from(block?.bytes.len() == BLOCK_BYTES);
+            came.push(block?.bytes);
         }
-        ensure!(came == BLOCKS, "{came} blocks came, expected {BLOCKS}");
-        Ok(started.elapsed())
+        let took = started.elapsed();
+        self.check(&came)?;
+        Ok(took)
+    }
+
+    /// Every block came, and none is another one's.
+    fn check(&self, came: &[Vec<u8>]) -> anyhow::Result<()> {
+        ensure!(came.len() == BLOCKS, "{} blocks came, expected {BLOCKS}", came.len());
+        let mut sent: Vec<&[u8]> = self.body.chunks(BLOCK_BYTES).collect();
+        let mut got: Vec<&[u8]> = came.iter().map(Vec::as_slice).collect();
+        sent.sort_unstable();
+        got.sort_unstable();
+        ensure!(sent == got, "blocks came with other contents");
+        Ok(())
     }
 
     fn put(&self, names: &[BlockHash], to: Option<&WorkerId>) -> JoinSet<anyhow::Result<()>> {
         let mut puts = JoinSet::new();
-        for &hash in names {
-            let (blocks, bytes, to) = (self.from.clone(), self.body.clone(), to.cloned());
+        for (index, &hash) in names.iter().enumerate() {
+            let bytes = self.body.slice(index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES);
+            let (blocks, to) = (self.from.clone(), to.cloned());
             puts.spawn(async move {
                 let block = NewBlock { hash, tokens: 16, scope: Scope::shared(), bytes };
                 blocks.put(to.as_ref(), block).await?;
@@ -173,7 +187,7 @@ async fn finish(puts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The same bytes over loopback, every block into memory of its own.
+/// The same bytes over loopback, every block into memory of its own, and kept.
 async fn raw_tcp(body: &Bytes) -> anyhow::Result<Duration> {
     let listener = TcpListener::bind("127.0.0.1:0").await.context("listen")?;
     let address = listener.local_addr().context("listen")?;
@@ -181,25 +195,27 @@ async fn raw_tcp(body: &Bytes) -> anyhow::Result<Duration> {
     let (mut receiver, _) = listener.accept().await.context("accept")?;
     let started = Instant::now();
     let send = async {
-        for _ in 0..BLOCKS {
-            sender.write_all(body).await?;
+        for block in body.chunks(BLOCK_BYTES) {
+            sender.write_all(block).await?;
         }
         std::io::Result::Ok(())
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        let mut sum = 0;
+        let mut blocks = Vec::with_capacity(BLOCKS);
         for _ in 0..BLOCKS {
             let mut block = vec![0; BLOCK_BYTES];
             receiver.read_exact(&mut block).await?;
-            sum += block.len();
+            blocks.push(block);
         }
-        std::io::Result::Ok(sum)
+        std::io::Result::Ok(blocks)
     });
     send.await.context("send")?;
-    let sum = tasks.join_next().await.context("receive")?.context("receive")?.context("receive")?;
-    ensure!(sum == BYTES, "{sum} bytes came, expected {BYTES}");
-    Ok(started.elapsed())
+    let came =
+        tasks.join_next().await.context("receive")?.context("receive")?.context("receive")?;
+    let took = started.elapsed();
+    ensure!(came.concat() == *body, "other bytes came");
+    Ok(took)
 }
 
 #[cfg(test)]
