@@ -11,8 +11,18 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::Sleep;
 
+use crate::connect::JETSTREAM_TIMEOUT;
+
 /// Messages of one burst.
 const BURST_MESSAGES: usize = 512;
+
+/// What one question brings.
+struct Burst {
+    batch: pull::Batch,
+    count: usize,
+    /// The answer may be lost without the connection.
+    until: Pin<Box<Sleep>>,
+}
 
 /// A consumer that is asked again and again for what there is.
 pub(crate) struct Polled {
@@ -25,7 +35,7 @@ pub(crate) struct Polled {
 enum State {
     Resting(Pin<Box<Sleep>>),
     Asking(BoxFuture<'static, Result<pull::Batch, String>>),
-    Reading(Box<pull::Batch>, usize),
+    Reading(Box<Burst>),
 }
 
 impl Polled {
@@ -48,17 +58,23 @@ impl Polled {
                 },
                 State::Asking(asking) => match asking.poll_unpin(cx) {
                     Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(batch)) => self.state = State::Reading(Box::new(batch), 0),
+                    Poll::Ready(Ok(batch)) => {
+                        let until = Box::pin(tokio::time::sleep(JETSTREAM_TIMEOUT));
+                        self.state = State::Reading(Box::new(Burst { batch, count: 0, until }));
+                    }
                     Poll::Ready(Err(why)) => return Poll::Ready(Err(why)),
                 },
-                State::Reading(batch, count) => match batch.poll_next_unpin(cx) {
-                    Poll::Pending => return Poll::Pending,
+                State::Reading(burst) => match burst.batch.poll_next_unpin(cx) {
+                    Poll::Pending => {
+                        let late = burst.until.poll_unpin(cx);
+                        return late.map(|()| Err("no answer in time".to_owned()));
+                    }
                     Poll::Ready(Some(Ok(message))) => {
-                        *count += 1;
+                        burst.count += 1;
                         return Poll::Ready(Ok(message));
                     }
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.to_string())),
-                    Poll::Ready(None) if BURST_MESSAGES / 2 < *count => {
+                    Poll::Ready(None) if BURST_MESSAGES / 2 < burst.count => {
                         self.state = State::Asking(ask(&self.consumer, self.bytes));
                     }
                     Poll::Ready(None) => {
@@ -77,7 +93,10 @@ fn ask(
     let consumer = consumer.clone();
     let asking = async move {
         let fetch = consumer.fetch().max_messages(BURST_MESSAGES).max_bytes(bytes);
-        fetch.messages().await.map_err(|error| error.to_string())
+        match tokio::time::timeout(JETSTREAM_TIMEOUT, fetch.messages()).await {
+            Ok(batch) => batch.map_err(|error| error.to_string()),
+            Err(_) => Err("no room for a question".to_owned()),
+        }
     };
     asking.boxed()
 }
