@@ -40,7 +40,7 @@ pub(super) fn table(report: &Report) -> String {
         whole.push(millions(bytes, operations));
         let per_second = report.samples.median(*case, Contender::Ours).map(|rate| {
             let steps = rate / case.size() as f64;
-            format!("{:.1} / {:.1}", steps * bytes / 1e9, steps * operations / 1e9)
+            format!("{:.2} / {:.1}", steps * bytes / 1e9, steps * operations / 1e9)
         });
         achieved.push(per_second.unwrap_or_else(|| "-".to_owned()));
     }
@@ -98,7 +98,7 @@ mod tests {
         let kernels = cost::step(&report.spec, work(Case::Decode(4), 512).unwrap(), weights);
         let (bytes, operations) = cost::total(&kernels);
         let steps = report.samples.median(Case::Decode(4), Contender::Ours).unwrap() / 4.0;
-        let expected = format!("{:.1} / {:.1}", steps * bytes / 1e9, steps * operations / 1e9);
+        let expected = format!("{:.2} / {:.1}", steps * bytes / 1e9, steps * operations / 1e9);
         assert!(table(&report).lines().last().unwrap().ends_with(&expected));
     }
 }

@@ -102,7 +102,7 @@ impl Report {
             row.push(ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2} x")));
         }
         let (bytes, operations) = self.achieved(case).unzip();
-        row.push(number(bytes.map(|bytes| bytes / 1e9), 1));
+        row.push(number(bytes.map(|bytes| bytes / 1e9), 2));
         row.push(number(operations.map(|operations| operations / 1e9), 0));
         if let (Some(peak), Some(bytes), Some(operations)) = (self.machine.peak, bytes, operations)
         {
