@@ -192,6 +192,7 @@ fn values_out_of_range_are_refused_with_their_origin() {
     for (key, value) in [
         ("device", "gpu"),
         ("device", "wgpu:x"),
+        ("isa", "sse9"),
         ("threads", "5000"),
         ("drain_timeout_ms", "3600001"),
         ("nats.url", ""),

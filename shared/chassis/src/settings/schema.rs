@@ -11,10 +11,15 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// What computes: `model`, or `simulated`, which needs no model and only takes its time.
     pub engine: String,
-    /// Where models run: `auto`, `cpu`, `wgpu` or `wgpu:N`.
+    /// Where models run: `auto`, `cpu`, `wgpu` or `wgpu:N`; to compare with, `reference` or
+    /// `reference:wgpu`.
     pub device: String,
+    /// Instructions that the CPU computes with: `auto`, `avx512`, `avx2` or `portable`.
+    pub isa: String,
     /// Compute threads of a worker; 0 takes as many as there are cores.
     pub threads: usize,
+    /// Instructions of the CPU's kernels: `auto`, `avx512`, `avx2` or `portable`.
+    pub isa: String,
     /// How long a service may take to finish its work once it is told to stop.
     pub drain_timeout_ms: u64,
     /// The message bus.
@@ -148,7 +153,9 @@ impl Default for Settings {
         Self {
             engine: "model".to_owned(),
             device: "auto".to_owned(),
+            isa: "auto".to_owned(),
             threads: 0,
+            isa: "auto".to_owned(),
             drain_timeout_ms: 10_000,
             nats: NatsSettings::default(),
             model: ModelSettings::default(),
@@ -249,8 +256,14 @@ impl Settings {
         let ratio = |value: f64| (0.0..=1.0).contains(&value);
         let checks = [
             ("engine", matches!(self.engine.as_str(), "model" | "simulated"), "model or simulated"),
-            ("device", is_device(&self.device), "auto, cpu, wgpu or wgpu:N"),
+            (
+                "device",
+                is_device(&self.device),
+                "auto, cpu, wgpu, wgpu:N, reference or reference:wgpu",
+            ),
+            ("isa", is_isa(&self.isa), "auto, avx512, avx2 or portable"),
             ("threads", self.threads <= 1_024, "at most 1024"),
+            ("isa", is_isa(&self.isa), "auto, avx512, avx2 or portable"),
             ("drain_timeout_ms", self.drain_timeout_ms <= HOUR_MS, "at most 3600000"),
             ("nats.url", are_nats_urls(&nats.url), "nats://host:port, or tls://host:port"),
             ("nats.connect_timeout_ms", (1..=HOUR_MS).contains(&nats.connect_timeout_ms), TIME),
@@ -298,12 +311,20 @@ const COST: &str = "0 to 1000000000 microseconds";
 const BLOCK: &str = "144 to 16777216 bytes";
 const HTTP: &str = "http://host:port";
 
+fn is_isa(text: &str) -> bool {
+    matches!(text, "auto" | "avx512" | "avx2" | "portable")
+}
+
 fn is_device(text: &str) -> bool {
     match text.split_once(':') {
         None => matches!(text, "auto" | "cpu" | "wgpu" | "reference"),
         Some(("reference", device)) => device.starts_with("wgpu") && is_device(device),
         Some((name, index)) => name == "wgpu" && index.parse::<u16>().is_ok(),
     }
+}
+
+fn is_isa(text: &str) -> bool {
+    matches!(text, "auto" | "avx512" | "avx2" | "portable")
 }
 
 fn is_policy(text: &str) -> bool {

@@ -64,7 +64,8 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     let device: DeviceChoice = settings.device.parse().map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if settings.threads == 0 { cores } else { settings.threads };
-    let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads, isa: IsaChoice::Auto };
+    let isa: IsaChoice = settings.isa.parse().map_err(|error| failed(&error))?;
+    let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads, isa };
     let mut next_tenth = 0.0;
     let mut progress = |share: f32| {
         if next_tenth <= share {
