@@ -14,8 +14,6 @@ pub struct Settings {
     /// Where models run: `auto`, `cpu`, `wgpu` or `wgpu:N`; to compare with, `reference` or
     /// `reference:wgpu`.
     pub device: String,
-    /// Instructions that the CPU computes with: `auto`, `avx512`, `avx2` or `portable`.
-    pub isa: String,
     /// Compute threads of a worker; 0 takes as many as there are cores.
     pub threads: usize,
     /// Instructions of the CPU's kernels: `auto`, `avx512`, `avx2` or `portable`.
@@ -153,7 +151,6 @@ impl Default for Settings {
         Self {
             engine: "model".to_owned(),
             device: "auto".to_owned(),
-            isa: "auto".to_owned(),
             threads: 0,
             isa: "auto".to_owned(),
             drain_timeout_ms: 10_000,
@@ -261,7 +258,6 @@ impl Settings {
                 is_device(&self.device),
                 "auto, cpu, wgpu, wgpu:N, reference or reference:wgpu",
             ),
-            ("isa", is_isa(&self.isa), "auto, avx512, avx2 or portable"),
             ("threads", self.threads <= 1_024, "at most 1024"),
             ("isa", is_isa(&self.isa), "auto, avx512, avx2 or portable"),
             ("drain_timeout_ms", self.drain_timeout_ms <= HOUR_MS, "at most 3600000"),
@@ -310,10 +306,6 @@ const QUOTA: &str = "above 0 and at most 1";
 const COST: &str = "0 to 1000000000 microseconds";
 const BLOCK: &str = "144 to 16777216 bytes";
 const HTTP: &str = "http://host:port";
-
-fn is_isa(text: &str) -> bool {
-    matches!(text, "auto" | "avx512" | "avx2" | "portable")
-}
 
 fn is_device(text: &str) -> bool {
     match text.split_once(':') {

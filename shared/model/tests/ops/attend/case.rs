@@ -75,7 +75,7 @@ impl Case {
             heads: kv_heads * random.between(1, 4),
             layer: random.below(2),
             scale: 1.0 / (head_dim as f32).sqrt(),
-            window: random.coin().then(|| random.between(1, 90)),
+            window: random.coin().then(|| [1, 16, random.between(2, 90)][random.below(3)]),
             norms: random.coin().then(|| [weights(random), weights(random)]),
             frequencies: (0..head_dim / 2).map(frequency).collect(),
             sequences: Vec::new(),
