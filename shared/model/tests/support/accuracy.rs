@@ -117,12 +117,7 @@ fn losses(model: &mut Model, window: &[u32]) -> Vec<f64> {
     losses
 }
 
-/// This project's own prose, as tokens.
+/// This project's own prose as it once stood, as tokens.
 pub(crate) fn text(file: &ModelFile) -> Vec<u32> {
-    let text = concat!(
-        include_str!("../../../../README.md"),
-        "\n",
-        include_str!("../../../ARCHITECTURE.md")
-    );
-    file.tokenizer().unwrap().encode(text, false).unwrap()
+    file.tokenizer().unwrap().encode(include_str!("../data/prose.txt"), false).unwrap()
 }
