@@ -20,10 +20,10 @@ use crate::connect::ConnectError;
 use crate::serve::{SubscribeError, round_trip, subscribe};
 
 /// Largest sequence whose blocks go this way, all of them together: there is no flow control but
-/// what the worker may drop. Larger ones are pulled.
-pub const TAP_BYTES_MAX: usize = 16 << 20;
+/// what the worker may drop, and the server cuts a reader off at 128 MB. Larger ones are pulled.
+pub const TAP_BYTES_MAX: usize = 48 << 20;
 /// Blocks that came before anybody expected them.
-const HELD_BYTES_MAX: usize = 32 << 20;
+const HELD_BYTES_MAX: usize = 64 << 20;
 /// Blocks of which some frames are missing.
 const ARRIVING_MAX: usize = 32;
 
@@ -215,13 +215,13 @@ mod tests {
     fn what_nobody_expects_is_held_up_to_a_limit() {
         let mut state = State::default();
         for n in 0..9 {
-            state.hold(block(n, 5 << 20));
+            state.hold(block(n, 10 << 20));
         }
-        assert_eq!(state.held_bytes, 30 << 20);
+        assert_eq!(state.held_bytes, 60 << 20);
         assert_eq!(state.unhold(&BlockHash([2; 16])), None);
-        assert_eq!(state.unhold(&BlockHash([3; 16])), Some(block(3, 5 << 20)));
+        assert_eq!(state.unhold(&BlockHash([3; 16])), Some(block(3, 10 << 20)));
         state.hold(block(4, 1));
-        assert_eq!(state.held_bytes, (20 << 20) + 1, "a block that comes again counts once");
+        assert_eq!(state.held_bytes, (40 << 20) + 1, "a block that comes again counts once");
     }
 
     #[test]
