@@ -134,8 +134,9 @@ impl System {
     /// The same for a model of one's own.
     pub(crate) fn serve(model: &OsStr, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let model = model.to_string_lossy();
-        let real = ["--device", "cpu", "--model", &*model];
-        Self::run(&[&real[..], arguments].concat(), environment)
+        let device: &[&str] =
+            if arguments.contains(&"--device") { &[] } else { &["--device", "cpu"] };
+        Self::run(&[&["--model", &*model], device, arguments].concat(), environment)
     }
 
     /// Starts a system whose engines are simulated and waits until it is ready.
