@@ -4,7 +4,7 @@
 
 use kernels::{
     Attention, Cpu, Format, HeadOutput, HeadRow, Isa, Kv, KvShape, Linear, Matrix, Part, RmsNorm,
-    Span, Spans, Vector,
+    Span, Vector,
 };
 use std::error::Error;
 use std::time::Instant;
@@ -98,9 +98,16 @@ impl Decoder {
         })
     }
 
-    fn step(&mut self, tokens: &[u32], positions: &[u32], rows: &Spans<'_>, wanted: &[HeadRow]) {
+    fn step(
+        &mut self,
+        tokens: &[u32],
+        positions: &[u32],
+        rows: (&[Span], &[u32]),
+        wanted: &[HeadRow],
+    ) {
         let norm = Some(RmsNorm { weight: &self.norm, eps: 1e-5 });
-        self.cpu.set_positions(positions, &self.frequencies);
+        let (spans, pages) = rows;
+        self.cpu.begin(positions, &self.frequencies, spans.iter().copied(), pages);
         self.cpu.embed(tokens, &self.head, &mut self.x);
         for (index, layer) in self.layers.iter().enumerate() {
             let attention = Attention {
@@ -111,7 +118,7 @@ impl Decoder {
                 window: None,
             };
             self.cpu.norm_linear(&self.x, norm, &layer.qkv, &mut self.qkv);
-            self.cpu.attend(&self.qkv, rows, &attention, &mut self.kv, &mut self.attended);
+            self.cpu.attend(&self.qkv, &attention, &mut self.kv, &mut self.attended);
             self.cpu.linear_residual(&self.attended, &layer.output, &mut self.x);
             self.cpu.norm_gate_up(&self.x, norm, &layer.gate_up, &mut self.gated);
             self.cpu.linear_residual(&self.gated, &layer.down, &mut self.x);
@@ -128,9 +135,8 @@ impl Decoder {
             let positions: Vec<u32> = (position as u32..(position + rows) as u32).collect();
             let span = Span { first_row: 0, rows, position, first_page: 0 };
             let pages = &pages[..(position + rows).div_ceil(16)];
-            let rows = Spans { spans: &[span], pages };
             let wanted = [HeadRow { row: positions.len() - 1, top: 1 }];
-            self.step(&vec![7; positions.len()], &positions, &rows, &wanted);
+            self.step(&vec![7; positions.len()], &positions, (&[span], pages), &wanted);
         }
         started.elapsed().as_secs_f64()
     }
@@ -144,8 +150,7 @@ impl Decoder {
             let position = CONTEXT + step % 32;
             let span = |row| Span { first_row: row, rows: 1, position, first_page: row * 18 };
             let spans: Vec<Span> = (0..batch).map(span).collect();
-            let rows = Spans { spans: &spans, pages: &pages };
-            self.step(&vec![7; batch], &vec![position as u32; batch], &rows, &wanted);
+            self.step(&vec![7; batch], &vec![position as u32; batch], (&spans, &pages), &wanted);
         }
         started.elapsed().as_secs_f64()
     }

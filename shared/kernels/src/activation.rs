@@ -3,7 +3,6 @@
 use crate::format::BLOCK;
 use crate::isa::Kernel;
 use crate::lanes::{LANES, Lanes};
-use crate::matrix::Matrix;
 use crate::memory::{Aligned, Shared};
 
 /// 32 values in 8 bits, with all that any weight format needs of them; one cache line.
@@ -58,10 +57,18 @@ pub struct RmsNorm<'a> {
 }
 
 /// Prepared rows; kept and filled again.
-#[derive(Default)]
 pub(crate) struct Activations {
     blocks: Vec<Block>,
-    floats: Matrix,
+    blocks_each: usize,
+    /// Rows in f32 where a weight wants them, else a row for each thread on its way to 8 bits.
+    floats: Aligned<f32>,
+    stride: usize,
+}
+
+impl Default for Activations {
+    fn default() -> Self {
+        Self { blocks: Vec::new(), blocks_each: 0, floats: Aligned::new(), stride: 0 }
+    }
 }
 
 /// The rows of prepared activations.
@@ -74,26 +81,26 @@ pub(crate) struct View<'a> {
 }
 
 impl Activations {
-    /// Makes room for `rows` of `width`; `quantised` and `floats` say which forms are wanted.
-    pub(crate) fn reshape(&mut self, rows: usize, width: usize, quantised: bool) {
-        self.floats.reshape(rows, width);
-        if quantised {
-            self.blocks.resize(rows * (width / BLOCK), EMPTY);
-        }
+    /// Makes room for so many rows of `width` in 8 bits and in f32.
+    pub(crate) fn reshape(&mut self, width: usize, block_rows: usize, float_rows: usize) {
+        self.stride = width.next_multiple_of(LANES);
+        self.floats.resize(float_rows * self.stride);
+        self.blocks_each = if block_rows > 0 { width / BLOCK } else { 0 };
+        self.blocks.resize(block_rows * self.blocks_each, EMPTY);
     }
 
     pub(crate) fn view(&self) -> View<'_> {
         View {
             blocks: &self.blocks,
-            blocks_each: self.floats.width() / BLOCK,
-            floats: self.floats.all(),
-            stride: self.floats.stride(),
+            blocks_each: self.blocks_each,
+            floats: self.floats.as_slice(),
+            stride: self.stride,
         }
     }
 
     /// The places that threads fill.
     pub(crate) fn targets(&mut self) -> (Shared<'_, Block>, Shared<'_, f32>) {
-        (Shared::new(&mut self.blocks), Shared::new(self.floats.all_mut()))
+        (Shared::new(&mut self.blocks), Shared::new(self.floats.as_mut_slice()))
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::activation::RmsNorm;
 use crate::attention::{self, Attend, Heads, Item, Scratch, Span};
 use crate::cpu::Cpu;
-use crate::kv::{Kv, PAGE_TOKENS};
+use crate::kv::{Kv, KvShape, PAGE_TOKENS};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
 use crate::rotate::{Angles, HEAD_DIM_MAX, RotateRow};
@@ -26,48 +26,62 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
 }
 
-/// The sequences of a step.
-#[derive(Clone, Copy, Debug)]
-pub struct Spans<'a> {
-    /// They cover the rows in their order.
-    pub spans: &'a [Span],
-    /// The pages of all of them.
-    pub pages: &'a [u32],
-}
-
-/// What attention keeps between steps.
+/// What attention keeps: the rows of the step, and room.
 #[derive(Default)]
 pub(crate) struct AttentionMemory {
-    pub(crate) angles: Angles,
+    angles: Angles,
+    /// They cover the rows in their order.
+    spans: Vec<Span>,
+    /// The pages of all of them.
+    pages: Vec<u32>,
+    /// Pages that the step writes.
+    written: Vec<u32>,
     queries: Matrix,
     items: Vec<Item>,
+    /// The heads that `items` were cut for; all layers have the same.
+    items_of: Option<Heads>,
     scratch: Vec<Scratch>,
 }
 
 impl Cpu {
-    /// Computes the rotation of the rows of a step.
-    pub fn set_positions(&mut self, positions: &[u32], frequencies: &[f64]) {
-        self.attention.angles.set(positions, frequencies);
+    /// Makes the rows of a step known: their positions, the frequencies of their rotation, and the
+    /// sequences that they belong to with the pages of all of them.
+    ///
+    /// # Panics
+    /// When spans do not cover the rows in order, or have too few pages, or two rows would be stored
+    /// in one place.
+    pub fn begin(
+        &mut self,
+        positions: &[u32],
+        frequencies: &[f64],
+        spans: impl IntoIterator<Item = Span>,
+        pages: &[u32],
+    ) {
+        let memory = &mut self.attention;
+        memory.angles.set(positions, frequencies);
+        memory.spans.clear();
+        memory.spans.extend(spans);
+        memory.pages.clear();
+        memory.pages.extend_from_slice(pages);
+        memory.items_of = None;
+        memory.check(positions.len());
     }
 
     /// Norms and rotates queries and keys, stores keys and values, attends.
     ///
     /// # Panics
-    /// When shapes do not fit, spans do not cover the rows in order, pages are not in the pool or
-    /// too few, or the rows' positions were not set.
+    /// When shapes do not fit, pages are not in the pool, or the rows are not those of the step.
     pub fn attend(
         &mut self,
         qkv: &Matrix,
-        rows: &Spans<'_>,
         attention: &Attention<'_>,
         kv: &mut Kv,
         out: &mut Matrix,
     ) {
         let shape = kv.shape();
         let (heads, head_dim) = (attention.heads, shape.head_dim);
-        check(qkv, rows, attention, kv);
-        let Spans { spans, pages } = *rows;
-        assert!(self.attention.angles.fit(qkv.rows(), head_dim), "the rows' positions were set");
+        check(qkv, attention, shape);
+        self.attention.check_pool(qkv.rows(), shape);
         let memory = &mut self.attention;
         memory.queries.reshape(qkv.rows(), heads * head_dim);
         out.reshape(qkv.rows(), heads * head_dim);
@@ -75,14 +89,16 @@ impl Cpu {
 
         let isa = self.isa;
         let queries_stride = memory.queries.stride();
-        let AttentionMemory { angles, queries, items, scratch } = memory;
+        let AttentionMemory { angles, spans, pages, queries, items, items_of, scratch, .. } =
+            memory;
+        let (spans, pages) = (&spans[..], &pages[..]);
         {
             let queries = Shared::new(queries.all_mut());
             let pool = Shared::new(kv.data.as_mut_slice());
             self.pool.run(qkv.rows().div_ceil(ROTATE_ROWS), &|chunk, _| {
                 let first = chunk * ROTATE_ROWS;
                 for row in first..(first + ROTATE_ROWS).min(qkv.rows()) {
-                    let (page, token) = place(rows, row);
+                    let (page, token) = place(spans, pages, row);
                     isa.run(RotateRow {
                         qkv,
                         row,
@@ -102,7 +118,10 @@ impl Cpu {
         }
         let group = heads / shape.kv_heads;
         let heads = Heads { group, kv_heads: shape.kv_heads, head_dim, window: attention.window };
-        attention::items(spans, heads, items);
+        if *items_of != Some(heads) {
+            attention::items(spans, heads, items);
+            *items_of = Some(heads);
+        }
         let out_stride = out.stride();
         let out = Shared::new(out.all_mut());
         let scratch = Shared::new(scratch);
@@ -128,16 +147,38 @@ impl Cpu {
     }
 }
 
-/// The page and the place in it of a row.
-fn place(rows: &Spans<'_>, row: usize) -> (usize, usize) {
-    let index = rows.spans.partition_point(|span| span.first_row <= row) - 1;
-    let span = &rows.spans[index];
-    let token = span.position + row - span.first_row;
-    (rows.pages[span.first_page + token / PAGE_TOKENS] as usize, token % PAGE_TOKENS)
+impl AttentionMemory {
+    fn check(&mut self, rows: usize) {
+        let mut next = 0;
+        self.written.clear();
+        for span in &self.spans {
+            assert!(span.first_row == next && span.rows > 0, "spans cover the rows in order");
+            next += span.rows;
+            let pages = self.pages.get(span.first_page..span.end_page());
+            let pages = pages.expect("pages reach the last row");
+            self.written.extend_from_slice(&pages[span.position / PAGE_TOKENS..]);
+        }
+        assert_eq!(next, rows, "spans cover all rows");
+        self.written.sort_unstable();
+        let is_shared = self.written.windows(2).any(|pair| pair[0] == pair[1]);
+        assert!(!is_shared, "every written page belongs to one sequence");
+    }
+
+    fn check_pool(&self, rows: usize, shape: KvShape) {
+        assert!(self.angles.fit(rows, shape.head_dim), "the rows are those of the step");
+        let in_pool = self.pages.iter().all(|&page| (page as usize) < shape.pages);
+        assert!(in_pool, "pages are in the pool");
+    }
 }
 
-fn check(qkv: &Matrix, rows: &Spans<'_>, attention: &Attention<'_>, kv: &Kv) {
-    let shape = kv.shape();
+/// The page and the place in it of a row.
+fn place(spans: &[Span], pages: &[u32], row: usize) -> (usize, usize) {
+    let span = spans[spans.partition_point(|span| span.first_row <= row) - 1];
+    let token = span.position + row - span.first_row;
+    (pages[span.first_page + token / PAGE_TOKENS] as usize, token % PAGE_TOKENS)
+}
+
+fn check(qkv: &Matrix, attention: &Attention<'_>, shape: KvShape) {
     let heads = attention.heads;
     assert!(attention.layer < shape.layers, "the layer is in the pool");
     assert!(shape.head_dim.is_multiple_of(2), "heads have pairs of elements");
@@ -149,14 +190,4 @@ fn check(qkv: &Matrix, rows: &Spans<'_>, attention: &Attention<'_>, kv: &Kv) {
         "queries, keys and values stand side by side"
     );
     assert!(attention.window != Some(0), "a window holds a token or more");
-    let mut next = 0;
-    for span in rows.spans {
-        assert!(span.first_row == next && span.rows > 0, "spans cover the rows in order");
-        next += span.rows;
-        let pages = rows.pages.get(span.first_page..span.end_page());
-        let pages = pages.expect("pages reach the last row");
-        let in_pool = pages.iter().all(|&page| (page as usize) < shape.pages);
-        assert!(in_pool, "pages are in the pool");
-    }
-    assert_eq!(next, qkv.rows(), "spans cover all rows");
 }

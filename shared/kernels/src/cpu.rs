@@ -152,19 +152,25 @@ impl Cpu {
         assert_eq!(x.width(), weight.inputs(), "the input is as wide as the weight");
         let rows = selected.map_or(x.rows(), <[usize]>::len);
         let width = x.width();
-        let quantised = weight.is_quantised();
-        self.activations.reshape(rows, width, quantised);
+        let (quantised, kept) = (weight.is_quantised(), weight.is_float());
+        let block_rows = if quantised { rows } else { 0 };
+        let float_rows = if kept { rows } else { self.pool.threads() };
+        self.activations.reshape(width, block_rows, float_rows);
         let blocks_each = if quantised { width / BLOCK } else { 0 };
         let stride = x.stride();
         let (blocks, floats) = self.activations.targets();
         let isa = self.isa;
-        self.pool.run(rows.div_ceil(PREPARE_ROWS), &|chunk, _| {
+        self.pool.run(rows.div_ceil(PREPARE_ROWS), &|chunk, thread| {
             let first = chunk * PREPARE_ROWS;
             for row in first..(first + PREPARE_ROWS).min(rows) {
                 let source = selected.map_or(row, |selected| selected[row]);
-                // SAFETY: every row is written by one chunk.
+                let float_row = if kept { row } else { thread };
+                // SAFETY: every row is written by one chunk, and a thread runs one at a time.
                 let (floats, blocks) = unsafe {
-                    (floats.part(row * stride, stride), blocks.part(row * blocks_each, blocks_each))
+                    (
+                        floats.part(float_row * stride, stride),
+                        blocks.part(row * blocks_each, blocks_each),
+                    )
                 };
                 isa.run(PrepareRow { x: x.padded_row(source), width, norm, floats, blocks });
             }

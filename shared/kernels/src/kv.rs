@@ -6,7 +6,11 @@ use half::f16;
 /// Tokens in a page.
 pub const PAGE_TOKENS: usize = 16;
 
-/// Sizes of a KV pool.
+/// Sizes of a KV pool, and how KV lies in its pages: the same on every device, and therefore on the
+/// wire.
+///
+/// A page holds, for each layer, keys `[kv_heads][head_dim][16]` and then values
+/// `[kv_heads][16][head_dim]`, all f16 little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvShape {
     /// Layers.
@@ -15,7 +19,7 @@ pub struct KvShape {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Pages.
+    /// Pages in the pool.
     pub pages: usize,
 }
 
@@ -26,7 +30,7 @@ impl KvShape {
     }
 
     /// Values of a layer's keys, or values, in a page.
-    pub(crate) fn half_values(&self) -> usize {
+    pub fn half_values(&self) -> usize {
         self.kv_heads * self.head_values()
     }
 
@@ -35,14 +39,13 @@ impl KvShape {
         (layer * self.pages + page) * 2 * self.half_values()
     }
 
-    /// Bytes of a page over all layers.
-    pub fn page_bytes(&self) -> usize {
+    /// Bytes of a page over all layers: a block on the wire.
+    pub fn block_bytes(&self) -> usize {
         self.layers * 2 * self.half_values() * size_of::<u16>()
     }
 }
 
-/// Keys and values in f16. For each layer and page: keys `[kv_heads][head_dim][16]`, then values
-/// `[kv_heads][16][head_dim]`.
+/// Keys and values of all layers and pages.
 pub struct Kv {
     shape: KvShape,
     pub(crate) data: Aligned<u16>,
@@ -66,10 +69,10 @@ impl Kv {
     /// Copies a page out, as little-endian bytes.
     ///
     /// # Panics
-    /// When there is no such page, or `out` has another length than [`KvShape::page_bytes`].
+    /// When there is no such page, or `out` has another length than [`KvShape::block_bytes`].
     pub fn export(&self, page: usize, out: &mut [u8]) {
         assert!(page < self.shape.pages, "the page is in the pool");
-        assert_eq!(out.len(), self.shape.page_bytes(), "a page is copied whole");
+        assert_eq!(out.len(), self.shape.block_bytes(), "a page is copied whole");
         let values = 2 * self.shape.half_values();
         for (layer, out) in out.chunks_exact_mut(values * 2).enumerate() {
             let part = &self.data.as_slice()[self.start(layer, page)..][..values];
@@ -85,7 +88,7 @@ impl Kv {
     /// As [`Kv::export`].
     pub fn import(&mut self, page: usize, bytes: &[u8]) {
         assert!(page < self.shape.pages, "the page is in the pool");
-        assert_eq!(bytes.len(), self.shape.page_bytes(), "a page is copied whole");
+        assert_eq!(bytes.len(), self.shape.block_bytes(), "a page is copied whole");
         let values = 2 * self.shape.half_values();
         for (layer, bytes) in bytes.chunks_exact(values * 2).enumerate() {
             let start = self.start(layer, page);

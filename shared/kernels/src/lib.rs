@@ -19,7 +19,7 @@ mod rotate;
 mod tile;
 
 pub use activation::{RmsNorm, Vector};
-pub use attend::{Attention, Spans};
+pub use attend::Attention;
 pub use attention::Span;
 pub use cpu::{Cpu, SetupError};
 pub use format::{Format, PANEL_ROWS};

@@ -187,6 +187,11 @@ impl Linear {
         self.segments.iter().any(|segment| segment.format.is_quantised())
     }
 
+    /// Whether some of it is multiplied with activations in f32.
+    pub(crate) fn is_float(&self) -> bool {
+        self.segments.iter().any(|segment| !segment.format.is_quantised())
+    }
+
     /// Its two matrices of equal size, if that is what it is.
     pub(crate) fn gate_up(&self) -> Option<[&Segment; 2]> {
         match &self.segments[..] {

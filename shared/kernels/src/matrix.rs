@@ -26,7 +26,7 @@ impl Matrix {
     pub fn reshape(&mut self, rows: usize, width: usize) {
         if width != self.width {
             self.width = width;
-            self.data.as_mut_slice().fill(0.0);
+            self.data.clear();
         }
         self.rows = rows;
         self.data.resize(rows * self.stride());
@@ -79,11 +79,26 @@ impl Matrix {
         &self.data.as_slice()[row * stride..][..stride]
     }
 
-    pub(crate) fn all(&self) -> &[f32] {
-        self.data.as_slice()
-    }
-
     pub(crate) fn all_mut(&mut self) -> &mut [f32] {
         self.data.as_mut_slice()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_is_zero_whatever_was_there_before() {
+        let mut matrix = Matrix::new();
+        matrix.write(32, &[7.0; 32 * 9]);
+        // Fewer rows for a moment: what lies behind them must not come back.
+        matrix.reshape(1, 32);
+        matrix.reshape(1, 5);
+        matrix.reshape(9, 5);
+        for row in 0..9 {
+            matrix.row_mut(row).fill(1.0);
+            assert!(matrix.padded_row(row)[5..].iter().all(|&value| value == 0.0), "row {row}");
+        }
     }
 }

@@ -42,7 +42,7 @@ impl<T: Plain> Aligned<T> {
         out
     }
 
-    /// Makes it `length` values long; new ones are zero, old ones stay what they are.
+    /// Makes it `length` values long; what it held before is still there, what it never held is zero.
     pub(crate) fn resize(&mut self, length: usize) {
         let bytes = length * size_of::<T>();
         let lines = bytes.div_ceil(LINE) + 1;
@@ -55,6 +55,18 @@ impl<T: Plain> Aligned<T> {
     pub(crate) fn as_slice(&self) -> &[T] {
         // SAFETY: the lines hold at least `length` values, any bits of which are valid, aligned.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.length) }
+    }
+
+    /// The values, and behind them as many as fill a line or more.
+    pub(crate) fn as_padded_slice(&self) -> &[T] {
+        let length = self.lines.len() * LINE / size_of::<T>();
+        // SAFETY: that many values fill the lines, and any bits of them are valid.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), length) }
+    }
+
+    /// Makes all that it ever held zero.
+    pub(crate) fn clear(&mut self) {
+        self.lines.fill(Line([0; LINE]));
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {

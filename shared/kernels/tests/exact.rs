@@ -10,7 +10,7 @@
 use half::f16;
 use kernels::{
     Attention, Cpu, Format, HeadOutput, HeadRow, Isa, Kv, KvShape, Linear, Matrix, Part, RmsNorm,
-    Span, Spans, Vector,
+    Span, Vector,
 };
 
 const FORMATS: [Format; 8] = [
@@ -382,7 +382,6 @@ fn attention_is_exact_in_chunks_and_company() {
                     rows.extend(qkv[..strangers * width].iter().map(|x| x * 0.7));
                     let mut positions: Vec<u32> = (done as u32..(done + count) as u32).collect();
                     positions.extend(0..strangers as u32);
-                    cpu.set_positions(&positions, &frequencies);
                     let used = (done + count).div_ceil(16);
                     let mut all_pages = pages[..used].to_vec();
                     all_pages.push(0);
@@ -397,17 +396,17 @@ fn attention_is_exact_in_chunks_and_company() {
                         };
                         spans.push(stranger);
                     }
-                    let spans = Spans { spans: &spans, pages: &all_pages };
+                    cpu.begin(&positions, &frequencies, spans, &all_pages);
                     let mut step = Matrix::new();
-                    cpu.attend(&matrix(width, &rows), &spans, &attention, &mut kv, &mut step);
+                    cpu.attend(&matrix(width, &rows), &attention, &mut kv, &mut step);
                     out.extend((0..count).flat_map(|row| step.row(row).to_vec()));
                     done += count;
                 }
-                let mut block = vec![0; shape.page_bytes()];
+                let mut block = vec![0; shape.block_bytes()];
                 kv.export(pages[0] as usize, &mut block);
                 let mut copy = Kv::new(shape);
                 copy.import(7, &block);
-                let mut again = vec![0; shape.page_bytes()];
+                let mut again = vec![0; shape.block_bytes()];
                 copy.export(7, &mut again);
                 assert_eq!(again, block);
                 results.push((isa, out, block));
@@ -422,4 +421,12 @@ fn attention_is_exact_in_chunks_and_company() {
             assert!((f64::from(*got) - wanted).abs() < 2e-3, "case {index}: {got}, not {wanted}");
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "every written page belongs to one sequence")]
+fn two_sequences_cannot_write_one_page() {
+    let mut cpu = Cpu::new(1, Isa::Portable).unwrap();
+    let span = |first_row, position| Span { first_row, rows: 1, position, first_page: first_row };
+    cpu.begin(&[3, 5], &[1.0], [span(0, 3), span(1, 5)], &[4, 4]);
 }

@@ -1,7 +1,6 @@
 //! What a step tells of each sequence; kept by the caller and filled again every step.
 
-/// A token and its logit.
-pub type Candidate = (u32, f32);
+pub use kernels::Candidate;
 
 /// Results of one step. Filling it again does not allocate once it has grown.
 #[derive(Clone, Debug, Default)]

@@ -46,7 +46,7 @@ impl Item {
 }
 
 /// How heads are laid out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Heads {
     /// Query heads for each key head.
     pub(crate) group: usize,

@@ -94,7 +94,7 @@ impl Attend<'_> {
         }
     }
 
-    /// Values of the item's head in the page of a token, keys or values.
+    /// Values of the item's head in a page, keys or values, and a vector's length behind them.
     #[inline(always)]
     fn head_of_page(&self, page: usize, half: usize) -> &[u16] {
         let shape = self.kv.shape();
@@ -103,7 +103,8 @@ impl Attend<'_> {
         let start = shape.start(self.layer, page)
             + half * shape.half_values()
             + self.item.kv_head * shape.head_values();
-        &self.kv.data.as_slice()[start..][..shape.head_values()]
+        // A vector may run over the last value.
+        &self.kv.data.as_padded_slice()[start..][..shape.head_values() + LANES]
     }
 
     /// One tile of the context for all rows of the item; `WIDE` where so many rows share it that it

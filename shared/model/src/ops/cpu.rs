@@ -3,16 +3,12 @@
 use super::{Attention, KvShape, Norm, ServeOps, Step};
 use crate::error::{LoadError, StepError};
 use crate::output::StepOutput;
-use kernels::{
-    Cpu, Format, HeadOutput, HeadRow, Isa, Kv, Linear, Matrix, Part, RmsNorm, Span, Spans, Vector,
-};
+use kernels::{Cpu, Format, HeadOutput, Isa, Kv, Linear, Matrix, Part, RmsNorm, Span, Vector};
 use modelfile::{DType, TensorData};
 
 /// The operations on this machine's cores.
 pub struct CpuOps {
     cpu: Cpu,
-    spans: Vec<Span>,
-    wanted: Vec<HeadRow>,
     head: HeadOutput,
 }
 
@@ -20,7 +16,7 @@ impl CpuOps {
     /// Starts `threads` threads that compute with the instructions given.
     pub fn new(threads: usize, isa: Isa) -> Result<Self, LoadError> {
         let cpu = Cpu::new(threads, isa)?;
-        Ok(Self { cpu, spans: Vec::new(), wanted: Vec::new(), head: HeadOutput::default() })
+        Ok(Self { cpu, head: HeadOutput::default() })
     }
 
     /// The instructions in use.
@@ -78,19 +74,17 @@ impl ServeOps for CpuOps {
     }
 
     fn kv(&mut self, shape: KvShape) -> Result<Self::Kv, LoadError> {
-        let KvShape { layers, kv_heads, head_dim, pages } = shape;
-        Ok(Kv::new(kernels::KvShape { layers, kv_heads, head_dim, pages }))
+        Ok(Kv::new(shape))
     }
 
     fn begin(&mut self, step: &Step, frequencies: &[f64]) -> Result<(), StepError> {
-        self.cpu.set_positions(&step.positions, frequencies);
-        self.spans.clear();
-        self.spans.extend(step.spans.iter().map(|span| Span {
+        let spans = step.spans.iter().map(|span| Span {
             first_row: span.rows.start,
             rows: span.rows.len(),
             position: span.position,
             first_page: span.pages.start,
-        }));
+        });
+        self.cpu.begin(&step.positions, frequencies, spans, &step.pages);
         Ok(())
     }
 
@@ -110,7 +104,7 @@ impl ServeOps for CpuOps {
 
     fn attend(
         &mut self,
-        step: &Step,
+        _step: &Step,
         qkv: &Self::Buffer,
         attention: &Attention<'_, Self::Vector>,
         kv: &mut Self::Kv,
@@ -119,8 +113,7 @@ impl ServeOps for CpuOps {
         let head_norms = attention.head_norms.map(|norms| norms.each_ref().map(rms));
         let Attention { layer, heads, scale, window, .. } = *attention;
         let attention = kernels::Attention { layer, heads, scale, head_norms, window };
-        let rows = Spans { spans: &self.spans, pages: &step.pages };
-        self.cpu.attend(qkv, &rows, &attention, kv, out);
+        self.cpu.attend(qkv, &attention, kv, out);
     }
 
     fn linear_residual(
@@ -150,13 +143,10 @@ impl ServeOps for CpuOps {
         weight: &Self::Linear,
         out: &mut StepOutput,
     ) -> Result<(), StepError> {
-        self.wanted.clear();
-        let wanted = step.wanted.iter().map(|want| HeadRow { row: want.row, top: want.top });
-        self.wanted.extend(wanted);
-        self.cpu.head(x, Some(rms(norm)), weight, &self.wanted, &mut self.head);
+        self.cpu.head(x, Some(rms(norm)), weight, &step.wanted, &mut self.head);
         let mut candidates = &self.head.candidates[..];
         let mut logits = self.head.logits.chunks_exact(weight.outputs());
-        for wanted in &self.wanted {
+        for wanted in &step.wanted {
             if wanted.top == 0 {
                 let row = logits.next().expect("a row of logits for each row that wants one");
                 out.push_whole().copy_from_slice(row);

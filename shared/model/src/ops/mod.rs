@@ -10,6 +10,8 @@ pub mod cpu;
 pub mod reference;
 pub mod wgpu;
 
+pub use kernels::{HeadRow, KvShape};
+
 use crate::BLOCK_TOKENS;
 use crate::error::{LoadError, StepError};
 use crate::output::StepOutput;
@@ -43,15 +45,6 @@ pub struct Span {
     pub pages: Range<usize>,
 }
 
-/// What the head tells of one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadRow {
-    /// Which row.
-    pub row: usize,
-    /// How many of the most likely tokens; 0 means the whole row of logits.
-    pub top: usize,
-}
-
 impl Step {
     /// Rows in the step.
     pub fn rows(&self) -> usize {
@@ -63,34 +56,6 @@ impl Step {
         let token = span.position + row - span.rows.start;
         let page = self.pages[span.pages.start + token / BLOCK_TOKENS];
         (page, token % BLOCK_TOKENS)
-    }
-}
-
-/// How KV lies in a page, the same on every device, and therefore on the wire.
-///
-/// A page holds, for each layer, keys `[kv_heads][head_dim][16]` and then values
-/// `[kv_heads][16][head_dim]`, all f16 little-endian.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvShape {
-    /// Layers.
-    pub layers: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Pages in the pool.
-    pub pages: usize,
-}
-
-impl KvShape {
-    /// Values of the keys (or of the values) of one layer in one page.
-    pub fn half_values(&self) -> usize {
-        self.kv_heads * self.head_dim * BLOCK_TOKENS
-    }
-
-    /// Bytes of one page over all layers: a block on the wire.
-    pub fn block_bytes(&self) -> usize {
-        self.layers * 2 * self.half_values() * size_of::<u16>()
     }
 }
 
