@@ -86,6 +86,9 @@ impl Cpu {
         memory.queries.reshape(qkv.rows(), heads * head_dim);
         out.reshape(qkv.rows(), heads * head_dim);
         memory.scratch.resize_with(self.pool.threads(), Scratch::new);
+        let group = heads / shape.kv_heads;
+        let layout = Heads { group, kv_heads: shape.kv_heads, head_dim, window: attention.window };
+        memory.scratch.iter_mut().for_each(|scratch| scratch.reserve(layout));
 
         let isa = self.isa;
         let queries_stride = memory.queries.stride();
@@ -116,8 +119,7 @@ impl Cpu {
                 }
             });
         }
-        let group = heads / shape.kv_heads;
-        let heads = Heads { group, kv_heads: shape.kv_heads, head_dim, window: attention.window };
+        let heads = layout;
         if *items_of != Some(heads) {
             attention::items(spans, heads, items);
             *items_of = Some(heads);

@@ -157,6 +157,10 @@ impl TopMemory {
     /// The best of all threads.
     fn merge(&mut self, threads: usize, tops: usize, out: &mut Vec<Candidate>) {
         out.clear();
+        // How many each thread has found is chance; how many there can be is not.
+        let most = self.places.iter().map(|place| place.top).max().unwrap_or(0);
+        self.merged.clear();
+        self.merged.reserve(threads * most);
         for (row, place) in self.places.iter().enumerate().filter(|(_, place)| place.top > 0) {
             self.merged.clear();
             for thread in 0..threads {

@@ -55,10 +55,15 @@ pub(crate) struct Heads {
     pub(crate) window: Option<usize>,
 }
 
+/// Queries of an item, when a key head serves `group` query heads.
+fn most_queries(group: usize) -> usize {
+    (ITEM_ROWS / group).max(1)
+}
+
 /// Cuts the rows of `spans` into items, the ones with most context first.
 pub(crate) fn items(spans: &[Span], heads: Heads, out: &mut Vec<Item>) {
     out.clear();
-    let most = (ITEM_ROWS / heads.group).max(1);
+    let most = most_queries(heads.group);
     for (span, rows) in spans.iter().enumerate() {
         for kv_head in 0..heads.kv_heads {
             for first in (0..rows.rows).step_by(most) {
@@ -117,6 +122,21 @@ impl Scratch {
         }
     }
 
+    /// Room for any item of such heads: which thread gets which item is chance, and no later step
+    /// shall have to grow this.
+    pub(crate) fn reserve(&mut self, heads: Heads) {
+        let rows = most_queries(heads.group) * heads.group;
+        let vectors = rows.next_multiple_of(LANES);
+        let padded = heads.head_dim.next_multiple_of(LANES);
+        room(&mut self.rows, rows);
+        room(&mut self.scores, rows);
+        room(&mut self.factors, vectors);
+        room(&mut self.largest, vectors);
+        room(&mut self.totals, rows);
+        room(&mut self.sums, rows * padded);
+        self.widened.resize(TILE * padded);
+    }
+
     pub(super) fn reset(&mut self, rows: usize, padded: usize) {
         self.scores.resize(rows, [0.0; TILE]);
         // Whole vectors of rows are read.
@@ -130,4 +150,8 @@ impl Scratch {
         self.sums.resize(rows * padded, 0.0);
         self.widened.resize(TILE * padded);
     }
+}
+
+fn room<T>(values: &mut Vec<T>, wanted: usize) {
+    values.reserve(wanted.saturating_sub(values.len()));
 }
