@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::body::BodyTemplate;
-use crate::cli::{Cli, Command, ReportingArgs, RunArgs, SendingArgs, TargetArgs, TraceCommand};
+use crate::cli::{self, Cli, Command, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
 use crate::client::{Client, ModelInfo};
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -22,8 +22,6 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::{Limits, Report, Workload, lines, table};
 use crate::run::{OnFull, RunOutcome, Runner, SendOptions};
-use crate::trace;
-use crate::trace::stats::stats;
 use crate::units::Nanos;
 use crate::workload::{self, Load};
 
@@ -66,15 +64,7 @@ pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
             listener.spawn(listen_for_stop(stop));
             run(&args, stopped).await
         }
-        Command::Trace(TraceCommand::Inspect { file, format, trace_block, json }) => {
-            let stats = stats(&trace::read(&file, format, trace_block)?);
-            let text = if json {
-                serde_json::to_string_pretty(&stats)? + "\n"
-            } else {
-                table::render_stats(&stats)
-            };
-            Ok((text, Ending::Good))
-        }
+        Command::Trace(command) => cli::trace::execute(command),
     }
 }
 

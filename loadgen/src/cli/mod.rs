@@ -1,0 +1,37 @@
+//! The command line.
+
+pub mod load;
+pub mod reporting;
+pub mod run;
+pub mod trace;
+
+use clap::{Parser, Subcommand};
+
+pub use load::{LoadArgs, PromptAs, ReplayArgs};
+pub use reporting::ReportingArgs;
+pub use run::{RunArgs, SendingArgs, TargetArgs};
+pub use trace::TraceCommand;
+
+/// Open-loop load for servers that speak the OpenAI API.
+#[derive(Debug, Parser)]
+#[command(
+    name = "loadgen",
+    version,
+    after_help = "Exit status: 0 valid run, 1 error, 2 wrong usage, 3 INVALID run, 4 no request \
+                  completed, 130 cut short by Ctrl-C."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Send a load and report on it.
+    Run(Box<RunArgs>),
+    /// Work with trace files.
+    #[command(subcommand)]
+    Trace(TraceCommand),
+}

@@ -1,0 +1,76 @@
+//! Flags of `loadgen run`: the server, and how requests are sent to it.
+
+use clap::Args;
+
+use super::{LoadArgs, ReplayArgs, ReportingArgs};
+use crate::body::Endpoint;
+use crate::run::OnFull;
+use crate::units::Nanos;
+
+/// Everything about a run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The server.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The requests.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// A trace to replay.
+    #[command(flatten)]
+    pub replay: ReplayArgs,
+    /// How requests are sent.
+    #[command(flatten)]
+    pub sending: SendingArgs,
+    /// How the run is judged and reported.
+    #[command(flatten)]
+    pub reporting: ReportingArgs,
+}
+
+/// The server.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub struct TargetArgs {
+    /// Base URL, with or without /v1.
+    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// Endpoint.
+    #[arg(long, value_enum, default_value = "completions")]
+    pub endpoint: Endpoint,
+    /// Model to ask for; the first one listed unless given.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// Header to send with every request, NAME: VALUE.
+    #[arg(long = "header", value_name = "HEADER")]
+    pub headers: Vec<String>,
+}
+
+/// How requests are sent.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sending")]
+pub struct SendingArgs {
+    /// From when a request is due to when it must be over.
+    #[arg(long, default_value = "120s")]
+    pub timeout: Nanos,
+    /// Limit of requests in flight; none unless given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_inflight: Option<u32>,
+    /// What happens to a request that is due at the limit.
+    #[arg(long, value_enum, default_value = "queue")]
+    pub on_full: OnFull,
+    /// How long requests in flight may go on after Ctrl-C.
+    #[arg(long, default_value = "5s")]
+    pub grace: Nanos,
+    /// Part of the requests whose trace context asks to be sampled.
+    #[arg(long, default_value_t = 1.0)]
+    pub trace_ratio: f64,
+    /// Sampling temperature.
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Let replies end before their length.
+    #[arg(long)]
+    pub heed_eos: bool,
+    /// JSON object of further fields of each body.
+    #[arg(long, value_name = "JSON")]
+    pub extra_body: Option<String>,
+}
