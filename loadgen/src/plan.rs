@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use serde::{Deserialize, Serialize};
+
 use crate::prefix::InfiniteCache;
 use crate::prompt::Block;
 use crate::random::{Cause, Stream};
@@ -9,18 +11,47 @@ use crate::trace::Trace;
 use crate::trace::shape::Shaped;
 use crate::units::Range;
 
+/// Whether a request is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// It is sent to bring the server into its state, and is in no figure.
+    Warmup,
+    /// It counts.
+    #[default]
+    Measured,
+}
+
+/// When the later turns of a session are due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Turns {
+    /// At their planned times, whatever became of the turns before them.
+    #[default]
+    Open,
+    /// Their think time after the session's preceding request in the plan was over; the planned time
+    /// of such a turn only says where it stands in the plan.
+    AfterPrevious,
+}
+
 /// One request to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedRequest {
     /// When, from the start of the run.
     pub intended_ns: i64,
+    /// The session it is a turn of.
+    pub session: Option<u32>,
+    /// Its place in that session, from 0.
+    pub turn: u32,
+    /// From the end of the session's preceding request to this one, for `Turns::AfterPrevious`.
+    pub think_ns: i64,
+    /// Whether it is measured.
+    pub phase: Phase,
     /// Prompt tokens.
     pub input_tokens: u32,
     /// Output tokens, at least 1.
     pub output_tokens: u32,
-    /// Tokens in a full block of this prompt.
-    pub block_tokens: u32,
-    /// The prompt's blocks, the last one perhaps partly filled.
+    /// The prompt's blocks; their tokens are `input_tokens` together.
     pub blocks: Vec<Block>,
 }
 
@@ -67,6 +98,10 @@ pub struct Plan {
     pub refused_too_long: usize,
     /// Requests shortened to fit the context.
     pub truncated: usize,
+    /// When the later turns of sessions are due.
+    pub turns: Turns,
+    /// No turn of `Turns::AfterPrevious` is begun at or after this time.
+    pub until_ns: Option<i64>,
 }
 
 /// What an infinite cache that stores at once would hit in a plan.
@@ -101,14 +136,16 @@ impl Plan {
             if record.blocks.is_empty() {
                 return unique(index, record.at_ns, record.input_tokens, record.output_tokens);
             }
-            let name =
-                |number: &u32| Block { number: *number, id: trace.block_ids[*number as usize] };
+            let mut left = record.input_tokens;
+            let name = |number: &u32| {
+                let tokens = left.min(shaped.block_tokens);
+                left -= tokens;
+                Block { number: *number, tokens, id: trace.block_ids[*number as usize] }
+            };
+            let blocks = record.blocks.iter().map(name).collect();
             PlannedRequest {
-                intended_ns: record.at_ns,
-                input_tokens: record.input_tokens,
-                output_tokens: record.output_tokens.max(1),
-                block_tokens: shaped.block_tokens,
-                blocks: record.blocks.iter().map(name).collect(),
+                blocks,
+                ..unique(index, record.at_ns, record.input_tokens, record.output_tokens)
             }
         });
         Self { requests: requests.collect(), ..Self::default() }
@@ -162,9 +199,12 @@ impl Plan {
             let ids: Vec<u64> = request.blocks.iter().map(|b| b.id).collect();
             let line = serde_json::json!({
                 "intended_ns": request.intended_ns,
+                "session": request.session,
+                "turn": request.turn,
+                "think_ns": request.think_ns,
+                "phase": request.phase,
                 "input_tokens": request.input_tokens,
                 "output_tokens": request.output_tokens,
-                "block_tokens": request.block_tokens,
                 "block_ids": ids,
             });
             writeln!(out, "{line}")?;
@@ -181,9 +221,11 @@ pub fn ideal_hits(requests: &[PlannedRequest], server_block: u32) -> IdealHits {
     let mut server_tokens = 0;
     let granule = u64::from(server_block.max(1));
     for request in requests {
-        let numbers: Vec<u32> = request.blocks.iter().map(|b| b.number).collect();
-        let hit = cache.admit(&numbers, request.input_tokens, request.block_tokens);
-        blocks += numbers.len();
+        let hit = cache.admit(request.blocks.iter().map(|b| (b.number, b.tokens)));
+        if request.phase == Phase::Warmup {
+            continue;
+        }
+        blocks += request.blocks.len();
         tokens += u64::from(request.input_tokens);
         hit_blocks += hit.blocks;
         hit_tokens += hit.tokens;
@@ -202,17 +244,25 @@ pub fn ideal_hits(requests: &[PlannedRequest], server_block: u32) -> IdealHits {
 fn unique(index: usize, at_ns: i64, input_tokens: u32, output_tokens: u32) -> PlannedRequest {
     PlannedRequest {
         intended_ns: at_ns,
+        session: None,
+        turn: 0,
+        think_ns: 0,
+        phase: Phase::Measured,
         input_tokens,
         output_tokens: output_tokens.max(1),
-        block_tokens: input_tokens,
-        blocks: vec![Block { number: index as u32, id: index as u64 }],
+        blocks: vec![Block { number: index as u32, tokens: input_tokens, id: index as u64 }],
     }
 }
 
 fn shorten(request: &mut PlannedRequest, context_tokens: u32) {
     request.input_tokens = request.input_tokens.min(context_tokens - 1);
     request.output_tokens = request.output_tokens.min(context_tokens - request.input_tokens);
-    request.blocks.truncate(request.input_tokens.div_ceil(request.block_tokens) as usize);
+    let mut left = request.input_tokens;
+    request.blocks.retain_mut(|block| {
+        block.tokens = block.tokens.min(left);
+        left -= block.tokens;
+        block.tokens > 0
+    });
 }
 
 #[cfg(test)]
@@ -225,8 +275,9 @@ mod tests {
     }
 
     fn shared(numbers: &[u32], input_tokens: u32) -> PlannedRequest {
-        let blocks = numbers.iter().map(|n| Block { number: *n, id: u64::from(*n) }).collect();
-        PlannedRequest { intended_ns: 0, input_tokens, output_tokens: 8, block_tokens: 8, blocks }
+        let block = |n: &u32| Block { number: *n, tokens: 8, id: u64::from(*n) };
+        let blocks = numbers.iter().map(block).collect();
+        PlannedRequest { blocks, ..unique(0, 0, input_tokens, 8) }
     }
 
     #[test]
@@ -243,7 +294,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_left_out_refused_or_shortened_and_always_counted() {
         let long =
-            Plan { requests: vec![shared(&[0, 1, 2], 24), shared(&[0], 4)], ..Plan::default() };
+            Plan { requests: vec![shared(&[0, 1, 2], 24), shared(&[0], 8)], ..Plan::default() };
         let kept = long.clone().fit(20, OnTooLong::Skip).unwrap();
         assert_eq!((kept.requests.len(), kept.refused_too_long), (1, 1));
         let error = long.clone().fit(20, OnTooLong::Error).unwrap_err();

@@ -18,21 +18,21 @@ pub struct InfiniteCache {
 }
 
 impl InfiniteCache {
-    /// Looks the prompt up, then stores all of it.
-    pub fn admit(&mut self, blocks: &[u32], input_tokens: u32, block_tokens: u32) -> Hit {
+    /// Looks a prompt of these blocks and their tokens up, then stores all of it.
+    pub fn admit(&mut self, blocks: impl Iterator<Item = (u32, u32)> + Clone) -> Hit {
         let mut hit = Hit::default();
         let mut leading = true;
-        for block in blocks {
-            let there = self.seen.get(*block as usize).copied().unwrap_or(false);
+        for (block, tokens) in blocks.clone() {
+            let there = self.seen.get(block as usize).copied().unwrap_or(false);
             leading &= there;
             if leading {
                 hit.blocks += 1;
+                hit.tokens += u64::from(tokens);
             } else if there {
                 hit.stray_blocks += 1;
             }
         }
-        blocks.iter().for_each(|block| self.store(*block));
-        hit.tokens = (hit.blocks as u64 * u64::from(block_tokens)).min(u64::from(input_tokens));
+        blocks.for_each(|(block, _)| self.store(block));
         hit
     }
 
@@ -57,10 +57,10 @@ mod tests {
     #[test]
     fn only_the_leading_run_counts() {
         let mut cache = InfiniteCache::default();
-        assert_eq!(cache.admit(&[0, 1, 2], 20, 8), Hit::default());
-        let hit = cache.admit(&[0, 1, 3, 2], 30, 8);
+        let three = [(0, 8), (1, 8), (2, 4)];
+        assert_eq!(cache.admit(three.into_iter()), Hit::default());
+        let hit = cache.admit([(0, 8), (1, 8), (3, 8), (2, 6)].into_iter());
         assert_eq!(hit, Hit { blocks: 2, tokens: 16, stray_blocks: 1 });
-        // The last block holds 4 tokens here.
-        assert_eq!(cache.admit(&[0, 1, 2], 20, 8).tokens, 20);
+        assert_eq!(cache.admit(three.into_iter()).tokens, 20);
     }
 }

@@ -95,8 +95,7 @@ impl PromptMaker {
     pub fn tokens(&self, request: &PlannedRequest) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(request.input_tokens as usize);
         for block in &request.blocks {
-            let room = request.input_tokens as usize - tokens.len();
-            self.append_block(*block, room.min(request.block_tokens as usize), &mut tokens);
+            self.append_block(*block, &mut tokens);
         }
         tokens
     }
@@ -117,14 +116,14 @@ impl PromptMaker {
 
     /// The first tokens spell the block's number, so that no two blocks begin alike for longer than
     /// that; the others are drawn from a stream keyed by the block's name.
-    fn append_block(&self, block: Block, tokens: usize, into: &mut Vec<u32>) {
+    fn append_block(&self, block: Block, into: &mut Vec<u32>) {
         let ids = self.alphabet.ids();
         let base = ids.len() as u64;
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         hasher.update(&block.id.to_le_bytes());
         let mut stream = Stream::keyed(*hasher.finalize().as_bytes());
         let mut rest = u64::from(block.number);
-        for at in 0..tokens {
+        for at in 0..block.tokens as usize {
             let place = if at < self.digits { rest % base } else { stream.below(base) };
             rest /= base;
             into.push(ids[place as usize]);
@@ -137,6 +136,8 @@ impl PromptMaker {
 pub struct Block {
     /// Dense number in order of first appearance in the whole trace.
     pub number: u32,
+    /// Tokens of it in this prompt: fewer than elsewhere if the prompt ends in it.
+    pub tokens: u32,
     /// Its name in the trace.
     pub id: u64,
 }
@@ -154,6 +155,7 @@ fn exact_text(vocabulary: &dyn Vocabulary, tokens: &[u32]) -> Result<Prompt, Pro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Phase;
     use crate::units::Range;
     use proptest::prelude::*;
 
@@ -163,8 +165,23 @@ mod tests {
     }
 
     fn request(blocks: &[u32], input_tokens: u32, block_tokens: u32) -> PlannedRequest {
-        let blocks = blocks.iter().map(|n| Block { number: *n, id: u64::from(*n) << 32 }).collect();
-        PlannedRequest { intended_ns: 0, input_tokens, output_tokens: 1, block_tokens, blocks }
+        let mut left = input_tokens;
+        let block = |n: &u32| {
+            let tokens = left.min(block_tokens);
+            left -= tokens;
+            Block { number: *n, tokens, id: u64::from(*n) << 32 }
+        };
+        let blocks = blocks.iter().map(block).collect();
+        PlannedRequest {
+            intended_ns: 0,
+            session: None,
+            turn: 0,
+            think_ns: 0,
+            phase: Phase::Measured,
+            input_tokens,
+            output_tokens: 1,
+            blocks,
+        }
     }
 
     /// Splits at spaces as byte-level BPE does: a token is a space and a word.

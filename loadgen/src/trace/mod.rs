@@ -49,6 +49,19 @@ pub struct Record {
     pub blocks: Vec<u32>,
 }
 
+impl Record {
+    /// Its blocks and the tokens of each, in a trace whose full blocks hold `block_tokens`.
+    pub fn blocks_with_tokens(
+        &self,
+        block_tokens: u32,
+    ) -> impl Iterator<Item = (u32, u32)> + Clone {
+        let input = self.input_tokens;
+        self.blocks.iter().enumerate().map(move |(at, block)| {
+            (*block, input.saturating_sub(at as u32 * block_tokens).min(block_tokens))
+        })
+    }
+}
+
 /// A trace file, read and checked.
 #[derive(Clone, Debug)]
 pub struct Trace {

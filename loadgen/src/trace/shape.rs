@@ -254,8 +254,8 @@ mod tests {
             let (mut before, mut after) = (InfiniteCache::default(), InfiniteCache::default());
             for (w, s) in whole.records.iter().zip(&shaped.records) {
                 prop_assert_eq!(s.input_tokens.div_ceil(shaped.block_tokens) as usize, s.blocks.len());
-                let hit_before = before.admit(&w.blocks, w.input_tokens, 512);
-                let hit_after = after.admit(&s.blocks, s.input_tokens, shaped.block_tokens);
+                let hit_before = before.admit(w.blocks_with_tokens(512));
+                let hit_after = after.admit(s.blocks_with_tokens(shaped.block_tokens));
                 prop_assert_eq!(hit_before.blocks, hit_after.blocks);
                 prop_assert_eq!(hit_before.tokens, hit_after.tokens * u64::from(scale));
             }

@@ -122,7 +122,7 @@ fn peak_rps(times: &[i64], bin_s: i64) -> f64 {
 fn reuse(records: &[Record], block_tokens: u32) -> Reuse {
     let mut cache = InfiniteCache::default();
     let hits: Vec<_> =
-        records.iter().map(|r| cache.admit(&r.blocks, r.input_tokens, block_tokens)).collect();
+        records.iter().map(|r| cache.admit(r.blocks_with_tokens(block_tokens))).collect();
     let mut uses = vec![0_usize; cache.unique_blocks()];
     records.iter().flat_map(|r| &r.blocks).for_each(|block| uses[*block as usize] += 1);
     let total_blocks: usize = records.iter().map(|r| r.blocks.len()).sum();
