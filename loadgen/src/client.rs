@@ -14,6 +14,7 @@ use crate::live::Live;
 use crate::record::{Failure, FailureClass, RequestRecord};
 use crate::reply::{ReplyError, error_message, shorten};
 use crate::sse::SseDecoder;
+use crate::stages::{TIMINGS_HEADER, TIMINGS_STAGES};
 
 /// The most bytes read of an error answer or of the list of models.
 const MAX_PLAIN_BYTES: usize = 1 << 20;
@@ -175,6 +176,7 @@ impl Client {
             .header("traceparent", call.traceparent)
             .header("baggage", format!("loadgen.run_id={}", self.run_id))
             .header("x-request-id", &record.request_id)
+            .header(TIMINGS_HEADER, TIMINGS_STAGES)
             .body(stamped(call.body, clock, call.written));
         record.dispatched_ns = Some(clock.now_ns());
         live.sent();

@@ -25,6 +25,7 @@ pub mod report;
 pub mod run;
 pub mod session;
 pub mod sse;
+pub mod stages;
 pub mod trace;
 pub mod units;
 pub mod vocabulary;

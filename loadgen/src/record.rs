@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::reply::Reply;
+use crate::stages::Stage;
 
 /// The kinds of failure that are counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +100,11 @@ impl RequestRecord {
     /// Whether it was answered completely.
     pub fn succeeded(&self) -> bool {
         self.failure.is_none()
+    }
+
+    /// The server's own split into stages; empty if it gave none.
+    pub fn stages(&self) -> &[Stage] {
+        self.reply.timings.as_ref().map_or(&[], |timings| &timings.stages)
     }
 
     /// Time to first token since `from_ns`.

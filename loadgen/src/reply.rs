@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use crate::sse::Event;
+use crate::stages::Timings;
 
 /// Token counts that the server gives in its last chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub struct Reply {
     pub usage: Option<Usage>,
     /// `stop`, `length` …
     pub finish_reason: Option<String>,
+    /// The server's own split into stages, if it gave one.
+    pub timings: Option<Timings>,
     /// Whether `[DONE]` was seen.
     pub done: bool,
 }
@@ -54,6 +57,8 @@ struct Chunk {
     #[serde(default)]
     choices: Vec<Choice>,
     usage: Option<UsageField>,
+    /// Other servers put other things under this name.
+    timings: Option<serde_json::Value>,
     error: Option<serde_json::Value>,
 }
 
@@ -130,6 +135,9 @@ impl Reply {
                 self.finish_reason = choice.finish_reason;
             }
         }
+        if let Some(timings) = chunk.timings.filter(|t| t.get("stages").is_some()) {
+            self.timings = Some(read_timings(timings)?);
+        }
         if let Some(usage) = chunk.usage {
             self.usage = Some(Usage {
                 prompt_tokens: usage.prompt_tokens,
@@ -165,6 +173,13 @@ impl Reply {
     pub fn output_tokens(&self) -> u64 {
         self.usage.map_or(self.token_at_ns.len() as u64, |usage| usage.completion_tokens)
     }
+}
+
+fn read_timings(value: serde_json::Value) -> Result<Timings, ReplyError> {
+    let malformed = |text: String| ReplyError::Malformed(format!("timings: {text}"));
+    let timings: Timings = serde_json::from_value(value).map_err(|e| malformed(e.to_string()))?;
+    timings.check().map_err(|e| malformed(e.to_string()))?;
+    Ok(timings)
 }
 
 /// The message of an OpenAI error object, or the whole of it.
@@ -212,6 +227,23 @@ mod tests {
         assert_eq!((reply.first_token_ns(), reply.last_token_ns()), (Some(10), Some(30)));
         let expected = Usage { prompt_tokens: 5, completion_tokens: 2, cached_tokens: Some(4) };
         assert_eq!(reply.usage, Some(expected));
+    }
+
+    #[test]
+    fn the_servers_stages_come_with_the_last_chunk() {
+        let chunk = |duration: &str| {
+            format!(
+                r#"{{"choices":[],"usage":{{"prompt_tokens":1}},"timings":{{"ttft_ms":2.5,"stages":[{{"name":"route","start_ms":0.0,"duration_ms":{duration}}}]}}}}"#
+            )
+        };
+        let (reply, result) = read(&[(&chunk("2.5"), 1)]);
+        assert_eq!(result, Ok(()));
+        assert_eq!(reply.timings.unwrap().stages[0].name, "route");
+        let (other, result) =
+            read(&[(r#"{"choices":[],"usage":{"prompt_tokens":1},"timings":{"prompt_n":3}}"#, 1)]);
+        assert_eq!((other.timings, result), (None, Ok(())));
+        assert!(matches!(read(&[(&chunk("-1.0"), 1)]).1, Err(ReplyError::Malformed(_))));
+        assert!(matches!(read(&[(&chunk("\"soon\""), 1)]).1, Err(ReplyError::Malformed(_))));
     }
 
     #[test]
