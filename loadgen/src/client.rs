@@ -1,24 +1,26 @@
 //! The HTTP client: one streamed completion with its stamps, and the list of models.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use hyper::{Method, Request, Response, Uri};
 use serde::Deserialize;
 
 use crate::body::Endpoint;
 use crate::clock::Clock;
+use crate::connection::{ConnectError, Connection, Pool};
 use crate::live::Live;
 use crate::record::{Failure, FailureClass, RequestRecord};
 use crate::reply::{ReplyError, error_message, shorten};
-use crate::sse::SseDecoder;
+use crate::sse::{SseDecoder, SseError};
 use crate::stages::{TIMINGS_HEADER, TIMINGS_STAGES};
 
 /// The most bytes read of an error answer or of the list of models.
 const MAX_PLAIN_BYTES: usize = 1 << 20;
-const NOT_WRITTEN: i64 = i64::MIN;
 
 /// Why the server cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -29,9 +31,6 @@ pub enum ClientError {
     /// A header of the command line is not one.
     #[error("{0:?} is not a header: write NAME: VALUE")]
     Header(String),
-    /// The client could not be set up.
-    #[error("http client: {0}")]
-    Setup(#[source] reqwest::Error),
     /// The server does not answer.
     #[error("no answer from {url}: {message}")]
     Unreachable {
@@ -68,36 +67,15 @@ pub struct Call {
     pub body: Bytes,
     /// W3C trace context.
     pub traceparent: String,
-    /// Notes when a ready connection takes the body.
-    pub written: Written,
 }
 
-/// When a body was taken, known even if the request is cut off later.
-#[derive(Clone, Debug)]
-pub struct Written(Arc<AtomicI64>);
-
-impl Default for Written {
-    fn default() -> Self {
-        Self(Arc::new(AtomicI64::new(NOT_WRITTEN)))
-    }
-}
-
-impl Written {
-    /// The time, once there is one.
-    pub fn at_ns(&self) -> Option<i64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|at| *at != NOT_WRITTEN)
-    }
-
-    fn note(&self, now_ns: i64) {
-        self.0.store(now_ns, Ordering::Relaxed);
-    }
-}
-
-/// A client for one server.
+/// A client for one server; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    pool: Arc<Pool>,
     base: String,
+    /// What stands before `/v1` in a path.
+    prefix: String,
     headers: HeaderMap,
     run_id: String,
 }
@@ -111,20 +89,29 @@ impl Client {
         run_id: &str,
     ) -> Result<Self, ClientError> {
         let base = base.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches('/');
-        let parsed = reqwest::Url::parse(base).ok().filter(|url| url.scheme() == "http");
-        if parsed.is_none_or(|url| url.host().is_none()) {
-            return Err(ClientError::Url(base.to_owned()));
+        let wrong = || ClientError::Url(base.to_owned());
+        let url: Uri = base.parse().map_err(|_| wrong())?;
+        let host = url.host().filter(|_| url.scheme_str() == Some("http")).ok_or_else(wrong)?;
+        if url.query().is_some() {
+            return Err(wrong());
         }
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .tcp_nodelay(true)
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(connect_timeout)
-            .build()
-            .map_err(ClientError::Setup)?;
-        let headers = headers.iter().map(|text| header(text)).collect::<Result<_, _>>()?;
-        Ok(Self { http, base: base.to_owned(), headers, run_id: run_id.to_owned() })
+        let authority = format!("{host}:{}", url.port_u16().unwrap_or(80));
+        let own = |value: &str| value.parse().map_err(|_: InvalidHeaderValue| wrong());
+        let mut all = HeaderMap::new();
+        all.insert(HOST, own(url.authority().map_or(host, |authority| authority.as_str()))?);
+        all.insert(TIMINGS_HEADER, HeaderValue::from_static(TIMINGS_STAGES));
+        all.insert("baggage", own(&format!("loadgen.run_id={run_id}"))?);
+        for text in headers {
+            let (name, value) = header(text)?;
+            all.insert(name, value);
+        }
+        Ok(Self {
+            pool: Arc::new(Pool::new(authority, connect_timeout)),
+            base: base.to_owned(),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            headers: all,
+            run_id: run_id.to_owned(),
+        })
     }
 
     /// The base URL, without `/v1`.
@@ -137,6 +124,11 @@ impl Client {
         &self.run_id
     }
 
+    /// How many connections it has opened.
+    pub fn connections_opened(&self) -> u64 {
+        self.pool.opened()
+    }
+
     /// Asks for the list of models.
     pub async fn models(&self, timeout: Duration) -> Result<Vec<ModelInfo>, ClientError> {
         #[derive(Deserialize)]
@@ -145,17 +137,38 @@ impl Client {
         }
         let url = format!("{}/v1/models", self.base);
         let models = |message: String| ClientError::Models { url: url.clone(), message };
-        let request = self.http.get(&url).headers(self.headers.clone()).timeout(timeout);
-        let response = request.send().await;
-        let mut response = response
-            .map_err(|e| ClientError::Unreachable { url: url.clone(), message: chain(&e) })?;
-        let status = response.status();
-        let text = plain_body(&mut response).await;
-        if !status.is_success() {
-            return Err(models(format!("http {}: {}", status.as_u16(), shorten(&text))));
+        let unreachable = |message| ClientError::Unreachable { url: url.clone(), message };
+        let asked = tokio::time::timeout(timeout, self.get("/v1/models")).await;
+        let late = || unreachable(format!("nothing after {timeout:?}"));
+        let (status, text) =
+            asked.map_err(|_| late())?.map_err(|failure| unreachable(failure.message))?;
+        if status != 200 {
+            return Err(models(format!("http {status}: {}", shorten(&text))));
         }
         let list: List = serde_json::from_str(&text).map_err(|e| models(e.to_string()))?;
         Ok(list.data)
+    }
+
+    /// Status and body of the answer to a `GET`.
+    async fn get(&self, path: &str) -> Result<(u16, String), Failure> {
+        let request = self.request(Method::GET, path, Bytes::new())?;
+        let mut connection = self.pool.take().await.map_err(|e| no_connection(&e))?;
+        let answer = connection.send(request, |_| {}).await.map_err(|e| broken(&e))?;
+        let (status, mut body) = (answer.status().as_u16(), answer.into_body());
+        Ok((status, plain_body(&mut connection, &mut body).await))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
+        let uri = format!("{}{path}", self.prefix);
+        let built = Request::builder().method(method).uri(uri).body(Full::new(body));
+        let mut request = built.map_err(|e| malformed(e.to_string()))?;
+        *request.headers_mut() = self.headers.clone();
+        Ok(request)
     }
 
     /// Sends one request and reads its stream to the end, filling in `record` as it goes. The
@@ -167,74 +180,97 @@ impl Client {
         live: &Live,
         record: &mut RequestRecord,
     ) -> Result<(), Failure> {
-        let request = self
-            .http
-            .post(format!("{}{}", self.base, call.endpoint.path()))
-            .headers(self.headers.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .header(CONTENT_LENGTH, call.body.len())
-            .header("traceparent", call.traceparent)
-            .header("baggage", format!("loadgen.run_id={}", self.run_id))
-            .header("x-request-id", &record.request_id)
-            .header(TIMINGS_HEADER, TIMINGS_STAGES)
-            .body(stamped(call.body, clock, call.written));
+        let mut request = self.request(Method::POST, call.endpoint.path(), call.body)?;
+        let own =
+            |value: &str| value.parse().map_err(|e: InvalidHeaderValue| malformed(e.to_string()));
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert("traceparent", own(&call.traceparent)?);
+        headers.insert("x-request-id", own(&record.request_id)?);
         record.dispatched_ns = Some(clock.now_ns());
         live.sent();
-        let response = request.send().await.map_err(|e| transport_failure(&e))?;
-        read_stream(response, clock, live, record).await
+        let mut connection = self.pool.take().await.map_err(|e| no_connection(&e))?;
+        let written = &mut record.written_ns;
+        let note = |at: Option<_>| *written = written.or(at.map(|at| clock.ns_of(at)));
+        let answer = connection.send(request, note).await;
+        record.first_byte_ns = connection.first_read().map(|at| clock.ns_of(at));
+        let answer = answer.map_err(|e| broken(&e))?;
+        read_stream(&mut connection, answer, (clock, live), record).await?;
+        self.pool.give_back(connection).await;
+        Ok(())
     }
-}
-
-/// A body that notes when the connection takes it: after connecting, behind the head.
-fn stamped(body: Bytes, clock: Clock, written: Written) -> reqwest::Body {
-    reqwest::Body::wrap_stream(futures::stream::once(async move {
-        written.note(clock.now_ns());
-        Ok::<_, std::convert::Infallible>(body)
-    }))
 }
 
 async fn read_stream(
-    mut response: reqwest::Response,
-    clock: Clock,
-    live: &Live,
+    connection: &mut Connection,
+    answer: Response<Incoming>,
+    (clock, live): (Clock, &Live),
     record: &mut RequestRecord,
 ) -> Result<(), Failure> {
-    let status = response.status().as_u16();
+    let (head, mut body) = answer.into_parts();
+    let status = head.status.as_u16();
     if status != 200 {
-        let text = plain_body(&mut response).await;
+        let text = plain_body(connection, &mut body).await;
         let message = serde_json::from_str(&text).map_or(shorten(&text), |v| error_message(&v));
         return Err(Failure { class: FailureClass::Http(status), message });
     }
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     if !kind.starts_with("text/event-stream") {
         let message = format!("content-type {kind:?} instead of text/event-stream");
-        return Err(Failure { class: FailureClass::Malformed, message });
+        return Err(malformed(message));
     }
     let mut decoder = SseDecoder::default();
-    let mut events = Vec::new();
-    while let Some(bytes) = response.chunk().await.map_err(|e| transport_failure(&e))? {
-        let now_ns = clock.now_ns();
-        let before = record.reply.token_at_ns.len();
-        let pushed = decoder.push(&bytes, &mut events);
-        for event in events.drain(..) {
-            record.reply.accept(&event, now_ns).map_err(reply_failure)?;
-        }
-        live.tokens((record.reply.token_at_ns.len() - before) as u64);
-        pushed.map_err(|e| malformed(e.to_string()))?;
+    let reply = &mut record.reply;
+    while let Some(bytes) = connection.next(&mut body).await.map_err(|e| broken(&e))? {
+        let now_ns = connection.last_read().map_or_else(|| clock.now_ns(), |at| clock.ns_of(at));
+        let before = reply.tokens.len();
+        let read = decoder.push(&bytes, |event| reply.accept(event, now_ns).map_err(Broken::Reply));
+        live.tokens((reply.tokens.len() - before) as u64);
+        read.map_err(Failure::from)?;
     }
-    record.reply.check_end().map_err(reply_failure)
+    reply.check_end().map_err(|e| Broken::Reply(e).into())
 }
 
-async fn plain_body(response: &mut reqwest::Response) -> String {
-    let mut body = Vec::new();
-    while let Ok(Some(bytes)) = response.chunk().await {
-        let room = MAX_PLAIN_BYTES - body.len();
-        body.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        if body.len() == MAX_PLAIN_BYTES {
+/// What ends the reading of a stream.
+enum Broken {
+    Events(SseError),
+    Reply(ReplyError),
+}
+
+impl From<SseError> for Broken {
+    fn from(error: SseError) -> Self {
+        Self::Events(error)
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        let (class, message) = match broken {
+            Broken::Events(error) => (FailureClass::Malformed, error.to_string()),
+            Broken::Reply(error) => {
+                let class = match error {
+                    ReplyError::Server(_) => FailureClass::SseError,
+                    ReplyError::Malformed(_) => FailureClass::Malformed,
+                    ReplyError::Truncated { .. } => FailureClass::Truncated,
+                };
+                (class, error.to_string())
+            }
+        };
+        Self { class, message }
+    }
+}
+
+/// As much of a body as is read of one that is no stream.
+async fn plain_body(connection: &mut Connection, body: &mut Incoming) -> String {
+    let mut all = Vec::new();
+    while let Ok(Some(bytes)) = connection.next(body).await {
+        let room = MAX_PLAIN_BYTES - all.len();
+        all.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if all.len() == MAX_PLAIN_BYTES {
             break;
         }
     }
-    String::from_utf8_lossy(&body).into_owned()
+    String::from_utf8_lossy(&all).into_owned()
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), ClientError> {
@@ -248,34 +284,34 @@ fn malformed(message: String) -> Failure {
     Failure { class: FailureClass::Malformed, message }
 }
 
-fn reply_failure(error: ReplyError) -> Failure {
-    let class = match error {
-        ReplyError::Server(_) => FailureClass::SseError,
-        ReplyError::Malformed(_) => FailureClass::Malformed,
-        ReplyError::Truncated { .. } => FailureClass::Truncated,
-    };
-    Failure { class, message: error.to_string() }
+fn no_connection(error: &ConnectError) -> Failure {
+    Failure { class: FailureClass::Connect, message: shorten(&error.to_string()) }
 }
 
-fn transport_failure(error: &reqwest::Error) -> Failure {
-    let class = if error.is_connect() {
-        FailureClass::Connect
-    } else if error.is_timeout() {
-        FailureClass::Timeout
-    } else {
-        FailureClass::Broken
-    };
-    Failure { class, message: chain(error) }
-}
-
-/// The messages of an error and of what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
+/// A connection that broke, or that speaks something other than HTTP.
+fn broken(error: &hyper::Error) -> Failure {
+    let class = if error.is_parse() { FailureClass::Malformed } else { FailureClass::Broken };
     let mut causes = vec![error.to_string()];
-    let mut source = error.source();
+    let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         causes.push(cause.to_string());
         source = cause.source();
     }
     causes.dedup();
-    shorten(&causes.join(": "))
+    Failure { class, message: shorten(&causes.join(": ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_http_is_spoken() {
+        let client = |url: &str| Client::new(url, &[], Duration::from_secs(1), "r");
+        for wrong in ["https://a", "a", "http://", "http://a/?q=1", "ftp://a"] {
+            assert!(matches!(client(wrong), Err(ClientError::Url(_))), "{wrong}");
+        }
+        let under = client("http://a:81/x/v1/").unwrap();
+        assert_eq!((under.base(), under.prefix.as_str()), ("http://a:81/x", "/x"));
+    }
 }

@@ -16,11 +16,21 @@ impl Clock {
 
     /// Nanoseconds since the start; negative before it.
     pub fn now_ns(&self) -> i64 {
-        let now = Instant::now();
-        match now.checked_duration_since(self.origin) {
+        self.ns_of(Instant::now())
+    }
+
+    /// What the clock shows at an instant.
+    pub fn ns_of(&self, at: Instant) -> i64 {
+        match at.checked_duration_since(self.origin) {
             Some(since) => since.as_nanos() as i64,
-            None => -((self.origin - now).as_nanos() as i64),
+            None => -((self.origin - at).as_nanos() as i64),
         }
+    }
+
+    /// The instant at which it shows `ns`, now or later.
+    pub fn instant_of(&self, ns: i64) -> Instant {
+        let wait = u64::try_from(ns - self.now_ns()).unwrap_or(0);
+        Instant::now() + Duration::from_nanos(wait)
     }
 }
 

@@ -67,8 +67,10 @@ pub struct RequestRecord {
     pub issued_ns: i64,
     /// When it was sent, after waiting for a slot if there is a limit.
     pub dispatched_ns: Option<i64>,
-    /// When its body was handed to a ready connection.
+    /// When the connection took its first byte.
     pub written_ns: Option<i64>,
+    /// When the first byte of the answer was read.
+    pub first_byte_ns: Option<i64>,
     /// What came back.
     pub reply: Reply,
     /// When it was over.

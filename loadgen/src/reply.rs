@@ -1,9 +1,14 @@
 //! Reads the events of one streamed completion: tokens with their times, usage, how it ended.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
 
 use crate::sse::Event;
 use crate::stages::Timings;
+use crate::stamps::TokenTimes;
 
 /// Token counts that the server gives in its last chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub enum ReplyError {
 #[derive(Clone, Debug, Default)]
 pub struct Reply {
     /// When each chunk with text arrived.
-    pub token_at_ns: Vec<i64>,
+    pub tokens: TokenTimes,
     /// When the first chunk with a choice arrived, text or not.
     pub first_choice_ns: Option<i64>,
     /// When the last chunk with a choice arrived.
@@ -45,34 +50,96 @@ pub struct Reply {
     /// Usage, once it was sent.
     pub usage: Option<Usage>,
     /// `stop`, `length` …
-    pub finish_reason: Option<String>,
-    /// The server's own split into stages, if it gave one.
+    pub finish_reason: Option<FinishReason>,
+    /// The server's account of the time it took.
     pub timings: Option<Timings>,
     /// Whether `[DONE]` was seen.
     pub done: bool,
 }
 
-#[derive(Deserialize)]
-struct Chunk {
-    #[serde(default)]
-    choices: Vec<Choice>,
-    usage: Option<UsageField>,
-    /// Other servers put other things under this name.
-    timings: Option<serde_json::Value>,
-    error: Option<serde_json::Value>,
+/// Why a choice ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// As many tokens as asked for.
+    Length,
+    /// A stop string or the end of the answer.
+    Stop,
+    /// What else the server says.
+    Other(Box<str>),
+}
+
+impl FinishReason {
+    /// The server's word.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Length => "length",
+            Self::Stop => "stop",
+            Self::Other(word) => word,
+        }
+    }
+}
+
+impl From<&str> for FinishReason {
+    fn from(word: &str) -> Self {
+        match word {
+            "length" => Self::Length,
+            "stop" => Self::Stop,
+            other => Self::Other(shorten(other).into()),
+        }
+    }
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    text: Option<String>,
+struct Chunk<'a> {
+    #[serde(borrow, default)]
+    choices: Vec<Choice<'a>>,
+    usage: Option<UsageField>,
+    error: Option<serde_json::Value>,
+    /// Other servers put other things under this name.
+    timings: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Choice<'a> {
+    #[serde(default)]
+    text: Filled,
     delta: Option<Delta>,
-    finish_reason: Option<String>,
+    #[serde(borrow)]
+    finish_reason: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
 struct Delta {
-    content: Option<String>,
-    reasoning_content: Option<String>,
+    #[serde(default)]
+    content: Filled,
+    #[serde(default)]
+    reasoning_content: Filled,
+}
+
+/// Whether there is text; the text itself is not kept.
+#[derive(Clone, Copy, Default)]
+struct Filled(bool);
+
+impl<'de> Deserialize<'de> for Filled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Filled;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or null")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Filled, E> {
+                Ok(Filled(!text.is_empty()))
+            }
+
+            fn visit_unit<E>(self) -> Result<Filled, E> {
+                Ok(Filled(false))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
 }
 
 #[derive(Deserialize)]
@@ -88,14 +155,9 @@ struct Details {
     cached_tokens: Option<u64>,
 }
 
-impl Choice {
+impl Choice<'_> {
     fn has_text(&self) -> bool {
-        let filled = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
-        filled(&self.text)
-            || self
-                .delta
-                .as_ref()
-                .is_some_and(|d| filled(&d.content) || filled(&d.reasoning_content))
+        self.text.0 || self.delta.as_ref().is_some_and(|d| d.content.0 || d.reasoning_content.0)
     }
 
     /// The chat chunk that only opens the answer carries no token.
@@ -106,7 +168,7 @@ impl Choice {
 
 impl Reply {
     /// Takes an event that arrived at `now_ns`.
-    pub fn accept(&mut self, event: &Event, now_ns: i64) -> Result<(), ReplyError> {
+    pub fn accept(&mut self, event: Event<'_>, now_ns: i64) -> Result<(), ReplyError> {
         if self.done {
             return Ok(());
         }
@@ -114,25 +176,25 @@ impl Reply {
             self.done = true;
             return Ok(());
         }
-        let chunk: Chunk = serde_json::from_str(&event.data)
-            .map_err(|e| ReplyError::Malformed(format!("{e} in {:?}", shorten(&event.data))))?;
+        let chunk: Chunk<'_> = serde_json::from_str(event.data)
+            .map_err(|e| ReplyError::Malformed(format!("{e} in {:?}", shorten(event.data))))?;
         if let Some(error) = &chunk.error {
             return Err(ReplyError::Server(error_message(error)));
         }
         if event.name == "error" {
-            return Err(ReplyError::Server(shorten(&event.data)));
+            return Err(ReplyError::Server(shorten(event.data)));
         }
         if chunk.choices.is_empty() && chunk.usage.is_none() {
-            return Err(ReplyError::Malformed(shorten(&event.data)));
+            return Err(ReplyError::Malformed(shorten(event.data)));
         }
         for choice in chunk.choices.into_iter().filter(|choice| !choice.opens_only()) {
             self.first_choice_ns.get_or_insert(now_ns);
             self.last_choice_ns = Some(now_ns);
             if choice.has_text() {
-                self.token_at_ns.push(now_ns);
+                self.tokens.push(now_ns);
             }
-            if choice.finish_reason.is_some() {
-                self.finish_reason = choice.finish_reason;
+            if let Some(word) = choice.finish_reason.as_deref() {
+                self.finish_reason = Some(word.into());
             }
         }
         if let Some(timings) = chunk.timings.filter(|t| t.get("stages").is_some()) {
@@ -151,7 +213,7 @@ impl Reply {
     /// Says whether the stream, now ended, was complete.
     pub fn check_end(&self) -> Result<(), ReplyError> {
         if !self.done {
-            return Err(ReplyError::Truncated { tokens: self.token_at_ns.len() });
+            return Err(ReplyError::Truncated { tokens: self.tokens.len() });
         }
         if self.finish_reason.is_none() {
             return Err(ReplyError::Malformed("no choice gave a finish_reason".to_owned()));
@@ -161,17 +223,17 @@ impl Reply {
 
     /// When the first token arrived; if no chunk had text, when the first choice did.
     pub fn first_token_ns(&self) -> Option<i64> {
-        self.token_at_ns.first().copied().or(self.first_choice_ns)
+        self.tokens.first().or(self.first_choice_ns)
     }
 
     /// When the last token arrived.
     pub fn last_token_ns(&self) -> Option<i64> {
-        self.token_at_ns.last().copied().or(self.last_choice_ns)
+        self.tokens.last().or(self.last_choice_ns)
     }
 
     /// Output tokens, by the server's count if it gave one.
     pub fn output_tokens(&self) -> u64 {
-        self.usage.map_or(self.token_at_ns.len() as u64, |usage| usage.completion_tokens)
+        self.usage.map_or(self.tokens.len() as u64, |usage| usage.completion_tokens)
     }
 }
 
@@ -202,9 +264,8 @@ mod tests {
 
     fn read(events: &[(&str, i64)]) -> (Reply, Result<(), ReplyError>) {
         let mut reply = Reply::default();
-        let result = events.iter().try_for_each(|(data, at)| {
-            reply.accept(&Event { name: String::new(), data: (*data).to_owned() }, *at)
-        });
+        let result =
+            events.iter().try_for_each(|(data, at)| reply.accept(Event { name: "", data }, *at));
         (reply, result)
     }
 
@@ -223,10 +284,34 @@ mod tests {
         ]);
         assert_eq!(result, Ok(()));
         assert_eq!(reply.check_end(), Ok(()));
-        assert_eq!(reply.token_at_ns, [10, 30]);
+        assert_eq!(reply.tokens.iter().collect::<Vec<_>>(), [10, 30]);
         assert_eq!((reply.first_token_ns(), reply.last_token_ns()), (Some(10), Some(30)));
         let expected = Usage { prompt_tokens: 5, completion_tokens: 2, cached_tokens: Some(4) };
         assert_eq!(reply.usage, Some(expected));
+    }
+
+    #[test]
+    fn the_opening_chat_chunk_is_no_token() {
+        let (reply, result) = read(&[
+            (
+                r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
+                5,
+            ),
+            (r#"{"choices":[{"delta":{"content":"hi"},"finish_reason":null}]}"#, 9),
+            (r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#, 11),
+            ("[DONE]", 12),
+        ]);
+        assert_eq!(result, Ok(()));
+        assert_eq!(reply.tokens.iter().collect::<Vec<_>>(), [9]);
+        assert_eq!(reply.output_tokens(), 1);
+    }
+
+    #[test]
+    fn a_reply_without_text_still_has_a_first_token() {
+        let (reply, _) =
+            read(&[(r#"{"choices":[{"text":"","finish_reason":"length"}]}"#, 7), ("[DONE]", 8)]);
+        assert_eq!(reply.check_end(), Ok(()));
+        assert_eq!(reply.first_token_ns(), Some(7));
     }
 
     #[test]
@@ -247,34 +332,10 @@ mod tests {
     }
 
     #[test]
-    fn the_opening_chat_chunk_is_no_token() {
-        let (reply, result) = read(&[
-            (
-                r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
-                5,
-            ),
-            (r#"{"choices":[{"delta":{"content":"hi"},"finish_reason":null}]}"#, 9),
-            (r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#, 11),
-            ("[DONE]", 12),
-        ]);
-        assert_eq!(result, Ok(()));
-        assert_eq!(reply.token_at_ns, [9]);
-        assert_eq!(reply.output_tokens(), 1);
-    }
-
-    #[test]
-    fn a_reply_without_text_still_has_a_first_token() {
-        let (reply, _) =
-            read(&[(r#"{"choices":[{"text":"","finish_reason":"length"}]}"#, 7), ("[DONE]", 8)]);
-        assert_eq!(reply.check_end(), Ok(()));
-        assert_eq!(reply.first_token_ns(), Some(7));
-    }
-
-    #[test]
     fn bad_streams_are_told_apart() {
         let (_, result) = read(&[(r#"{"error":{"message":"worker died","type":"x"}}"#, 1)]);
         assert_eq!(result, Err(ReplyError::Server("worker died".to_owned())));
-        for junk in ["nonsense", "{}", "[1]", r#"{"choices":[3]}"#] {
+        for junk in ["nonsense", "{}", "[1]", r#"{"choices":[3]}"#, r#"{"choices":[{"text":3}]}"#] {
             assert!(matches!(read(&[(junk, 1)]).1, Err(ReplyError::Malformed(_))), "{junk}");
         }
         let (cut, _) = read(&[(r#"{"choices":[{"text":"a"}]}"#, 1)]);

@@ -8,7 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::Endpoint;
-use crate::client::{Call, Client, Written};
+use crate::client::{Call, Client};
 use crate::clock::{Clock, cpu_seconds};
 use crate::identity::Identity;
 use crate::live::Live;
@@ -229,6 +229,7 @@ async fn request(job: Job, shared: Arc<Shared>) -> RequestRecord {
         issued_ns,
         dispatched_ns: None,
         written_ns: None,
+        first_byte_ns: None,
         reply: Reply::default(),
         finished_ns: issued_ns,
         failure: None,
@@ -236,13 +237,11 @@ async fn request(job: Job, shared: Arc<Shared>) -> RequestRecord {
         trace_id: ids.trace_id,
     };
     shared.live.issued(record.lag_ns());
-    let written = Written::default();
     let mut cancelled = shared.cancelled.clone();
     let call = job.body.map(|body| Call {
         endpoint: shared.options.endpoint,
         body,
         traceparent: ids.traceparent,
-        written: written.clone(),
     });
     let sent = timeout_at(deadline, send(&shared, call, &mut record));
     let failure = tokio::select! {
@@ -261,8 +260,8 @@ async fn request(job: Job, shared: Arc<Shared>) -> RequestRecord {
         }),
     };
     record.failure = failure;
-    record.written_ns = written.at_ns();
     record.finished_ns = shared.clock.now_ns();
+    record.reply.tokens.settle();
     shared.live.finished(&record);
     record
 }

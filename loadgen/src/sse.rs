@@ -3,13 +3,13 @@
 /// The most bytes of one event that are held.
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
 
-/// One event.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Event {
+/// One event, borrowed from what was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
     /// The `event` field; empty when there is none.
-    pub name: String,
+    pub name: &'a str,
     /// The `data` lines, joined by line feeds.
-    pub data: String,
+    pub data: &'a str,
 }
 
 /// Why the stream is not a stream of events.
@@ -23,28 +23,39 @@ pub enum SseError {
     Utf8,
 }
 
-/// Takes chunks and gives events.
-#[derive(Default)]
+/// Takes chunks and gives events. It holds only what is not yet complete.
+#[derive(Debug, Default)]
 pub struct SseDecoder {
     line: Vec<u8>,
-    event: Event,
+    name: String,
+    data: String,
     has_data: bool,
     after_cr: bool,
     started: bool,
 }
 
 impl SseDecoder {
-    /// Takes the next bytes and appends the events they complete.
-    pub fn push(&mut self, mut bytes: &[u8], events: &mut Vec<Event>) -> Result<(), SseError> {
+    /// Takes the next bytes and hands the events they complete to `sink`, until it refuses one.
+    pub fn push<E: From<SseError>>(
+        &mut self,
+        mut bytes: &[u8],
+        mut sink: impl FnMut(Event<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         while !bytes.is_empty() {
+            if let Some((data, rest)) = self.whole_event(bytes) {
+                let data = std::str::from_utf8(data).map_err(|_| SseError::Utf8)?;
+                sink(Event { name: "", data })?;
+                bytes = rest;
+                continue;
+            }
             if std::mem::take(&mut self.after_cr) && bytes[0] == b'\n' {
                 bytes = &bytes[1..];
                 continue;
             }
             let end = bytes.iter().position(|b| *b == b'\n' || *b == b'\r');
-            let held = self.line.len() + self.event.data.len() + end.unwrap_or(bytes.len());
+            let held = self.line.len() + self.data.len() + end.unwrap_or(bytes.len());
             if held > MAX_EVENT_BYTES {
-                return Err(SseError::TooLong);
+                return Err(SseError::TooLong.into());
             }
             let Some(end) = end else {
                 self.line.extend_from_slice(bytes);
@@ -53,21 +64,39 @@ impl SseDecoder {
             self.line.extend_from_slice(&bytes[..end]);
             self.after_cr = bytes[end] == b'\r';
             bytes = &bytes[end + 1..];
-            self.end_line(events)?;
+            if self.end_line()? {
+                let event = Event { name: &self.name, data: &self.data };
+                let accepted = sink(event);
+                self.name.clear();
+                self.data.clear();
+                accepted?;
+            }
         }
         Ok(())
     }
 
-    fn end_line(&mut self, events: &mut Vec<Event>) -> Result<(), SseError> {
+    /// The common case, read in place: nothing is held, and a whole `data: …` event of one line
+    /// that ends in two line feeds comes next. Its data and what follows it.
+    fn whole_event<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let nothing_held = self.line.is_empty() && !self.has_data && self.name.is_empty();
+        let rest = bytes.strip_prefix(b"data: ").filter(|_| nothing_held && self.started)?;
+        let end = rest.iter().position(|b| *b == b'\n')?;
+        let (data, rest) = (&rest[..end], rest[end + 1..].strip_prefix(b"\n")?);
+        (end <= MAX_EVENT_BYTES && !data.contains(&b'\r')).then_some((data, rest))
+    }
+
+    /// Takes a complete line; says whether it ends an event.
+    fn end_line(&mut self) -> Result<bool, SseError> {
         let line = std::mem::take(&mut self.line);
         let mut text = std::str::from_utf8(&line).map_err(|_| SseError::Utf8)?;
         if !std::mem::replace(&mut self.started, true) {
             text = text.trim_start_matches('\u{feff}');
         }
+        let mut ended = false;
         if text.is_empty() {
-            let event = std::mem::take(&mut self.event);
-            if std::mem::take(&mut self.has_data) {
-                events.push(event);
+            ended = std::mem::take(&mut self.has_data);
+            if !ended {
+                self.name.clear();
             }
         } else {
             let (field, value) = text.split_once(':').unwrap_or((text, ""));
@@ -75,18 +104,21 @@ impl SseDecoder {
             match field {
                 "data" => {
                     if std::mem::replace(&mut self.has_data, true) {
-                        self.event.data.push('\n');
+                        self.data.push('\n');
                     }
-                    self.event.data.push_str(value);
+                    self.data.push_str(value);
                 }
-                "event" => self.event.name = value.to_owned(),
+                "event" => {
+                    self.name.clear();
+                    self.name.push_str(value);
+                }
                 // Comments have an empty field name; id and retry mean nothing here.
                 _ => {}
             }
         }
         self.line = line;
         self.line.clear();
-        Ok(())
+        Ok(ended)
     }
 }
 
@@ -95,21 +127,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn decode(chunks: &[&[u8]]) -> Result<Vec<Event>, SseError> {
+    /// Name and data of the events in `chunks`.
+    fn decode(chunks: &[&[u8]]) -> Result<Vec<(String, String)>, SseError> {
         let (mut decoder, mut events) = (SseDecoder::default(), Vec::new());
-        chunks.iter().try_for_each(|chunk| decoder.push(chunk, &mut events))?;
+        let mut sink = |event: Event<'_>| {
+            events.push((event.name.to_owned(), event.data.to_owned()));
+            Ok(())
+        };
+        chunks.iter().try_for_each(|chunk| decoder.push(chunk, &mut sink))?;
         Ok(events)
     }
 
-    fn data(text: &str) -> Event {
-        Event { name: String::new(), data: text.to_owned() }
+    fn data(text: &str) -> (String, String) {
+        (String::new(), text.to_owned())
     }
 
     #[test]
     fn comments_names_and_line_ends() {
         let text =
             "\u{feff}: ping\n\ndata: a\r\n\r\nevent: error\rdata:b\rdata: c\r\rid: 5\n\ndata\n\n";
-        let named = Event { name: "error".to_owned(), data: "b\nc".to_owned() };
+        let named = ("error".to_owned(), "b\nc".to_owned());
         assert_eq!(decode(&[text.as_bytes()]), Ok(vec![data("a"), named, data("")]));
         assert_eq!(decode(&[b"data: unfinished\n"]), Ok(vec![]));
     }
@@ -120,7 +157,7 @@ mod tests {
         assert_eq!(decode(&[b"data: ", &chunk, &chunk]), Err(SseError::TooLong));
         let mut decoder = SseDecoder::default();
         let line = format!("data: {}\n", "y".repeat(1000));
-        let pushed = (0..2000).map(|_| decoder.push(line.as_bytes(), &mut Vec::new()));
+        let pushed = (0..2000).map(|_| decoder.push(line.as_bytes(), |_| Ok(())));
         assert!(pushed.into_iter().any(|r| r == Err(SseError::TooLong)));
         assert_eq!(decode(&[b"data: \xff\xfe\n\n"]), Err(SseError::Utf8));
     }
@@ -133,7 +170,7 @@ mod tests {
             cut in 1_usize..7,
         ) {
             let wire: String = texts.iter().map(|t| format!(": hi{ends}data: {t}{ends}{ends}")).collect();
-            let expected: Vec<Event> = texts.iter().map(|t| data(t)).collect();
+            let expected: Vec<_> = texts.iter().map(|t| data(t)).collect();
             let chunks: Vec<&[u8]> = wire.as_bytes().chunks(cut).collect();
             prop_assert_eq!(decode(&chunks), Ok(expected));
         }

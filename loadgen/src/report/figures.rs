@@ -63,14 +63,14 @@ fn latency(records: &[RequestRecord]) -> Latency {
         Quantiles::of(completed(records).filter_map(of).map(ms).collect())
     };
     let tpot = completed(records).filter_map(RequestRecord::tpot_ns).map(|ns| ns / 1e6);
-    let gaps = completed(records).flat_map(|r| r.reply.token_at_ns.windows(2));
+    let gaps = completed(records).flat_map(|r| r.reply.tokens.gaps());
     Latency {
         ttft_response_ms: collect(&|r| r.ttft_ns(r.intended_ns)),
         ttft_service_ms: collect(&|r| r.ttft_ns(r.dispatched_ns?)),
         e2e_response_ms: collect(&|r| r.e2e_ns(r.intended_ns)),
         e2e_service_ms: collect(&|r| r.e2e_ns(r.dispatched_ns?)),
         tpot_ms: Quantiles::of(tpot.collect()),
-        itl_ms: Quantiles::of(gaps.map(|w| ms(w[1] - w[0])).collect()),
+        itl_ms: Quantiles::of(gaps.map(ms).collect()),
     }
 }
 
@@ -220,7 +220,7 @@ mod tests {
         let record = |(index, at): (usize, &i64)| {
             let sent = at + lag_ms(index) * MS;
             let reply = Reply {
-                token_at_ns: [50, 60, 90].map(|t| sent + t * MS).to_vec(),
+                tokens: [50, 60, 90].map(|t| sent + t * MS).into_iter().collect(),
                 ..Reply::default()
             };
             RequestRecord {
@@ -229,6 +229,7 @@ mod tests {
                 issued_ns: sent,
                 dispatched_ns: Some(sent),
                 written_ns: Some(sent),
+                first_byte_ns: Some(sent),
                 reply,
                 finished_ns: sent + 91 * MS,
                 failure: None,
