@@ -15,6 +15,7 @@ use crate::choice::Step;
 use crate::generate::Work;
 use crate::metrics::HttpMetrics;
 use crate::respond::{ApiError, Endpoint, Reply, Usage};
+use crate::stages::{StageNotes, Timings};
 
 /// Status of a request whose client went away, as proxies write it.
 const CLIENT_CLOSED: u16 = 499;
@@ -36,6 +37,8 @@ pub(crate) struct Account {
     last_tokens: Vec<Option<Instant>>,
     finish_reasons: Vec<&'static str>,
     first: First,
+    /// Kept for a client that asked for them.
+    timings: Option<Timings>,
     /// The request's place among those in flight.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -44,8 +47,8 @@ pub(crate) struct Account {
 #[derive(Clone, Copy)]
 enum First {
     Awaited,
-    /// Sent by the worker at this time.
-    Sent(SystemTime),
+    /// This choice's, sent by the worker at this time.
+    Sent(u32, SystemTime),
     /// Handed to the client's connection at this time.
     Written(SystemTime),
 }
@@ -76,6 +79,7 @@ impl Account {
             last_tokens: Vec::new(),
             finish_reasons: Vec::new(),
             first: First::Awaited,
+            timings: None,
             permit: None,
         }
     }
@@ -125,13 +129,35 @@ impl Account {
     pub(crate) fn tokenized(&mut self, now: SystemTime) {
         let attributes = [(names::tandem::TOKENS, self.usage.prompt_tokens.into())];
         self.trace.stage(names::stage::TOKENIZE, self.arrived_at.min(now)..now, attributes);
+        if let Some(timings) = &mut self.timings {
+            timings.tokenized(now);
+        }
+    }
+
+    /// The client wants to know its request's stages.
+    pub(crate) fn keep_timings(&mut self) {
+        self.timings = Some(Timings::new(self.arrived_at));
+    }
+
+    /// Where each choice notes its stages; empty when nobody asked.
+    pub(crate) fn stage_notes(&mut self) -> Vec<StageNotes> {
+        let choices = self.last_tokens.len();
+        self.timings
+            .as_mut()
+            .map_or_else(Vec::new, |timings| (0..choices).map(|_| timings.choice()).collect())
+    }
+
+    /// The stages so far, when the client asked for them.
+    pub(crate) fn timings(&self) -> Option<&Timings> {
+        self.timings.as_ref()
     }
 
     /// Notes a choice's step.
     pub(crate) fn step(&mut self, step: &Step, index: u32) {
         let now = Instant::now();
         if matches!(self.first, First::Awaited) {
-            self.first = First::Sent(UNIX_EPOCH + Duration::from_micros(step.sent_us));
+            let sent = UNIX_EPOCH + Duration::from_micros(step.sent_us);
+            self.first = First::Sent(index, sent);
         }
         self.usage.completion_tokens += u64::from(step.tokens);
         if let Some(cached) = step.cached_tokens {
@@ -151,12 +177,15 @@ impl Account {
 
     /// Notes that what came so far is on its way to the client.
     pub(crate) fn written(&mut self) {
-        let First::Sent(sent) = self.first else { return };
+        let First::Sent(index, sent) = self.first else { return };
         let (now, ttft) = (SystemTime::now(), self.arrived.elapsed());
         self.first = First::Written(now);
         // Another machine's clock may be ahead of ours.
         self.trace.stage(names::stage::FIRST_TOKEN, sent.min(now)..now, []);
         self.metrics.ttft_seconds.observe_duration(ttft, &self.trace);
+        if let Some(timings) = &mut self.timings {
+            timings.first_token(index as usize, sent, now, ttft.as_secs_f64() * 1e3);
+        }
         if let Some(span) = &mut self.span {
             let seconds = ttft.as_secs_f64();
             span.attribute(names::GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, seconds);

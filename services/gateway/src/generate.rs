@@ -15,6 +15,7 @@ use crate::backend::{Backend, Pieces};
 use crate::choice::{Choice, ChoiceRules, Ended, Score, Step, StopReason};
 use crate::dispatch::{Generation, Piece};
 use crate::params::GenerationParams;
+use crate::stages::StageNotes;
 use crate::text::{Prepared, Text};
 
 /// How much longer than the deadline the gateway waits for a generation to say that it is over.
@@ -36,6 +37,8 @@ pub(crate) struct Times {
     pub(crate) trace: Trace,
     pub(crate) tokenized: SystemTime,
     pub(crate) timeout: Duration,
+    /// Where each choice notes its stages, when the client asked for them.
+    pub(crate) stages: Vec<StageNotes>,
 }
 
 /// One step of one choice, or why the choice failed.
@@ -107,6 +110,7 @@ fn generations(text: &Text, work: &Work, first: RequestId, times: &Times) -> Vec
                 deadline,
                 trace: times.trace.clone(),
                 tokenized: times.tokenized,
+                stages: times.stages.get(generations.len()).cloned(),
             });
         }
     }

@@ -17,6 +17,7 @@ use crate::body;
 use crate::generate::{self, Choices, Item, Times, Work};
 use crate::params::{ChatRequest, CompletionRequest};
 use crate::respond::{self, ApiError, Endpoint, Reply, json_response};
+use crate::stages;
 use crate::text::Prepared;
 
 /// Longest body that is parsed and tokenized on the spot; a longer one would hold up the tokens of
@@ -25,6 +26,8 @@ const SHORT_BODY_BYTES: usize = 16 << 10;
 
 /// Every request has one when it comes here.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
+/// What browsers and tools read a request's stages from.
+const SERVER_TIMING: &str = "server-timing";
 const REQUEST_ID_ATTRIBUTE: &str = "http.request.header.x-request-id";
 /// Longest time that a refused client is told to wait.
 const RETRY_AFTER_S_MAX: f32 = 60.0;
@@ -40,7 +43,15 @@ pub(crate) async fn answer(app: Arc<App>, endpoint: Endpoint, request: Request) 
     }
     let mut account = Account::open(span, Arc::clone(&app.http_metrics), endpoint, arrived);
     let traceparent = HeaderValue::from_str(&account.trace().traceparent());
-    let prepared = prepare(&app, endpoint, body, arrived, &mut account).await;
+    let prepared = match stages::asked_for(&parts.headers) {
+        Ok(asked) => {
+            if asked {
+                account.keep_timings();
+            }
+            prepare(&app, endpoint, body, arrived, &mut account).await
+        }
+        Err(error) => Err(error),
+    };
     let mut response = match prepared {
         Ok((work, reply, id)) => respond(&app, work, reply, id, account).await,
         Err(error) => {
@@ -184,9 +195,13 @@ async fn respond(
     mut account: Account,
 ) -> Response {
     let tokenized = SystemTime::now();
-    let times =
-        Times { trace: account.trace().clone(), tokenized, timeout: app.limits.request_timeout };
     account.tokenized(tokenized);
+    let times = Times {
+        trace: account.trace().clone(),
+        tokenized,
+        timeout: app.limits.request_timeout,
+        stages: account.stage_notes(),
+    };
     let stream = work.params.stream;
     let started = generate::start(&app.backend, &app.text, &work, id, times).await;
     // The status is decided by the first step: what fails before it is no stream.
@@ -214,7 +229,17 @@ async fn whole(reply: &Reply, first: Item, choices: Choices, mut account: Accoun
     match choices.collect(first, &mut account).await {
         Ok(finished) => {
             account.succeeded();
-            json_response(StatusCode::OK, &reply.whole(finished, &account.usage()))
+            let mut answer = reply.whole(finished, &account.usage());
+            let Some(timings) = account.timings() else {
+                return json_response(StatusCode::OK, &answer);
+            };
+            let now = SystemTime::now();
+            answer["timings"] = timings.json(now);
+            let mut response = json_response(StatusCode::OK, &answer);
+            if let Ok(stages) = HeaderValue::from_str(&timings.header(now)) {
+                response.headers_mut().insert(SERVER_TIMING, stages);
+            }
+            response
         }
         Err(refusal) => {
             account.failed(&refusal);

@@ -28,6 +28,7 @@ mod stop;
 mod account;
 mod metrics;
 mod respond;
+mod stages;
 
 pub mod dispatch;
 pub mod fleet;
@@ -37,5 +38,6 @@ pub use backend::{Backend, Pieces};
 pub use metrics::{Exposition, HttpMetrics};
 pub use routes::router;
 pub use service::run;
+pub use stages::StageNotes;
 pub use text::{Text, TextParts};
 pub use vocabulary::Vocabulary;

@@ -47,6 +47,13 @@ pub struct Job {
     pub prompt_logprobs: Option<u8>,
     /// Whose KV blocks these are.
     pub scope: Scope,
+    /// The first event of the leg is to say how long its stages took.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stages: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Which part of a request a worker does.

@@ -28,5 +28,5 @@ pub use store::{
     Discard, Ensure, Lookup, LookupReply, Release, StoreReady, StoreStatus, StoreStatusReply,
 };
 pub use subject::{Request, Subject};
-pub use token::{Event, Failure, Finish, Opening, TokenBatch, TokenEvent, TokenLogprob};
+pub use token::{Event, Failure, Finish, LegStages, Opening, TokenBatch, TokenEvent, TokenLogprob};
 pub use wire::{WireError, decode, encode};

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Refusal;
 use crate::ids::{RequestKey, TokenId, WorkerId};
+use crate::presence::Role;
 
 /// Most events of one batch.
 pub const BATCH_EVENTS_MAX: usize = 4096;
@@ -54,6 +55,23 @@ pub struct TokenEvent {
     pub opening: Option<Box<Opening>>,
     /// When it was sent, in microseconds since the Unix epoch.
     pub sent_us: u64,
+    /// Present on the first event of each leg, when the job asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Box<LegStages>>,
+}
+
+/// When the stages of a leg ended, in microseconds since the Unix epoch. The first began with the
+/// job's `sent_us`, the last ended with the event's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegStages {
+    /// Who worked.
+    pub worker: WorkerId,
+    /// What it did first: compute the prompt, or generate.
+    pub role: Role,
+    /// The sequence had its pages.
+    pub admitted_us: u64,
+    /// The blocks that could be had were here.
+    pub fetched_us: u64,
 }
 
 /// Natural log-probabilities at temperature 1, of the chosen token and the most likely ones.

@@ -33,6 +33,7 @@ fn job() -> Job {
         top_logprobs: Some(2),
         prompt_logprobs: None,
         scope: Scope::shared(),
+        stages: false,
     }
 }
 
@@ -49,6 +50,7 @@ fn token() -> TokenEvent {
             prompt_logprobs: vec![None],
         })),
         sent_us: 5,
+        stages: None,
     }
 }
 
@@ -100,6 +102,7 @@ fn golden_bytes() {
     let mut all = String::new();
     let block = BlockHash([7; 16]);
     show(&mut all, "job", &job());
+    show(&mut all, "job_with_stages", &Job { stages: true, ..job() });
     show(&mut all, "accepted", &Answer::Accepted);
     show(&mut all, "refused", &Answer::Refused(refusal()));
     let batch = TokenBatch {
@@ -110,6 +113,9 @@ fn golden_bytes() {
         ],
     };
     show(&mut all, "token_batch", &batch);
+    let stages = LegStages { worker: worker(), role: Role::Prefill, admitted_us: 6, fetched_us: 7 };
+    let told = TokenEvent { stages: Some(Box::new(stages)), ..token() };
+    show(&mut all, "token_with_stages", &Event::Token(told));
     let done = PromptDone {
         key: key(),
         prefill: worker(),

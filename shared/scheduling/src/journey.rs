@@ -88,6 +88,11 @@ impl Journey {
         &self.avoid
     }
 
+    /// Why the attempt before this one ended; `None` in the first.
+    pub fn last_failure(&self) -> Option<&Refusal> {
+        self.last.as_ref()
+    }
+
     /// Every token delivered so far.
     pub fn output(&self) -> &[TokenId] {
         &self.output

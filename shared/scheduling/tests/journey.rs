@@ -31,6 +31,7 @@ fn token(attempt: u32, index: u32, last: u32) -> Event {
         finish: (index == last).then_some(Finish::Length),
         opening: None,
         sent_us: 0,
+        stages: None,
     })
 }
 

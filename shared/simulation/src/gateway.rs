@@ -299,6 +299,7 @@ impl Gateway {
             top_logprobs: None,
             prompt_logprobs: None,
             scope: Scope::shared(),
+            stages: false,
         };
         fabric.send(Envelope::ToWorker(worker.clone(), ToWorker::Job(Box::new(job))));
         let late = GatewayTimer::JobLate(worker, key);

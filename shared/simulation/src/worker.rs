@@ -269,6 +269,7 @@ impl Worker {
                     finish: outcome.finish,
                     opening: Some(Box::new(opening)),
                     sent_us: fabric.queue.now_us(),
+                    stages: None,
                 }));
             }
             self.commit(row.key, token, outcome, fabric);

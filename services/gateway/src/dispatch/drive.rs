@@ -9,10 +9,11 @@ use chassis::telemetry::{Value, names};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use protocol::{
-    Attempt, Cancel, CancelReason, ErrorClass, Job, Leg, Missed, Refusal, RequestKey, WorkerId,
+    Attempt, Cancel, CancelReason, ErrorClass, Job, Leg, Missed, Refusal, RequestKey, Role,
+    TokenEvent, WorkerId,
 };
 use scheduling::journey::{Action, End, Input, Journey};
-use scheduling::route::Placement;
+use scheduling::route::{Choice, Placement};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -60,6 +61,8 @@ pub(super) struct Drive {
     routing: SystemTime,
     /// The attempt that was sent last, and when.
     sent: Option<(Attempt, SystemTime)>,
+    /// When a token of it came last, or else when it was sent.
+    last_sign: SystemTime,
     placement: Option<Placement>,
     /// What the table was told last.
     holders: Vec<WorkerId>,
@@ -88,6 +91,7 @@ impl Drive {
             asked: FuturesUnordered::new(),
             routing: admitted,
             sent: None,
+            last_sign: admitted,
             placement: None,
             holders: Vec::new(),
             held: Attempt(0),
@@ -152,7 +156,7 @@ impl Drive {
                 Action::Deliver(event) => {
                     self.start();
                     self.prompt_computed();
-                    follows = self.deliver(Piece::Token(event));
+                    follows = self.deliver(event);
                 }
                 Action::AskMissed { worker, key, from } => self.ask_missed(worker, key, from),
                 Action::Cancel { worker, key, reason } => self.cancel(worker, key, reason),
@@ -224,18 +228,33 @@ impl Drive {
 
     /// Hands a piece to the client. One that is not there, or does not read, gets nothing more:
     /// what it has must stay without a gap.
-    fn deliver(&mut self, piece: Piece) -> Option<Input> {
+    fn deliver(&mut self, mut event: TokenEvent) -> Option<Input> {
+        self.last_sign = SystemTime::now();
+        self.note_stages(&mut event);
         if self.client.gone {
             return None;
         }
-        self.client.gone = self.client.pieces.try_send(piece).is_err();
+        self.client.gone = self.client.pieces.try_send(Piece::Token(event)).is_err();
         self.client.gone.then_some(Input::Stop(CancelReason::ClientGone))
+    }
+
+    fn note_stages(&self, event: &mut TokenEvent) {
+        let (Some(notes), told) = (&self.generation.stages, event.stages.take()) else { return };
+        if let Some(told) = told {
+            let chosen = self.placement.as_ref().map(|placement| &placement.chosen().choice);
+            let alone = matches!(chosen, Some(Choice::Whole { .. }));
+            notes.leg(&told, event.sent_us, alone || told.role == Role::Decode);
+        }
+        if event.finish.is_some() {
+            notes.generated(event.sent_us);
+        }
     }
 
     fn place(&mut self) -> Input {
         self.release_loads();
-        if self.sent.is_some() {
+        if let Some((attempt, _)) = self.sent {
             self.routing = SystemTime::now();
+            self.trace_lost(attempt);
         }
         let need = need(&self.generation, self.journey.output().len());
         let policy = self.shared.limits.disaggregate;
@@ -263,6 +282,11 @@ impl Drive {
             _ => {
                 let now = SystemTime::now();
                 self.sent = Some((key.attempt, now));
+                self.last_sign = now;
+                if let Some(notes) = &self.generation.stages {
+                    notes.sent(key.attempt.0, now);
+                    notes.stage(names::stage::ROUTE, self.routing..now);
+                }
                 self.trace_route(now);
                 now
             }
@@ -281,6 +305,7 @@ impl Drive {
             top_logprobs: generation.top_logprobs,
             prompt_logprobs: generation.prompt_logprobs,
             scope: generation.scope,
+            stages: generation.stages.is_some(),
         };
         let (shared, context) = (self.shared.clone(), self.context());
         self.asked.push(Box::pin(async move {
@@ -333,6 +358,26 @@ impl Drive {
     /// The workers' spans go under the request's.
     fn context(&self) -> Context {
         Context::new(self.generation.trace.traceparent())
+    }
+
+    /// What is lost with an attempt: the time since the last that was heard of it.
+    fn trace_lost(&self, attempt: Attempt) {
+        let lost = self.last_sign..self.routing;
+        if let Some(notes) = &self.generation.stages {
+            notes.lost(lost.start, lost.end);
+        }
+        if !self.generation.trace.is_sampled() {
+            return;
+        }
+        let why = self.journey.last_failure();
+        let (class, message) = why.map_or(("", ""), |why| (why.class.as_str(), &why.message));
+        let attributes: [(&'static str, Value); 4] = [
+            (names::tandem::ATTEMPT, attempt.0.into()),
+            (names::tandem::LOST_CLASS, class.into()),
+            (names::tandem::LOST_REASON, message.to_owned().into()),
+            (names::tandem::TOKENS, self.journey.output().len().into()),
+        ];
+        self.generation.trace.stage(names::stage::LOST_ATTEMPT, lost, attributes);
     }
 
     fn trace_route(&self, sent: SystemTime) {

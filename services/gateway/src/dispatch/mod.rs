@@ -30,6 +30,7 @@ use self::drive::{Client, Drive};
 use self::metrics::Counters;
 use self::table::Table;
 use crate::fleet::Fleet;
+use crate::stages::StageNotes;
 
 /// Inputs that wait for a request's task. What finds no room is asked for again as a gap.
 const INPUTS_WAITING_MAX: usize = 1_024;
@@ -57,6 +58,8 @@ pub struct Generation {
     pub trace: Trace,
     /// When tokenizing ended; the admit stage starts here.
     pub tokenized: SystemTime,
+    /// Where its stages are noted, when the client asked for them.
+    pub stages: Option<StageNotes>,
 }
 
 /// What a running generation yields.
@@ -151,6 +154,9 @@ impl Dispatcher {
         let admitted = SystemTime::now();
         let stage = names::stage::ADMIT;
         generation.trace.stage(stage, generation.tokenized..admitted, []);
+        if let Some(notes) = &generation.stages {
+            notes.stage(stage, generation.tokenized..admitted);
+        }
         let (pieces, receiver) = mpsc::channel(shared.limits.unread_max.max(1));
         let (stop, stopped) = oneshot::channel();
         let (started, answer) = oneshot::channel();

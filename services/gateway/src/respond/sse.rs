@@ -1,6 +1,7 @@
 //! Answers as server-sent events: chunks, usage, errors in mid-stream, `[DONE]`.
 
 use std::convert::Infallible;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use chassis::http::axum::body::Body;
@@ -16,6 +17,7 @@ use crate::account::Account;
 use crate::choice::Step;
 use crate::generate::{Choices, Item};
 use crate::params::StreamParams;
+use crate::stages::Timings;
 
 /// Events that are ready together go out in one write, up to about this many bytes.
 const WRITE_BYTES: usize = 16 << 10;
@@ -28,6 +30,8 @@ struct Chunks {
     options: StreamParams,
     /// Choices that have said who speaks.
     introduced: Vec<bool>,
+    /// Choices that have not ended.
+    running: usize,
     usage: Usage,
 }
 
@@ -97,14 +101,14 @@ impl Live {
             Some((index, Ok(step))) => {
                 self.account.step(&step, index);
                 self.chunks.usage = self.account.usage();
-                self.chunks.step(out, index, &step);
+                self.chunks.step(out, index, &step, self.account.timings());
             }
             Some((_, Err(refusal))) => {
                 event(out, &ApiError::from(refusal.clone()).body().to_string());
                 self.finish(out, Err(refusal));
             }
             None => {
-                self.chunks.last_usage(out);
+                self.chunks.last_usage(out, self.account.timings());
                 self.finish(out, Ok(()));
             }
         }
@@ -131,33 +135,41 @@ impl Chunks {
             text_json(&reply.model),
             text_json(&reply.fingerprint),
         );
-        Self { reply, head, options, introduced: vec![false; choices], usage }
+        let introduced = vec![false; choices];
+        Self { reply, head, options, introduced, running: choices, usage }
     }
 
-    fn step(&mut self, out: &mut String, index: u32, step: &Step) {
+    fn step(&mut self, out: &mut String, index: u32, step: &Step, timings: Option<&Timings>) {
         let chat = self.reply.endpoint == Endpoint::Chat;
         let introduced = std::mem::replace(&mut self.introduced[index as usize], true);
         if chat && !introduced {
-            self.chunk(out, |_, out| chat::role_chunk(out, index));
+            self.chunk(out, None, |_, out| chat::role_chunk(out, index));
         }
         // A token whose text is still held makes an empty chunk: clients see the pace of tokens.
         let silent_end = step.ended.is_some() && step.text.is_empty();
         let speaks = !silent_end || (self.reply.logprobs && !step.scores.is_empty());
         if speaks {
-            self.chunk(out, |reply, out| match chat {
+            self.chunk(out, None, |reply, out| match chat {
                 true => chat::text_chunk(out, reply, index, &step.text, &step.scores),
                 false => completion::text_chunk(out, reply, index, &step.text, &step.scores),
             });
         }
         if let Some(ended) = &step.ended {
-            self.chunk(out, |_, out| match chat {
+            self.running = self.running.saturating_sub(1);
+            let last = self.running == 0 && !self.options.include_usage;
+            self.chunk(out, timings.filter(|_| last), |_, out| match chat {
                 true => chat::end_chunk(out, index, ended),
                 false => completion::end_chunk(out, index, ended),
             });
         }
     }
 
-    fn chunk(&self, out: &mut String, choice: impl FnOnce(&Reply, &mut String)) {
+    fn chunk(
+        &self,
+        out: &mut String,
+        timings: Option<&Timings>,
+        choice: impl FnOnce(&Reply, &mut String),
+    ) {
         *out += "data: ";
         *out += &self.head;
         choice(&self.reply, out);
@@ -168,13 +180,25 @@ impl Chunks {
         } else if self.options.include_usage {
             *out += r#","usage":null"#;
         }
+        add_timings(out, timings);
         *out += "}\n\n";
     }
 
-    fn last_usage(&self, out: &mut String) {
+    fn last_usage(&self, out: &mut String, timings: Option<&Timings>) {
         if self.options.include_usage {
-            event(out, &format!(r#"{}],"usage":{}}}"#, self.head, self.usage.json()));
+            let mut chunk = format!(r#"{}],"usage":{}"#, self.head, self.usage.json());
+            add_timings(&mut chunk, timings);
+            chunk.push('}');
+            event(out, &chunk);
         }
+    }
+}
+
+/// The stages of the request, on the last chunk.
+fn add_timings(out: &mut String, timings: Option<&Timings>) {
+    if let Some(timings) = timings {
+        *out += r#","timings":"#;
+        *out += &timings.json(SystemTime::now()).to_string();
     }
 }
 

@@ -89,6 +89,7 @@ fn generation(max_tokens: u32) -> Generation {
         deadline: SystemTime::now() + PATIENCE,
         trace: Trace::off(),
         tokenized: SystemTime::now(),
+        stages: None,
     }
 }
 

@@ -189,6 +189,7 @@ impl Worker {
                 finish: (index == last).then_some(Finish::Length),
                 opening: (index == base).then(|| Box::new(opening())),
                 sent_us: now_us(),
+                stages: None,
             });
             let times = if self.script.lose.contains(&index) { 0 } else { 1 };
             self.send(&job, event, times + usize::from(self.script.repeat)).await;

@@ -148,6 +148,12 @@ impl Scripted {
     pub(crate) fn unready(&self, reason: &str) {
         self.record.lock().unwrap().unready = Some(reason.to_owned());
     }
+
+        self.record.lock().unwrap().fleet = fleet;
+    }
+
+    /// How often somebody looked at the fleet.
+    }
 }
 
 fn scored(token: TokenId, top: Option<u8>) -> Option<TokenLogprob> {
@@ -180,6 +186,7 @@ fn pieces(generation: &Generation, plan: &Plan) -> VecDeque<Piece> {
             finish,
             opening: opening.take(),
             sent_us: sent_us() as u64,
+            stages: None,
         })
     };
     if generation.stopping.max_tokens == 0 {
@@ -220,6 +227,10 @@ impl Backend for Scripted {
     fn retry_after(&self) -> Duration {
         Duration::from_millis(2500)
     }
+
+        let mut record = self.record.lock().unwrap();
+        let fleet = record.fleet.clone();
+    }
 }
 
 impl Pieces for ScriptedPieces {
@@ -252,6 +263,7 @@ pub(crate) struct Bench {
     pub(crate) backend: Scripted,
     pub(crate) url: String,
     pub(crate) http: reqwest::Client,
+    /// Stops the server.
     _server: JoinSet<()>,
 }
 

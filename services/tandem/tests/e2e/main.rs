@@ -13,4 +13,5 @@ mod hub;
 mod openai;
 mod processes;
 mod simulated;
+mod stages;
 mod traces;

@@ -20,6 +20,7 @@ fn token(index: u32) -> Event {
         finish: None,
         opening: None,
         sent_us: 0,
+        stages: None,
     })
 }
 

@@ -70,6 +70,10 @@ pub mod tandem {
     pub const REQUEST_ID: &str = "tandem.request.id";
     /// The attempt, from 0.
     pub const ATTEMPT: &str = "tandem.attempt";
+    /// The class of what ended an attempt.
+    pub const LOST_CLASS: &str = "tandem.lost.class";
+    /// What ended an attempt.
+    pub const LOST_REASON: &str = "tandem.lost.reason";
     /// A worker's id.
     pub const WORKER: &str = "tandem.worker";
     /// Tokens that this stage handled.
@@ -114,6 +118,9 @@ pub mod stage {
     pub const DECODE_FIRST_STEP: &str = "decode.first_step";
     /// decode: the following steps.
     pub const DECODE_GENERATE: &str = "decode.generate";
+    /// gateway: what an attempt that came to nothing cost, from the last that was heard of it until
+    /// the next attempt is routed.
+    pub const LOST_ATTEMPT: &str = "lost_attempt";
     /// gateway: sending tokens to the client.
     pub const STREAM: &str = "stream";
 }

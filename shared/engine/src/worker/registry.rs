@@ -75,6 +75,8 @@ pub(super) struct Entry {
     pub(super) chosen: Option<(Option<TokenId>, bool)>,
     /// The hand-over that a decode leg waits for.
     pub(super) handover: watch::Sender<Option<PromptDone>>,
+    /// Whether the gateway wants to know how long its stages took.
+    pub(super) tell_stages: bool,
     /// Whether the store holds a lease for it.
     pub(super) leased: bool,
     /// The fetch under way.
@@ -212,6 +214,7 @@ mod tests {
             puts: Puts::default(),
             chosen: None,
             handover: watch::Sender::new(None),
+            tell_stages: false,
             leased: false,
             fetch: None,
             ended: None,

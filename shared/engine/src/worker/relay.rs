@@ -112,7 +112,9 @@ fn take(worker: &Arc<Worker>, event: StepEvent) -> Option<(GatewayId, Event)> {
         StepEvent::Token { key, index, token, logprob, finish, opening, chunks } => {
             let sent = SystemTime::now();
             let sent_us = sent.duration_since(UNIX_EPOCH).map_or(0, |at| at.as_micros() as u64);
-            let event = TokenEvent { key, index, token, logprob, finish, opening, sent_us };
+            let stages = None;
+            let mut event =
+                TokenEvent { key, index, token, logprob, finish, opening, sent_us, stages };
             let (gateway, prefill) = {
                 let mut registry = worker.registry();
                 let entry = registry.get_mut(&key).filter(|entry| entry.ended.is_none())?;
@@ -121,6 +123,7 @@ fn take(worker: &Arc<Worker>, event: StepEvent) -> Option<(GatewayId, Event)> {
                 if first {
                     entry.marks.first_token = Some(sent);
                     stages::first_token(entry, event.opening.as_deref(), chunks, sent);
+                    event.stages = stages::told(entry, &worker.id);
                 }
                 entry.log.push(Event::Token(event.clone()));
                 let prefill = matches!(entry.leg, Leg::Prefill { .. });

@@ -97,6 +97,7 @@ fn entry(worker: &Worker, job: &Job, context: &Context) -> Entry {
         puts: Puts::default(),
         chosen: None,
         handover: watch::Sender::new(None),
+        tell_stages: job.stages,
         leased: false,
         fetch: None,
         ended: None,

@@ -1,10 +1,10 @@
 //! A worker's part of a request's trace: stages that touch, siblings under the gateway's span.
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use chassis::telemetry::Value;
 use chassis::telemetry::names::{stage, tandem};
-use protocol::{Finish, Leg, Opening};
+use protocol::{Finish, Leg, LegStages, Opening, Role, WorkerId};
 
 use super::registry::Entry;
 
@@ -41,6 +41,29 @@ pub(super) fn first_token(entry: &Entry, opening: Option<&Opening>, chunks: u32,
             ("tandem.chunks", Value::from(i64::from(chunks))),
         ],
     );
+}
+
+/// What the gateway is told of them, when it asked.
+pub(super) fn told(entry: &Entry, worker: &WorkerId) -> Option<Box<LegStages>> {
+    if !entry.tell_stages {
+        return None;
+    }
+    let admitted = entry.marks.admitted.unwrap_or(entry.sent);
+    let fetched = entry.marks.fetched.unwrap_or(admitted);
+    let role = match entry.leg {
+        Leg::Decode { .. } => Role::Decode,
+        Leg::Prefill { .. } | Leg::Whole => Role::Prefill,
+    };
+    Some(Box::new(LegStages {
+        worker: worker.clone(),
+        role,
+        admitted_us: epoch_us(admitted),
+        fetched_us: epoch_us(fetched),
+    }))
+}
+
+fn epoch_us(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
 
 /// All blocks of a prompt are in the store.

@@ -1,0 +1,179 @@
+//! A client that asks is told where its request's time went, and it adds up.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{System, block_on, turn};
+use crate::processes::service_below;
+
+/// The stages that a client waits for.
+const TO_FIRST_TOKEN: [&str; 7] = [
+    "tokenize",
+    "admit",
+    "route",
+    "prefill.queue",
+    "prefill.kv_fetch",
+    "prefill.compute",
+    "first_token",
+];
+const SLOW: [&str; 4] =
+    ["--set", "simulated.prefill_us_per_token=400", "--set", "simulated.decode_us_per_step=4000"];
+
+fn words(count: usize, salt: usize) -> String {
+    let word = |at: usize| ["one", "two", "three", "four"][(at * at + salt + at / 7) % 4];
+    (0..count).map(word).collect::<Vec<_>>().join(" ")
+}
+
+struct Told {
+    timings: Value,
+    usage: Value,
+    server_timing: Option<String>,
+}
+
+async fn ask(base: &str, path: &str, mut body: Value, over: Value) -> Told {
+    for (key, value) in over.as_object().expect("an object") {
+        body[key] = value.clone();
+    }
+    let request = reqwest::Client::new()
+        .post(format!("{base}{path}"))
+        .header("x-tandem-timings", "stages")
+        .timeout(Duration::from_secs(60))
+        .json(&body);
+    let response = request.send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let header = response.headers().get("server-timing");
+    let server_timing = header.map(|value| value.to_str().expect("text").to_owned());
+    let text = response.text().await.expect("a body");
+    let data: Vec<&str> = text.split("\n\n").filter_map(|it| it.strip_prefix("data: ")).collect();
+    let answer: Value = match data[..] {
+        [.., last, "[DONE]"] => {
+            let told = data.iter().filter(|event| event.contains("\"timings\"")).count();
+            assert_eq!(told, 1, "only the last chunk tells: {text}");
+            serde_json::from_str(last).expect("JSON")
+        }
+        _ => serde_json::from_str(&text).expect("JSON"),
+    };
+    let (timings, usage) = (answer["timings"].clone(), answer["usage"].clone());
+    assert!(timings.is_object(), "{answer:#}");
+    Told { timings, usage, server_timing }
+}
+
+fn stages(timings: &Value) -> Vec<(String, f64, f64)> {
+    let stages = timings["stages"].as_array().expect("stages");
+    let stage = |stage: &Value| {
+        let number = |key: &str| stage[key].as_f64().expect("a number");
+        let name = stage["name"].as_str().expect("a name").to_owned();
+        (name, number("start_ms"), number("duration_ms"))
+    };
+    stages.iter().map(stage).collect()
+}
+
+/// Those on the way to the first token follow one another and sum to the TTFT within 2 %.
+fn check_sum(timings: &Value, lost: usize) {
+    let ttft_ms = timings["ttft_ms"].as_f64().expect("a number");
+    let on_the_way = |(name, start, _): &(String, f64, f64)| {
+        let known = TO_FIRST_TOKEN.contains(&name.as_str()) || name == "lost_attempt";
+        known && *start <= ttft_ms
+    };
+    let stages: Vec<_> = stages(timings).into_iter().filter(on_the_way).collect();
+    for name in TO_FIRST_TOKEN {
+        assert!(stages.iter().any(|(stage, ..)| stage == name), "{name}: {timings:#}");
+    }
+    let lost_here = stages.iter().filter(|(name, ..)| name == "lost_attempt").count();
+    assert_eq!(lost_here, lost, "{timings:#}");
+    let sum_ms: f64 = stages.iter().map(|(.., duration)| duration).sum();
+    println!("TTFT {ttft_ms:.3} ms, stages {sum_ms:.3} ms");
+    assert!((sum_ms - ttft_ms).abs() <= 0.02 * ttft_ms, "{sum_ms} of {ttft_ms} ms: {timings:#}");
+    for pair in stages.windows(2) {
+        let gap_ms = pair[1].1 - (pair[0].1 + pair[0].2);
+        assert!(gap_ms.abs() <= 0.02 * ttft_ms, "{} to {}: {timings:#}", pair[0].0, pair[1].0);
+    }
+}
+
+#[test]
+fn stages_sum_to_the_ttft_streaming_and_whole_and_with_a_stored_prefix() {
+    let _turn = turn();
+    let Some(system) = System::simulated(&SLOW) else { return };
+    let chat = "/v1/chat/completions";
+    let message = json!([{ "role": "user", "content": words(100, 0) }]);
+    let body = json!({ "messages": message, "max_tokens": 20, "ignore_eos": true });
+    block_on(async {
+        let stream = json!({ "stream": true });
+        let first = ask(&system.base, chat, body.clone(), stream.clone()).await;
+        check_sum(&first.timings, 0);
+        let all = stages(&first.timings);
+        for name in
+            ["decode.queue", "decode.kv_pull", "decode.first_step", "decode.generate", "stream"]
+        {
+            assert!(all.iter().any(|(stage, ..)| stage == name), "{name}: {:#}", first.timings);
+        }
+        let generate =
+            all.iter().find(|(name, ..)| name == "decode.generate").expect("it is there");
+        assert!(18.0 * 4.0 <= generate.2, "eighteen steps of 4 ms: {:#}", first.timings);
+        let compute = &first.timings["stages"]
+            .as_array()
+            .expect("stages")
+            .iter()
+            .find(|stage| stage["name"] == "prefill.compute")
+            .expect("it is there")["worker"];
+        assert!(compute.as_str().is_some_and(|worker| worker.contains("prefill")), "{compute}");
+
+        let usage = json!({ "stream": true, "stream_options": { "include_usage": true } });
+        let again = ask(&system.base, chat, body.clone(), usage).await;
+        check_sum(&again.timings, 0);
+        let cached = again.usage["prompt_tokens_details"]["cached_tokens"].as_u64();
+        assert!(cached.is_some_and(|cached| 16 <= cached), "{:#}", again.usage);
+
+        let whole = json!({ "prompt": words(120, 1), "max_tokens": 5, "ignore_eos": true });
+        let told = ask(&system.base, "/v1/completions", whole, json!({})).await;
+        check_sum(&told.timings, 0);
+        let header = told.server_timing.expect("Server-Timing");
+        assert!(
+            header.starts_with("tokenize;dur=") && header.contains("prefill.compute;dur="),
+            "{header}"
+        );
+
+        let several = json!({ "n": 3, "stream": true });
+        check_sum(&ask(&system.base, chat, body.clone(), several).await.timings, 0);
+    });
+}
+
+#[test]
+fn a_lost_attempt_is_a_stage_and_the_sum_holds() {
+    let _turn = turn();
+    let Some(system) = System::simulated(&SLOW) else { return };
+    let body = json!({ "prompt": words(3000, 2), "max_tokens": 8, "ignore_eos": true });
+    let victim = service_below(system.pid(), "prefill").expect("it runs");
+    let told = block_on(async {
+        let asking = ask(&system.base, "/v1/completions", body, json!({ "stream": true }));
+        tokio::pin!(asking);
+        let early = tokio::time::timeout(Duration::from_millis(500), &mut asking).await;
+        assert!(early.is_err(), "the prompt was too short to kill anybody in the midst of it");
+        victim.kill();
+        asking.await
+    });
+    check_sum(&told.timings, 1);
+    let retried = |stage: &Value| stage["name"] == "prefill.compute" && stage["attempt"] == 1;
+    let stages = told.timings["stages"].as_array().expect("stages");
+    assert!(stages.iter().any(retried), "{:#}", told.timings);
+}
+
+#[test]
+fn nobody_is_told_who_does_not_ask() {
+    let _turn = turn();
+    let Some(system) = System::simulated(&[]) else { return };
+    let body = json!({ "prompt": "one two", "max_tokens": 2, "ignore_eos": true });
+    block_on(async {
+        let answer = crate::http::ask(&system.base, "/v1/completions", &body).await;
+        assert_eq!(answer.get("timings"), None, "{answer:#}");
+        let asked = reqwest::Client::new()
+            .post(format!("{}/v1/completions", system.base))
+            .header("x-tandem-timings", "everything")
+            .json(&body);
+        let refused = asked.send().await.expect("an answer");
+        assert_eq!(refused.status(), 400);
+        let refused: Value = refused.json().await.expect("JSON");
+        assert_eq!(refused["error"]["param"], "x-tandem-timings", "{refused:#}");
+    });
+}
