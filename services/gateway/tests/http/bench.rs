@@ -148,12 +148,6 @@ impl Scripted {
     pub(crate) fn unready(&self, reason: &str) {
         self.record.lock().unwrap().unready = Some(reason.to_owned());
     }
-
-        self.record.lock().unwrap().fleet = fleet;
-    }
-
-    /// How often somebody looked at the fleet.
-    }
 }
 
 fn scored(token: TokenId, top: Option<u8>) -> Option<TokenLogprob> {
@@ -227,10 +221,6 @@ impl Backend for Scripted {
     fn retry_after(&self) -> Duration {
         Duration::from_millis(2500)
     }
-
-        let mut record = self.record.lock().unwrap();
-        let fleet = record.fleet.clone();
-    }
 }
 
 impl Pieces for ScriptedPieces {
@@ -263,7 +253,6 @@ pub(crate) struct Bench {
     pub(crate) backend: Scripted,
     pub(crate) url: String,
     pub(crate) http: reqwest::Client,
-    /// Stops the server.
     _server: JoinSet<()>,
 }
 
