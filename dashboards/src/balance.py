@@ -1,8 +1,29 @@
 """Prefill against decode: who waits for whom?"""
 
-from panels import CHOSEN, board, level, lines, query, row, total
+from panels import CHOSEN, board, level, lines, quantile, query, row, stat, total
 
 BUSY = 'sum by (job) (rate(tandem_worker_step_seconds_total{' + CHOSEN + '}[$__rate_interval])) / on (job) count by (job) (up{' + CHOSEN + '})'
+
+STAGE = "tandem_stage_seconds"
+
+
+def wait(job, stage):
+    """How long requests waited for this kind of worker."""
+    return query(quantile(STAGE, "0.9", f'{CHOSEN},stage="{stage}"'), f"{job}, p90", exemplar=True)
+
+
+ROLES = row(
+    "Who is what",
+    stat("Workers ready", "Workers that would take a job now, of both kinds.", "short", level("tandem_worker_ready"), width=3),
+    stat("Given to prefill", "The whole fleet's steps that are open to prefill, in workers: the sum of the assignments.", "short",
+         level("tandem_worker_prefill_share"), width=3),
+    lines("Workers ready, by kind", "Workers that would take a job now.", "short", [query(level("tandem_worker_ready", by="job"), "{{job}}")], width=6, height=6),
+    lines("Assignments", "Share of each worker's steps that is open to prefill: a line that moves is a worker that was given another role.",
+          "percentunit", [query(f"tandem_worker_prefill_share{{{CHOSEN}}}", "{{job}} {{instance}}")], width=6, height=6, max=1),
+    lines("Changes of assignment", "How often workers' assignments changed, and how many workers are draining.", "short",
+          [query(f"sum(changes(tandem_worker_prefill_share{{{CHOSEN}}}[$__rate_interval]))", "changed"),
+           query(level("tandem_worker_draining"), "draining")], width=6, height=6),
+)
 
 QUEUES = row(
     "Who waits",
@@ -10,6 +31,12 @@ QUEUES = row(
           "decode's when hand-overs wait for blocks or room.", "short", [query(level("vllm:num_requests_waiting", by="job"), "{{job}}")]),
     lines("Generating sequences", "Sequences that generate tokens now, by service.", "short",
           [query(level("vllm:num_requests_running", by="job"), "{{job}}")]),
+    lines("Wait for a worker", "From the gateway's sending until a worker begins, nine in ten waited less: the longer line is the half that is short of workers. "
+          "A dot is one request and leads to its trace.", "s", [wait("prefill", "prefill.queue"), wait("decode", "decode.queue")]),
+    lines("Waiting prompt tokens", "Prompt tokens accepted and not yet computed, by service.", "short", [query(level("tandem_worker_waiting_tokens", by="job"), "{{job}}")]),
+    lines("Hand-over", "From a decode worker's acceptance until it has the prompt's blocks: median, nine in ten, worst in a hundred. A dot leads to its trace.", "s",
+          [query(quantile(STAGE, q, f'{CHOSEN},stage="decode.kv_pull"'), f"kv_pull {name}", exemplar=True)
+           for name, q in (("p50", "0.5"), ("p90", "0.9"), ("p99", "0.99"))]),
     lines("Longest queue of a worker", "The worker with most waiting sequences, by service: far above the others means that placement is uneven.",
           "short", [query(level("vllm:num_requests_waiting", by="job", how="max"), "longest, {{job}}"),
                     query(level("vllm:num_requests_waiting", by="job", how="min"), "shortest, {{job}}")]),
@@ -47,5 +74,5 @@ HANDOVER = row(
 
 BOARD = board(
     "balance", "prefill against decode", "Which half of the fleet holds up the other: queues, busy shares, and what passes between them.",
-    [QUEUES, WORK, HANDOVER],
+    [ROLES, QUEUES, WORK, HANDOVER],
 )

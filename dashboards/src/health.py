@@ -86,7 +86,8 @@ TROUBLE = row(
           [query(total("tandem_worker_damaged_blocks_total"), "damaged blocks"),
            query(total("tandem_worker_pulls_failed_total"), "pulls ended early"),
            query(total("tandem_worker_handovers_failed_total"), "hand-overs failed"),
-           query(total("tandem_kvstore_disconnects_total"), "kvstore lost NATS")]),
+           query(total("tandem_kvstore_disconnects_total"), "kvstore lost NATS"),
+           query(f"sum(1 - tandem_bus_connected{{{CHOSEN}}})", "now without NATS")]),
 )
 
 BOARD = board(

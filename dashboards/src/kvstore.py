@@ -12,7 +12,8 @@ def hit_share():
 GLANCE = row(
     "At a glance",
     stat("Hit share", "Share of the blocks asked for that were stored.", "percentunit", hit_share()),
-    stat("Stored", "Bytes of the blocks stored.", "bytes", level("tandem_kvstore_bytes")),
+    stat("Full", "Bytes stored, over what the store may hold. Eviction keeps it below 1.", "percentunit",
+         f"{level('tandem_kvstore_bytes')} / ({level('tandem_kvstore_capacity_bytes')} > 0) or on() vector(0)", max=1),
     stat("Blocks", "Blocks stored.", "short", level("tandem_kvstore_blocks")),
     stat("Leases", "Requests that hold a lease: while they do, their blocks stay.", "short", level("tandem_kvstore_leases")),
     stat("Evictions", "Blocks evicted per second for lack of room.", "ops", total("tandem_kvstore_evictions_total")),
@@ -42,7 +43,7 @@ ROOM = row(
     "Does it hold?",
     lines("Stored and leased blocks", "Blocks stored, and those under at least one lease, which cannot be evicted.", "short",
           [query(level("tandem_kvstore_blocks"), "stored"), query(level("tandem_kvstore_leased_blocks"), "leased")]),
-    lines("Stored bytes", "Bytes of the blocks stored.", "bytes", [query(level("tandem_kvstore_bytes"), "stored")]),
+    lines("Stored bytes", "Bytes of the blocks stored, and the room there is.", "bytes", [query(level("tandem_kvstore_bytes"), "stored"), query(level("tandem_kvstore_capacity_bytes"), "room")]),
     lines("Leases over time", "Requests that hold a lease.", "short", [query(level("tandem_kvstore_leases"), "leases")]),
     lines("Blocks that went", "Evicted for lack of room, dropped by the stream itself (age or its own limit), discarded because a reader found damage.",
           "ops", [query(total("tandem_kvstore_evictions_total"), "evicted"), query(total("tandem_kvstore_lost_total"), "dropped by the stream"),

@@ -1,9 +1,21 @@
 """Where does the time to first token go?"""
 
-from panels import MODEL, board, heat, latency, lines, quantile, query, row, stat, total
+from panels import CHOSEN, MODEL, board, choice, heat, latency, lines, quantile, quantiles, query, row, stat, total
+from panels import INSTANCE, JOB, MODELS
 
 TTFT = "vllm:time_to_first_token_seconds"
 PROMPT = "vllm:request_prompt_tokens"
+STAGE = "tandem_stage_seconds"
+# The way to the first token, in order; the names are those of the spans.
+TO_FIRST_TOKEN = ("tokenize", "admit", "route", "prefill.queue", "prefill.kv_fetch", "prefill.compute", "first_token")
+DECODE = ("decode.queue", "decode.kv_pull", "decode.first_step")
+
+STAGES = choice("stage", "Stage", f'label_values({STAGE}_count{{job=~"$job"}}, stage)', every=False,
+                current={"text": "prefill.queue", "value": "prefill.queue"})
+
+
+def of(stage):
+    return f'{CHOSEN},stage="{stage}"'
 
 
 def cached_share():
@@ -11,20 +23,50 @@ def cached_share():
     return f"{cached} / ({prompt} > 0) or on() vector(0)"
 
 
+def mean_per_request(stage):
+    """What a stage adds to the mean TTFT: means add up, quantiles do not."""
+    return f"{total(STAGE + '_sum', of(stage))} / on() ({total(TTFT + '_count', MODEL)} > 0) or on() vector(0)"
+
+
+def each_stage(q, stages):
+    pattern = "|".join(name.replace(".", "\\\\.") for name in stages)
+    return query(quantile(STAGE, q, f'{CHOSEN},stage=~"{pattern}"', "stage"), "{{stage}}", exemplar=True)
+
+
 FELT = row(
     "What clients wait for",
-    latency("Time to first token", "From a request's arrival at the gateway to its first token.", TTFT, MODEL, width=12),
-    heat("Time to first token, spread", "Requests per second in each bucket: two bands are two kinds of request, which no quantile shows.",
-         TTFT, MODEL, width=12),
+    latency("Time to first token", "From a request's arrival at the gateway to its first token.", TTFT, MODEL),
+    heat("Time to first token, spread", "Requests per second in each bucket: two bands are two kinds of request, which no quantile shows.", TTFT, MODEL),
+    lines("Stages stacked", "What each stage adds to the mean time to first token; the stack is that mean. Only means add up: the "
+          "quantiles of each stage stand below.", "s", [query(mean_per_request(stage), stage) for stage in TO_FIRST_TOKEN], stacked=True),
+)
+
+EACH = row(
+    "Stage by stage",
+    lines("Stages to the first token, p50", "Half of the requests spent less than this in each stage. A dot is one request and leads to its trace.",
+          "s", [each_stage("0.5", TO_FIRST_TOKEN)]),
+    lines("Stages to the first token, p90", "One request in ten spent more than this in each stage.", "s", [each_stage("0.9", TO_FIRST_TOKEN)]),
+    lines("Stages to the first token, p99", "One request in a hundred spent more than this in each stage: the stage on top is where the tail comes from.",
+          "s", [each_stage("0.99", TO_FIRST_TOKEN)]),
+    lines("Until decode speaks, p99", "From the hand-over to decode's first token: this delays the second token, not the first.", "s",
+          [each_stage("0.99", DECODE)]),
+    lines("The chosen stage", "Quantiles of the stage chosen at the top of the page. A dot is one request and leads to its trace.", "s",
+          quantiles(STAGE, CHOSEN + ',stage="$stage"')),
+    heat("The chosen stage, spread", "Requests per second in each bucket of the stage chosen at the top of the page.", STAGE, CHOSEN + ',stage="$stage"'),
 )
 
 CAUSES = row(
     "What it depends on",
-    lines("Prompt length", "Prompt tokens of a request.", "short",
+    lines("Prompt length", "Prompt tokens of a request: prefill.compute grows with what of it is not cached.", "short",
           [query(quantile(PROMPT, q, MODEL), name, exemplar=True) for name, q in (("p50", "0.5"), ("p90", "0.9"), ("p99", "0.99"))]),
-    stat("Cached share of prompts", "Share of prompt tokens that were not computed because their KV was there.", "percentunit", cached_share(), width=4),
+    stat("Cached share of prompts", "Share of prompt tokens that were not computed because their KV was there.", "percentunit", cached_share()),
+    stat("Waiting for prefill", "Prompt tokens accepted by workers and not yet computed: prefill.queue grows with it.", "short",
+         "sum(tandem_worker_waiting_tokens{" + CHOSEN + "})"),
     lines("Prompt tokens by source", "Prompt tokens per second: computed, found in the worker's own pages, or fetched from the store.", "short",
-          [query(total("vllm:prompt_tokens_by_source_total", by="source", rare=True), "{{source}}")], width=12, stacked=True),
+          [query(total("vllm:prompt_tokens_by_source_total", by="source", rare=True), "{{source}}")], stacked=True),
 )
 
-BOARD = board("ttft", "where does TTFT go?", "Which stage of a request's way takes the time until its first token.", [FELT, CAUSES])
+BOARD = board(
+    "ttft", "where does TTFT go?", "Which stage of a request's way takes the time until its first token.", [FELT, EACH, CAUSES],
+    (JOB, INSTANCE, MODELS, STAGES),
+)

@@ -1,6 +1,6 @@
 """One worker."""
 
-from panels import CHOSEN, GREEN, ORANGE, RED, board, choice, level, lines, query, row, stat, total
+from panels import CHOSEN, GREEN, ORANGE, RED, board, choice, level, lines, quantile, query, row, stat, total
 
 WORKERS = "prefill|decode"
 JOB = choice("job", "Kind", f'label_values(up{{job=~"{WORKERS}"}}, job)')
@@ -10,7 +10,7 @@ BUSY = total("tandem_worker_step_seconds_total")
 
 GLANCE = row(
     "At a glance",
-    stat("Up", "1 while Prometheus reaches it.", "short", level("up"), colours=(RED, (1, GREEN))),
+    stat("Ready", "1 while it would take a job.", "short", level("tandem_worker_ready"), colours=(RED, (1, GREEN))),
     stat("Busy", "Share of time spent in steps.", "percentunit", BUSY, max=1),
     stat("Pages held", "Share of KV pages held by sequences.", "percentunit", level("vllm:kv_cache_usage_perc"),
          colours=(GREEN, (0.8, ORANGE), (0.95, RED)), max=1),
@@ -25,6 +25,9 @@ WORK = row(
     "What it does",
     lines("Sequences", "Sequences that generate, and those that wait for their first token.", "short",
           [query(level("vllm:num_requests_running"), "generating"), query(level("vllm:num_requests_waiting"), "waiting")]),
+    lines("Its assignment", "Share of its steps that is open to prefill; 1 on the second line while it drains.", "percentunit",
+          [query(level("tandem_worker_prefill_share"), "open to prefill"), query(level("tandem_worker_draining"), "draining")], max=1),
+    lines("Waiting prompt tokens", "Prompt tokens accepted and not yet computed.", "short", [query(level("tandem_worker_waiting_tokens"), "waiting")]),
     lines("Tokens", "Tokens per second: prompt tokens by source, and tokens generated.", "short",
           [query(total("vllm:prompt_tokens_by_source_total", by="source", rare=True), "prompt, {{source}}"),
            query(total("tandem_worker_generated_tokens_total"), "generated")]),
@@ -49,6 +52,16 @@ KV = row(
           [query(total("tandem_worker_store_queries_total"), "asked"), query(total("tandem_worker_store_hits_total"), "found")]),
 )
 
+STAGES = row(
+    "How long requests are in each stage here",
+    *(lines(f"Stages, {name}", f"{meaning} A dot is one request and leads to its trace.", "s",
+            [query(quantile("tandem_stage_seconds", q, by="stage"), "{{stage}}", exemplar=True)])
+      for name, q, meaning in (
+          ("p50", "0.5", "Half of the requests spent less than this."),
+          ("p90", "0.9", "One in ten spent more than this."),
+          ("p99", "0.99", "One in a hundred spent more than this."))),
+)
+
 TROUBLE = row(
     "What went wrong",
     lines("Refused, failed, cancelled", "Jobs per second that ended without an answer from this worker.", "cps",
@@ -64,4 +77,4 @@ TROUBLE = row(
            query(total("tandem_worker_handovers_failed_total"), "hand-overs failed")]),
 )
 
-BOARD = board("worker", "one worker", "Everything about the worker chosen above.", [GLANCE, WORK, KV, TROUBLE], (JOB, INSTANCE))
+BOARD = board("worker", "one worker", "Everything about the worker chosen above.", [GLANCE, WORK, STAGES, KV, TROUBLE], (JOB, INSTANCE))

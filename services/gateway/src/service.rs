@@ -79,6 +79,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut registry = chassis::metrics::registry(SERVICE);
     let http_metrics = Arc::new(HttpMetrics::new(&mut registry, text.model()));
+    let tracer = tracer.timing_stages(&mut registry);
     let metrics = Exposition::new(registry);
     let backend = Connecting::default();
     let app = App::new(AppParts {

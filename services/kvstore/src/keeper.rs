@@ -355,8 +355,9 @@ impl Work {
             self.evict(namespace);
         }
         self.ask_states();
-        self.keeper.metrics.show(&self.totals());
-        self.keeper.metrics.show_bus(&self.bus.counters());
+        let capacity_bytes = self.keeper.settings.kvstore.max_bytes * self.shelves.len() as u64;
+        self.keeper.metrics.show(&self.totals(), capacity_bytes);
+        self.keeper.metrics.show_bus(&self.bus.counters(), self.bus.connected());
         self.show_readiness();
     }
 

@@ -14,6 +14,8 @@ type Labels = Vec<(&'static str, &'static str)>;
 pub(crate) struct StoreMetrics {
     blocks: Gauge,
     bytes: Gauge,
+    capacity: Gauge,
+    connected: Gauge,
     leases: Gauge,
     leased_blocks: Gauge,
     lookups: Counter,
@@ -30,9 +32,16 @@ pub(crate) struct StoreMetrics {
 impl StoreMetrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
+        registry.register(
+            "tandem_bus_connected",
+            "1 while connected to NATS",
+            metrics.connected.clone(),
+        );
         let registry = registry.sub_registry_with_prefix("tandem_kvstore");
         registry.register("blocks", "Blocks stored", metrics.blocks.clone());
         registry.register("bytes", "Bytes of the blocks stored", metrics.bytes.clone());
+        let capacity = "Bytes that the blocks of all models may take";
+        registry.register("capacity_bytes", capacity, metrics.capacity.clone());
         registry.register("leases", "Requests that hold a lease", metrics.leases.clone());
         registry.register(
             "leased_blocks",
@@ -79,7 +88,9 @@ impl StoreMetrics {
         self.discarded.inc();
     }
 
-    pub(crate) fn show(&self, totals: &ResidencyTotals) {
+    /// What is stored, of at most `capacity_bytes`.
+    pub(crate) fn show(&self, totals: &ResidencyTotals, capacity_bytes: u64) {
+        self.capacity.set(capacity_bytes as i64);
         self.blocks.set(totals.blocks as i64);
         self.bytes.set(totals.bytes as i64);
         self.leases.set(totals.leases as i64);
@@ -87,7 +98,8 @@ impl StoreMetrics {
     }
 
     /// Brings the bus's counters up to `now`; they are only ever raised here.
-    pub(crate) fn show_bus(&self, now: &BusCounters) {
+    pub(crate) fn show_bus(&self, now: &BusCounters, connected: bool) {
+        self.connected.set(i64::from(connected));
         let raise = |counter: &Counter, to: u64| {
             counter.inc_by(to.saturating_sub(counter.get()));
         };

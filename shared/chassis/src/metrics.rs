@@ -9,6 +9,7 @@ pub use prometheus_client::registry::Registry;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
@@ -41,6 +42,12 @@ pub const TOKENS: [f64; 17] = [
 /// Bounds in seconds of steps, transfers and waits inside the system.
 pub const STEP_SECONDS: [f64; 15] =
     [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
+
+/// Bounds in seconds of the stages of a request, of small models and of large ones.
+pub const STAGE_SECONDS: [f64; 18] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 120.0,
+];
 
 /// A registry that is complete: what `/metrics` serves; cheap to clone.
 #[derive(Debug, Clone)]
@@ -87,9 +94,9 @@ impl TracedHistogram {
         Self { inner: HistogramWithExemplars::new(bounds.iter().copied()) }
     }
 
-    /// Counts a value; the trace becomes the bucket's exemplar if it is recorded.
+    /// Counts a value; the trace becomes the bucket's exemplar if people can look it up.
     pub fn observe(&self, value: f64, trace: &Trace) {
-        let recorded = trace.is_sampled();
+        let recorded = trace.is_kept();
         let label = recorded.then(|| TraceLabel { trace_id: trace.trace_id().to_string() });
         let now = recorded.then(std::time::SystemTime::now);
         self.inner.observe(value, label, now);
@@ -113,4 +120,27 @@ impl EncodeMetric for TracedHistogram {
 
 impl TypedMetric for TracedHistogram {
     const TYPE: MetricType = MetricType::Histogram;
+}
+
+/// How long each stage of requests took, by the stage's name; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StageTimes {
+    family: Family<[(&'static str, &'static str); 1], TracedHistogram, fn() -> TracedHistogram>,
+}
+
+impl StageTimes {
+    /// Times that `registry` shows.
+    pub fn register(registry: &mut Registry) -> Self {
+        let family =
+            Family::new_with_constructor((|| TracedHistogram::new(&STAGE_SECONDS)) as fn() -> _);
+        let help = "Time that requests spent in each stage that ended in this service";
+        registry.register("tandem_stage_seconds", help, family.clone());
+        Self { family }
+    }
+
+    /// A stage took so long.
+    pub(crate) fn observe(&self, stage: &'static str, duration: Duration, trace: &Trace) {
+        let histogram = self.family.get_or_create_owned(&[("stage", stage)]);
+        histogram.observe_duration(duration, trace);
+    }
 }

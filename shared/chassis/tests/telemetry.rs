@@ -165,3 +165,23 @@ fn a_switched_off_tracer_needs_no_runtime() {
     span.end_at(at(1));
     assert!(!trace.is_sampled());
 }
+
+#[tokio::test]
+async fn every_stage_is_timed_whether_recorded_or_not() {
+    let mut registry = chassis::metrics::registry("test");
+    let tracer = Tracer::off().timing_stages(&mut registry);
+    let trace = tracer.continue_from(None);
+    trace.stage(names::stage::PREFILL_QUEUE, at(0)..at(20), []);
+    trace.stage(names::stage::PREFILL_QUEUE, at(0)..at(3), []);
+    // Another machine's clock may be ahead: no time, not a negative one.
+    trace.stage(names::stage::FIRST_TOKEN, at(9)..at(8), []);
+    let text = chassis::metrics::Metrics::new(registry).encode().unwrap();
+    for line in [
+        "tandem_stage_seconds_bucket{le=\"0.005\",stage=\"prefill.queue\"} 1",
+        "tandem_stage_seconds_bucket{le=\"0.025\",stage=\"prefill.queue\"} 2",
+        "tandem_stage_seconds_sum{stage=\"prefill.queue\"} 0.023",
+        "tandem_stage_seconds_bucket{le=\"0.0001\",stage=\"first_token\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+}

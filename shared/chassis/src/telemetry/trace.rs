@@ -12,21 +12,29 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SdkTracer, Span};
 
 use super::{Value, context};
+use crate::metrics::{Registry, StageTimes};
 
 /// Makes spans for one service; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tracer {
     exporting: Option<SdkTracer>,
+    stage_times: Option<StageTimes>,
 }
 
 impl Tracer {
     /// A tracer that makes and hands on ids but records nothing.
     pub fn off() -> Self {
-        Self { exporting: None }
+        Self { exporting: None, stage_times: None }
     }
 
     pub(super) fn exporting(tracer: SdkTracer) -> Self {
-        Self { exporting: Some(tracer) }
+        Self { exporting: Some(tracer), stage_times: None }
+    }
+
+    /// The same tracer, which also times every stage, recorded or not, in `registry`.
+    pub fn timing_stages(mut self, registry: &mut Registry) -> Self {
+        self.stage_times = Some(StageTimes::register(registry));
+        self
     }
 
     /// Opens the span of an incoming request: the root of a new trace, or the child of the
@@ -115,13 +123,18 @@ impl Trace {
         Some(self.context.trace_state().header()).filter(|text| !text.is_empty())
     }
 
-    /// Records a stage of the work that took place in this process, as a finished child span.
+    /// Records a stage of the work that took place in this process, as a finished child span, and
+    /// how long it took.
     pub fn stage(
         &self,
         name: &'static str,
         span: Range<SystemTime>,
         attributes: impl IntoIterator<Item = (&'static str, Value)>,
     ) {
+        if let Some(times) = &self.tracer.stage_times {
+            let took = span.end.duration_since(span.start).unwrap_or_default();
+            times.observe(name, took, self);
+        }
         if !self.is_sampled() {
             return;
         }

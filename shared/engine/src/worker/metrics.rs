@@ -6,7 +6,7 @@ use chassis::metrics::Registry;
 use chassis::metrics::prometheus_client::metrics::counter::Counter;
 use chassis::metrics::prometheus_client::metrics::family::Family;
 use chassis::metrics::prometheus_client::metrics::gauge::Gauge;
-use protocol::{CancelReason, ErrorClass, Leg, Opening};
+use protocol::{CancelReason, ErrorClass, Leg, Opening, WorkerState};
 
 use crate::report::{Report, StepTimes};
 
@@ -35,6 +35,11 @@ pub(super) struct Metrics {
     preemptions: Counter,
     running: Gauge,
     waiting: Gauge,
+    waiting_tokens: Gauge,
+    prefill_share: Gauge<f64, std::sync::atomic::AtomicU64>,
+    ready: Gauge,
+    draining: Gauge,
+    connected: Gauge,
     usage: Gauge<f64, std::sync::atomic::AtomicU64>,
     pages: Family<Label, Gauge>,
     leaked: Gauge,
@@ -52,6 +57,16 @@ impl Metrics {
         registry.register("vllm:num_requests_running", engine, it.running.clone());
         let waiting = "Sequences accepted without a token yet";
         registry.register("vllm:num_requests_waiting", waiting, it.waiting.clone());
+        let tokens = "Prompt tokens accepted and not yet computed";
+        registry.register("tandem_worker_waiting_tokens", tokens, it.waiting_tokens.clone());
+        let share = "Share of a step open to prefill, 0 to 1: this worker's assignment";
+        registry.register("tandem_worker_prefill_share", share, it.prefill_share.clone());
+        let ready = "1 while this worker would take a job";
+        registry.register("tandem_worker_ready", ready, it.ready.clone());
+        let draining = "1 while this worker finishes what it has and takes nothing new";
+        registry.register("tandem_worker_draining", draining, it.draining.clone());
+        let bus = "1 while connected to NATS";
+        registry.register("tandem_bus_connected", bus, it.connected.clone());
         let usage = "Share of KV pages held by sequences, 0 to 1";
         registry.register("vllm:kv_cache_usage_perc", usage, it.usage.clone());
         let preempted = "Sequences whose pages were taken for older ones";
@@ -166,11 +181,20 @@ impl Metrics {
         self.handovers_failed.inc();
     }
 
+    /// Takes over what this worker says of itself to the others.
+    pub(super) fn stands(&self, state: &WorkerState, connected: bool) {
+        self.prefill_share.set(f64::from(state.prefill_share));
+        self.ready.set(i64::from(state.ready));
+        self.draining.set(i64::from(state.draining));
+        self.connected.set(i64::from(connected));
+    }
+
     /// Takes over what the step loop reports.
     pub(super) fn report(&self, Report { pool, load, times, .. }: &Report) {
         self.step_times(*times);
         self.running.set(i64::from(load.running_sequences));
         self.waiting.set(i64::from(load.queued_sequences));
+        self.waiting_tokens.set(load.queued_tokens as i64);
         self.usage.set(f64::from(pool.leased) / f64::from(pool.total.max(1)));
         let counted = self.preemptions.get();
         self.preemptions.inc_by(load.preempted.saturating_sub(counted));

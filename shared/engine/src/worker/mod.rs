@@ -118,6 +118,7 @@ async fn serve(
     let id: WorkerId = name.parse().context("name the worker")?;
     let mut registry = chassis::metrics::registry(role.as_str());
     let metrics = Metrics::new(&mut registry);
+    let tracer = tracer.timing_stages(&mut registry);
     let readiness = Readiness::waiting_for(["model", "nats", "kvstore"]);
     let mut tasks = Tasks::new();
     let health = boot::health(

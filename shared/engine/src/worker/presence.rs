@@ -47,6 +47,7 @@ pub(super) async fn run(worker: Arc<Worker>, state: State, stop: StopToken) -> a
             stored = ensure_stream(&worker, &state).await;
         }
         let now = describe(&worker, &state, epoch);
+        worker.metrics.stands(&now, worker.bus.connected());
         if let Err(error) = presence.announce(&now).await {
             tracing::warn!(%error, "presence not announced");
         }
