@@ -5,14 +5,18 @@
 //! [`arrivals`] or from a [`trace`]. [`pacer`] then hands each one out at its time, [`client`] sends
 //! it, and [`report`] computes the figures. Nothing a server does moves the plan.
 
+pub mod annotate;
 pub mod arrivals;
 pub mod body;
 pub mod cli;
 pub mod client;
 pub mod clock;
 mod connection;
+mod due;
+mod flight;
 pub mod identity;
 pub mod live;
+pub mod null;
 pub mod pacer;
 pub mod plan;
 pub mod prefix;
@@ -24,11 +28,13 @@ pub mod record;
 pub mod reply;
 pub mod report;
 pub mod run;
+mod sending;
 pub mod session;
 pub mod sse;
 pub mod stages;
 pub mod stamps;
 pub mod trace;
+pub mod turns;
 pub mod units;
 pub mod vocabulary;
 pub mod workload;

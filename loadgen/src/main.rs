@@ -4,12 +4,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use loadgen::cli::Cli;
+use loadgen::clock::SENDER_THREADS;
 use loadgen::session::execute;
+use tokio::runtime::{Builder, Runtime};
 
-#[tokio::main]
 #[expect(clippy::print_stdout, reason = "the report is the output of this program")]
-async fn main() -> ExitCode {
-    match execute(Cli::parse()).await {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match runtime(cli.command.threads()) {
+        Ok(runtime) => runtime.block_on(execute(cli)),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    match done {
         Ok((text, ending)) => {
             print!("{text}");
             ExitCode::from(ending.exit_code())
@@ -19,4 +25,16 @@ async fn main() -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// One thread needs no others to be woken and nothing to be handed over.
+fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads).thread_name(SENDER_THREADS);
+    }
+    builder.enable_all().build()
 }

@@ -20,6 +20,8 @@ pub enum Phase {
     /// It counts.
     #[default]
     Measured,
+    /// It keeps the load up while measured ones are in flight, and is in no figure.
+    Cooldown,
 }
 
 /// When the later turns of a session are due.
@@ -222,7 +224,7 @@ pub fn ideal_hits(requests: &[PlannedRequest], server_block: u32) -> IdealHits {
     let granule = u64::from(server_block.max(1));
     for request in requests {
         let hit = cache.admit(request.blocks.iter().map(|b| (b.number, b.tokens)));
-        if request.phase == Phase::Warmup {
+        if request.phase != Phase::Measured {
             continue;
         }
         blocks += request.blocks.len();

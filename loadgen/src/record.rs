@@ -30,19 +30,29 @@ pub enum FailureClass {
     Cancelled,
 }
 
+impl FailureClass {
+    /// Its name, without a number.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http(_) => "http",
+            Self::Connect => "connect",
+            Self::Broken => "broken connection",
+            Self::Timeout => "timeout",
+            Self::SseError => "sse error",
+            Self::Malformed => "malformed",
+            Self::Truncated => "truncated stream",
+            Self::Dropped => "dropped",
+            Self::Prompt => "prompt",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 impl fmt::Display for FailureClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(status) => write!(f, "http {status}"),
-            Self::Connect => f.write_str("connect"),
-            Self::Broken => f.write_str("broken connection"),
-            Self::Timeout => f.write_str("timeout"),
-            Self::SseError => f.write_str("sse error"),
-            Self::Malformed => f.write_str("malformed"),
-            Self::Truncated => f.write_str("truncated stream"),
-            Self::Dropped => f.write_str("dropped"),
-            Self::Prompt => f.write_str("prompt"),
-            Self::Cancelled => f.write_str("cancelled"),
+            other => f.write_str(other.name()),
         }
     }
 }

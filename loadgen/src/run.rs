@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chassis::Tracer;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
 
+use crate::annotate::{Annotation, Planned};
 use crate::body::Endpoint;
-use crate::client::{Call, Client};
-use crate::clock::{Clock, cpu_seconds};
+use crate::client::Client;
+use crate::clock::{ThreadTimes, cpu_seconds};
+use crate::flight::Flight;
 use crate::identity::Identity;
 use crate::live::Live;
-use crate::pacer::{DUE_QUEUE, Job, Pace, Pacer};
+use crate::pacer::{DUE_QUEUE, Pace, Pacer};
 use crate::progress::Progress;
-use crate::record::{Failure, FailureClass, RequestRecord};
-use crate::reply::Reply;
+use crate::record::RequestRecord;
+use crate::sending::Sender;
+use crate::turns::Chains;
 
 /// What happens to a request that is due while the limit of requests in flight is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -41,23 +44,49 @@ pub struct SendOptions {
     pub on_full: OnFull,
     /// How long requests in flight may go on once the run is stopped.
     pub grace: Duration,
+    /// How many threads send and receive.
+    pub threads: usize,
 }
 
 /// What a run left behind.
 #[derive(Debug, Default)]
 pub struct RunOutcome {
-    /// Requests that were offered and are over, in order of the plan.
+    /// Requests that were offered and are over, in order of the plan, of every phase.
     pub records: Vec<RequestRecord>,
     /// Requests in flight that the operator cut off, in order of the plan.
     pub cancelled: Vec<RequestRecord>,
     /// Requests that the operator kept from being offered.
     pub unsent: usize,
+    /// Turns of sessions that were not due before the end of the plan.
+    pub beyond_end: usize,
+    /// Requests of the cool-down that were not needed: not sent, or cut off once the last measured
+    /// request was over.
+    pub unneeded: usize,
+    /// Whether the load of the cool-down ran out before the last measured request was over.
+    pub cooldown_hit: bool,
     /// Why the run was cut short.
     pub cut_short: Option<String>,
+    /// What else happened, by intended time.
+    pub annotations: Vec<Annotation>,
+    /// What the generator itself used.
+    pub client: ClientUse,
     /// CPU seconds of this process.
     pub cpu_s: Option<f64>,
     /// From the start of the schedule to the end of the last request.
     pub wall_ns: i64,
+}
+
+/// What the generator used, and where it was held up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ClientUse {
+    /// How many threads sent and received.
+    pub threads: usize,
+    /// Part of the time in which the busiest of them was on a CPU, if the system tells.
+    pub busiest: Option<f64>,
+    /// Part of the time in which one of them could have run and was given no CPU: the longest.
+    pub starved: Option<f64>,
+    /// Connections opened.
+    pub connections: u64,
 }
 
 /// Why a run could not go on.
@@ -74,17 +103,6 @@ pub enum RunError {
     TaskPanicked(String),
 }
 
-struct Shared {
-    client: Client,
-    options: SendOptions,
-    identity: Identity,
-    clock: Clock,
-    live: Arc<Live>,
-    slots: Option<Arc<Semaphore>>,
-    /// Turns true when everything in flight must end.
-    cancelled: watch::Receiver<bool>,
-}
-
 /// Sends with one client, counted in `live`.
 pub struct Runner {
     /// The client.
@@ -95,6 +113,10 @@ pub struct Runner {
     pub identity: Identity,
     /// Counters for the progress display.
     pub live: Arc<Live>,
+    /// What else shall happen in the course of the run.
+    pub annotations: Vec<Planned>,
+    /// Records a span for each request, if there is one.
+    pub tracer: Option<Tracer>,
 }
 
 impl Runner {
@@ -106,186 +128,44 @@ impl Runner {
         mut stop: mpsc::Receiver<String>,
         mut progress: Progress,
     ) -> Result<RunOutcome, RunError> {
-        let planned = pace.plan.requests.len();
-        let clock = pace.clock;
-        let cpu_before = cpu_seconds();
-        let slots = self.options.max_inflight.map(|n| Arc::new(Semaphore::new(n)));
-        let (options, live) = (self.options, self.live.clone());
-        let (client, identity) = (self.client, self.identity);
+        let (plan, clock) = (pace.plan.clone(), pace.clock);
+        let (cpu_before, threads_before) = (cpu_seconds(), ThreadTimes::of_senders());
+        let began_ns = clock.now_ns();
         let (cancel, cancelled) = watch::channel(false);
-        let shared = Arc::new(Shared { client, options, identity, clock, live, slots, cancelled });
+        let (options, live, client) = (self.options, self.live.clone(), self.client.clone());
+        let sender = Arc::new(Sender {
+            client: self.client,
+            options,
+            identity: self.identity,
+            tracer: self.tracer,
+            clock,
+            live: live.clone(),
+            slots: options.max_inflight.map(|n| Arc::new(Semaphore::new(n))),
+            cancelled,
+        });
+        let (over, ended) = watch::channel(false);
+        let mut annotations = JoinSet::new();
+        for planned in self.annotations {
+            annotations.spawn(planned.carry_out(clock, ended.clone()));
+        }
+        let chains = Chains::of(&plan);
         let (due, mut jobs) = mpsc::channel(DUE_QUEUE);
-        let pacer = Pacer::start(pace, due)?;
-        let mut flight = Flight::default();
-        flight.offer(&shared, &mut jobs, &mut stop, &mut progress).await?;
-        pacer.stop();
+        let mut flight =
+            Flight::new(&plan, chains.clone(), Pacer::start(pace, chains.waiting(), due)?);
+        flight.offer(&sender, &mut jobs, &mut stop, &mut progress).await?;
         drop(jobs);
-        flight.land(options.grace, &cancel, &mut stop, (&mut progress, &self.live)).await?;
+        flight.land(options.grace, &cancel, &mut stop, (&mut progress, &live)).await?;
         let wall_ns = clock.now_ns();
-        tokio::task::spawn_blocking(|| pacer.join())
-            .await
-            .map_err(|_| RunError::PacerPanicked)?
-            .map_err(|_| RunError::PacerPanicked)?;
-        progress.finish(&self.live.snapshot());
-        let mut all = flight.over;
-        all.sort_unstable_by_key(|record| record.index);
-        let unsent = planned - all.len();
-        let (cancelled, records) =
-            all.into_iter().partition(|record| record.failed_as(FailureClass::Cancelled));
+        let threads = ThreadTimes::of_senders();
         let cpu_s = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);
-        let cut_short = flight.cut_short;
-        Ok(RunOutcome { records, cancelled, unsent, cut_short, cpu_s, wall_ns })
+        over.send_replace(true);
+        let mut annotations = annotations.join_all().await;
+        annotations.sort_by_key(|annotation| annotation.intended_ns);
+        progress.finish(&live.snapshot());
+        let (busiest, starved) = threads_before.until(&threads, wall_ns - began_ns);
+        let connections = client.connections_opened();
+        let client = ClientUse { threads: options.threads, busiest, starved, connections };
+        let outcome = RunOutcome { annotations, client, cpu_s, wall_ns, ..RunOutcome::default() };
+        flight.finish(outcome).await
     }
-}
-
-/// The requests in flight and those that are over.
-#[derive(Default)]
-struct Flight {
-    tasks: JoinSet<RequestRecord>,
-    over: Vec<RequestRecord>,
-    cut_short: Option<String>,
-}
-
-impl Flight {
-    /// Sends what is due until the plan is through or the run is stopped.
-    async fn offer(
-        &mut self,
-        shared: &Arc<Shared>,
-        jobs: &mut mpsc::Receiver<Job>,
-        stop: &mut mpsc::Receiver<String>,
-        progress: &mut Progress,
-    ) -> Result<(), RunError> {
-        let abort_on_full = shared.options.on_full == OnFull::Abort;
-        loop {
-            tokio::select! {
-                biased;
-                job = jobs.recv() => match job {
-                    Some(job) => { self.tasks.spawn(request(job, shared.clone())); }
-                    None => return Ok(()),
-                },
-                Some(done) = self.tasks.join_next() => {
-                    let dropped = self.collect(done)?;
-                    if dropped && abort_on_full {
-                        self.cut_short = Some("too many requests in flight".to_owned());
-                        return Ok(());
-                    }
-                }
-                Some(reason) = stop.recv() => {
-                    self.cut_short = Some(reason);
-                    return Ok(());
-                }
-                () = progress.tick() => progress.show(&shared.live.snapshot()),
-            }
-        }
-    }
-
-    /// Waits for what is in flight: until its time-outs, or for a grace after a stop.
-    async fn land(
-        &mut self,
-        grace: Duration,
-        cancel: &watch::Sender<bool>,
-        stop: &mut mpsc::Receiver<String>,
-        (progress, live): (&mut Progress, &Live),
-    ) -> Result<(), RunError> {
-        let mut deadline = self.cut_short.is_some().then(|| Instant::now() + grace);
-        while !self.tasks.is_empty() {
-            let patience = deadline.unwrap_or_else(Instant::now);
-            tokio::select! {
-                biased;
-                Some(done) = self.tasks.join_next() => { self.collect(done)?; }
-                () = tokio::time::sleep_until(patience), if deadline.is_some() => {
-                    // Each request notices at once and hands in what it has.
-                    cancel.send_replace(true);
-                    deadline = None;
-                }
-                Some(reason) = stop.recv() => {
-                    let first = self.cut_short.is_none();
-                    self.cut_short.get_or_insert(reason);
-                    deadline = Some(if first { Instant::now() + grace } else { Instant::now() });
-                }
-                () = progress.tick() => progress.show(&live.snapshot()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps the record of a request that is over; says whether it was dropped.
-    fn collect(&mut self, done: Result<RequestRecord, JoinError>) -> Result<bool, RunError> {
-        let record = done.map_err(|e| RunError::TaskPanicked(e.to_string()))?;
-        let dropped = record.failed_as(FailureClass::Dropped);
-        self.over.push(record);
-        Ok(dropped)
-    }
-}
-
-/// One request from its time to its end.
-async fn request(job: Job, shared: Arc<Shared>) -> RequestRecord {
-    let issued_ns = shared.clock.now_ns();
-    let deadline = Instant::now() + shared.options.timeout;
-    let ids = shared.identity.of(job.index);
-    let mut record = RequestRecord {
-        index: job.index,
-        intended_ns: job.intended_ns,
-        issued_ns,
-        dispatched_ns: None,
-        written_ns: None,
-        first_byte_ns: None,
-        reply: Reply::default(),
-        finished_ns: issued_ns,
-        failure: None,
-        request_id: ids.request_id,
-        trace_id: ids.trace_id,
-    };
-    shared.live.issued(record.lag_ns());
-    let mut cancelled = shared.cancelled.clone();
-    let call = job.body.map(|body| Call {
-        endpoint: shared.options.endpoint,
-        body,
-        traceparent: ids.traceparent,
-    });
-    let sent = timeout_at(deadline, send(&shared, call, &mut record));
-    let failure = tokio::select! {
-        biased;
-        sent = sent => match sent {
-            Ok(Ok(())) => None,
-            Ok(Err(failure)) => Some(failure),
-            Err(_) => Some(Failure {
-                class: FailureClass::Timeout,
-                message: format!("not over {:?} after it was due", shared.options.timeout),
-            }),
-        },
-        _ = cancelled.wait_for(|cancelled| *cancelled) => Some(Failure {
-            class: FailureClass::Cancelled,
-            message: "the run was stopped".to_owned(),
-        }),
-    };
-    record.failure = failure;
-    record.finished_ns = shared.clock.now_ns();
-    record.reply.tokens.settle();
-    shared.live.finished(&record);
-    record
-}
-
-async fn send(
-    shared: &Shared,
-    call: Result<Call, String>,
-    record: &mut RequestRecord,
-) -> Result<(), Failure> {
-    let call = call.map_err(|message| Failure { class: FailureClass::Prompt, message })?;
-    let _slot = match &shared.slots {
-        None => None,
-        Some(slots) => {
-            Some(match (slots.clone().try_acquire_owned(), shared.options.on_full) {
-                (Ok(slot), _) => slot,
-                (Err(_), OnFull::Queue) => slots.clone().acquire_owned().await.map_err(|e| {
-                    Failure { class: FailureClass::Dropped, message: e.to_string() }
-                })?,
-                (Err(_), OnFull::Drop | OnFull::Abort) => {
-                    let message = "the limit of requests in flight was reached".to_owned();
-                    return Err(Failure { class: FailureClass::Dropped, message });
-                }
-            })
-        }
-    };
-    shared.client.exchange(call, shared.clock, &shared.live, record).await
 }

@@ -11,6 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use chassis::settings::TelemetrySettings;
+use chassis::{Settings, Telemetry};
+
+use crate::annotate::{self, Planned};
 use crate::body::BodyTemplate;
 use crate::cli::{self, Cli, Command, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
 use crate::client::{Client, ModelInfo};
@@ -29,6 +33,8 @@ use crate::workload::{self, Load};
 const LEAD: Duration = Duration::from_millis(200);
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last spans may take to be exported.
+const EXPORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +71,7 @@ pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
             run(&args, stopped).await
         }
         Command::Trace(command) => cli::trace::execute(command),
+        Command::NullServer(args) => cli::null_server::execute(args).await,
     }
 }
 
@@ -100,13 +107,18 @@ pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String
     if let Some(path) = &args.reporting.emit_schedule {
         write_file(path, |out| plan.write(out))?;
     }
+    let annotations = annotations(&args.sending)?;
+    let telemetry = telemetry(&args.sending, client.run_id())?;
     let live = Arc::new(Live::default());
     let template = template(&args.sending, &args.target, model.id)?;
     let progress = Progress::new(args.reporting.progress, plan.requests.len());
     let clock = Clock::starting_in(LEAD);
     let pace = Pace { plan: plan.clone(), prompts, template, clock };
-    let runner = Runner { client, options: send_options(args), identity, live };
+    let tracer = telemetry.is_exporting().then(|| telemetry.tracer());
+    let options = send_options(args);
+    let runner = Runner { client, options, identity, live, annotations, tracer };
     let outcome = runner.run(pace, stop, progress).await?;
+    telemetry.shutdown(EXPORT_LIMIT).await;
     finish(&args.reporting, args.sending.on_full, workload, (&plan, &outcome))
 }
 
@@ -156,6 +168,22 @@ fn template(sending: &SendingArgs, target: &TargetArgs, model: String) -> Result
     })
 }
 
+fn annotations(sending: &SendingArgs) -> Result<Vec<Planned>> {
+    let mut all = annotate::planned(&sending.at, true).context("--at TIME COMMAND")?;
+    all.extend(annotate::planned(&sending.mark, false).context("--mark TIME TEXT")?);
+    Ok(all)
+}
+
+/// The export of the requests' spans, if it is asked for.
+fn telemetry(sending: &SendingArgs, run_id: &str) -> Result<Telemetry> {
+    let settings = TelemetrySettings {
+        otlp_endpoint: sending.otlp_endpoint.clone().filter(|url| !url.is_empty()),
+        sample_ratio: sending.trace_ratio,
+        ..Settings::default().telemetry
+    };
+    Ok(Telemetry::start("loadgen", run_id, &settings)?)
+}
+
 fn send_options(args: &RunArgs) -> SendOptions {
     let duration = |nanos: Nanos| Duration::from_nanos(nanos.0.unsigned_abs());
     SendOptions {
@@ -164,6 +192,7 @@ fn send_options(args: &RunArgs) -> SendOptions {
         max_inflight: args.sending.max_inflight.map(|n| n as usize),
         on_full: args.sending.on_full,
         grace: duration(args.sending.grace),
+        threads: args.sending.threads as usize,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod load;
+pub mod null_server;
 pub mod reporting;
 pub mod run;
 pub mod trace;
@@ -8,6 +9,7 @@ pub mod trace;
 use clap::{Parser, Subcommand};
 
 pub use load::{LoadArgs, PromptAs, ReplayArgs};
+pub use null_server::NullServerArgs;
 pub use reporting::ReportingArgs;
 pub use run::{RunArgs, SendingArgs, TargetArgs};
 pub use trace::TraceCommand;
@@ -34,4 +36,16 @@ pub enum Command {
     /// Work with trace files.
     #[command(subcommand)]
     Trace(TraceCommand),
+    /// Serve an API that makes no tokens and costs next to nothing.
+    NullServer(NullServerArgs),
+}
+
+impl Command {
+    /// How many threads send and receive.
+    pub fn threads(&self) -> usize {
+        match self {
+            Self::Run(args) => args.sending.threads as usize,
+            _ => 1,
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Flags of `loadgen run`: the server, and how requests are sent to it.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
 use super::{LoadArgs, ReplayArgs, ReportingArgs};
 use crate::body::Endpoint;
@@ -61,6 +61,18 @@ pub struct SendingArgs {
     /// How long requests in flight may go on after Ctrl-C.
     #[arg(long, default_value = "5s")]
     pub grace: Nanos,
+    /// Threads that send and receive; one drives thousands of streams (see `loadgen calibrate`).
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// Run a command at a time of the schedule, for example --at 60s 'kill -9 4711'. May be repeated.
+    #[arg(long, num_args = 2, value_names = ["TIME", "COMMAND"], action = ArgAction::Append)]
+    pub at: Vec<String>,
+    /// Mark a time of the schedule in the report. May be repeated.
+    #[arg(long, num_args = 2, value_names = ["TIME", "TEXT"], action = ArgAction::Append)]
+    pub mark: Vec<String>,
+    /// Export a span for each sampled request to this OTLP gRPC endpoint.
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
     /// Part of the requests whose trace context asks to be sampled.
     #[arg(long, default_value_t = 1.0)]
     pub trace_ratio: f64,
