@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backend::Backend;
 use crate::metrics::{Exposition, HttpMetrics};
+use crate::page::Page;
 use crate::params::Bounds;
 use crate::respond::ApiError;
 use crate::text::Text;
@@ -43,6 +44,8 @@ pub struct AppParts {
     pub tracer: Tracer,
     /// What is taken on.
     pub limits: Limits,
+    /// The page at `/`.
+    pub page: Page,
 }
 
 /// The state behind the HTTP endpoints.
@@ -53,6 +56,7 @@ pub struct App {
     pub(crate) metrics: Exposition,
     pub(crate) tracer: Tracer,
     pub(crate) limits: Limits,
+    pub(crate) page: Page,
     places: Arc<Semaphore>,
     /// Long bodies being read at the same time: as many as there are cores.
     desks: Arc<Semaphore>,
@@ -72,6 +76,7 @@ impl App {
                 std::thread::available_parallelism().map_or(1, NonZero::get),
             )),
             limits: parts.limits,
+            page: parts.page,
         }
     }
 

@@ -4,9 +4,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use protocol::{CancelReason, ErrorClass, Refusal};
+use protocol::{CancelReason, ErrorClass, Refusal, StoreStatusReply};
 
 use crate::dispatch::{Dispatcher, Generation, Piece, Running};
+use crate::fleet::FleetView;
 
 /// Runs generations somewhere.
 pub trait Backend: Send + Sync + 'static {
@@ -18,6 +19,17 @@ pub trait Backend: Send + Sync + 'static {
     fn max_model_len(&self) -> Option<u32>;
     /// When a refused client may expect room.
     fn retry_after(&self) -> Duration;
+    /// Who is there to run generations; answers within a second.
+    fn sight(&self) -> BoxFuture<'_, Sight>;
+}
+
+/// What can be seen of the system behind the gateway.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sight {
+    /// The workers.
+    pub fleet: FleetView,
+    /// The store of prefixes, or why nothing is known of it.
+    pub store: Result<StoreStatusReply, String>,
 }
 
 /// A running generation. Dropping it gives it up, as if the client had gone.
@@ -47,6 +59,10 @@ impl Backend for Dispatcher {
 
     fn retry_after(&self) -> Duration {
         Self::retry_after(self)
+    }
+
+    fn sight(&self) -> BoxFuture<'_, Sight> {
+        Box::pin(Self::sight(self))
     }
 }
 
@@ -94,5 +110,16 @@ impl Backend for Connecting {
 
     fn retry_after(&self) -> Duration {
         self.dispatcher.get().map_or(Duration::from_secs(1), Dispatcher::retry_after)
+    }
+
+    fn sight(&self) -> BoxFuture<'_, Sight> {
+        match self.dispatcher.get() {
+            Some(dispatcher) => Backend::sight(dispatcher),
+            None => Box::pin(async {
+                let unseen = Some(NOT_CONNECTED.to_owned());
+                let fleet = FleetView { unseen, ..FleetView::default() };
+                Sight { fleet, store: Err(NOT_CONNECTED.to_owned()) }
+            }),
+        }
     }
 }

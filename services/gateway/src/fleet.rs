@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bus::PresenceEvent;
 use protocol::{BLOCK_TOKENS, FileDigest, WorkerId, WorkerState};
@@ -10,6 +10,8 @@ use scheduling::admission::{self, AdmissionLimits, AdmitError};
 use scheduling::route::{
     Choice, Disaggregate, Need, Pending, Placement, RouteError, WorkerView, place,
 };
+
+use crate::history::{Change, History};
 
 /// A job sent this shortly before a worker's state arrived is not in that state yet.
 const PENDING_FOR: Duration = Duration::from_millis(100);
@@ -33,11 +35,28 @@ struct Known {
     unseen: Option<String>,
     /// Workers of another model, told once each.
     strangers: BTreeSet<WorkerId>,
+    history: History,
 }
 
 struct Member {
-    epoch: u64,
+    /// What it said last.
+    state: WorkerState,
+    /// When it said so.
+    seen: Instant,
     sent: VecDeque<(Instant, Pending)>,
+}
+
+/// The fleet as people want to see it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FleetView {
+    /// What each worker said last, and how long ago, sorted by worker.
+    pub workers: Vec<(WorkerState, Duration)>,
+    /// Workers that are there and serve other model files.
+    pub strangers: usize,
+    /// Why nothing new is seen; `None` while presence is followed.
+    pub unseen: Option<String>,
+    /// What happened lately, oldest first.
+    pub changes: Vec<Change>,
 }
 
 impl Fleet {
@@ -55,7 +74,7 @@ impl Fleet {
     pub fn apply(&self, event: PresenceEvent) -> Option<WorkerId> {
         let mut known = self.known();
         match event {
-            PresenceEvent::Up(state) if state.files == self.files => known.up(&state),
+            PresenceEvent::Up(state) if state.files == self.files => known.up(*state),
             PresenceEvent::Up(state) => {
                 known.stranger(&state);
                 None
@@ -78,6 +97,18 @@ impl Fleet {
     /// Nobody answers for this worker: it is gone until it says otherwise. True if it was known.
     pub fn gone(&self, worker: &WorkerId) -> bool {
         self.known().remove(worker)
+    }
+
+    /// Everybody and what happened lately.
+    pub fn view(&self) -> FleetView {
+        let (known, now) = (self.known(), Instant::now());
+        let told = |member: &Member| (member.state.clone(), now.duration_since(member.seen));
+        FleetView {
+            workers: known.members.values().map(told).collect(),
+            strangers: known.strangers.len(),
+            unseen: known.unseen.clone(),
+            changes: known.history.changes(),
+        }
     }
 
     /// Whether one more generation may start, `left_ms` before its deadline.
@@ -146,13 +177,15 @@ impl Fleet {
 
 impl Known {
     /// Returns the worker if another process of that name was known.
-    fn up(&mut self, state: &WorkerState) -> Option<WorkerId> {
+    fn up(&mut self, state: WorkerState) -> Option<WorkerId> {
         let now = Instant::now();
-        let fresh = Member { epoch: state.epoch, sent: VecDeque::new() };
-        let member = self.members.entry(state.worker.clone()).or_insert(fresh);
-        let restarted = member.epoch != state.epoch;
+        let worker = state.worker.clone();
+        let before = self.members.get(&worker).map(|member| &member.state);
+        self.history.seen(before, &state, SystemTime::now());
+        let restarted = before.is_some_and(|before| before.epoch != state.epoch);
+        let fresh = || Member { state: state.clone(), seen: now, sent: VecDeque::new() };
+        let member = self.members.entry(worker.clone()).or_insert_with(fresh);
         if restarted {
-            member.epoch = state.epoch;
             member.sent.clear();
         }
         member.sent.retain(|(at, _)| now.duration_since(*at) < PENDING_FOR);
@@ -162,15 +195,16 @@ impl Known {
             prompt_tokens: sum.prompt_tokens + sent.prompt_tokens,
             pages: sum.pages + sent.pages,
         });
-        let view = WorkerView::new(state, pending);
-        match self.find(&state.worker) {
+        let view = WorkerView::new(&state, pending);
+        (member.state, member.seen) = (state, now);
+        match self.find(&worker) {
             Ok(at) => self.views[at] = view,
             Err(at) => {
-                tracing::info!(worker = %state.worker, role = state.role.as_str(), "worker is up");
+                tracing::info!(%worker, role = view.role.as_str(), "worker is up");
                 self.views.insert(at, view);
             }
         }
-        restarted.then(|| state.worker.clone())
+        restarted.then_some(worker)
     }
 
     fn stranger(&mut self, state: &WorkerState) {
@@ -185,6 +219,7 @@ impl Known {
         let found = self.find(worker);
         if let Ok(at) = found {
             tracing::info!(%worker, "worker is gone");
+            self.history.gone(worker, SystemTime::now());
             self.views.remove(at);
         }
         found.is_ok()
@@ -251,37 +286,42 @@ fn loads(choice: &Choice, need: &Need) -> Vec<Load> {
     }
 }
 
+/// A worker that is ready and does nothing.
+#[cfg(test)]
+pub(crate) fn test_state(name: &str, role: protocol::Role) -> WorkerState {
+    use protocol::{ModelFingerprint, PoolState, Speed};
+
+    let files = FileDigest([1; 32]);
+    WorkerState {
+        worker: name.parse().unwrap(),
+        role,
+        prefill_share: 0.5,
+        epoch: 1,
+        ready: true,
+        draining: false,
+        model: "tiny".to_owned(),
+        files,
+        fingerprint: ModelFingerprint::new(files, "f16"),
+        context_tokens: 2_048,
+        device: "cpu".to_owned(),
+        queued_sequences: 0,
+        queued_tokens: 0,
+        running_sequences: 0,
+        sequences_max: 8,
+        pool: PoolState { free: 128, total: 128, ..PoolState::default() },
+        speed: Speed::default(),
+        health_address: String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use protocol::{ModelFingerprint, PoolState, Role, Speed};
+    use protocol::Role;
 
+    use super::test_state as state;
     use super::*;
 
     const NEED: Need = Need { tokens: 64, cached_tokens: 0, output_tokens: 8 };
-
-    fn state(name: &str, role: Role) -> WorkerState {
-        let files = FileDigest([1; 32]);
-        WorkerState {
-            worker: name.parse().unwrap(),
-            role,
-            prefill_share: 0.5,
-            epoch: 1,
-            ready: true,
-            draining: false,
-            model: "tiny".to_owned(),
-            files,
-            fingerprint: ModelFingerprint::new(files, "f16"),
-            context_tokens: 2_048,
-            device: "cpu".to_owned(),
-            queued_sequences: 0,
-            queued_tokens: 0,
-            running_sequences: 0,
-            sequences_max: 8,
-            pool: PoolState { free: 128, total: 128, ..PoolState::default() },
-            speed: Speed::default(),
-            health_address: String::new(),
-        }
-    }
 
     fn fleet(states: Vec<WorkerState>) -> Fleet {
         let fleet = Fleet::new(FileDigest([1; 32]));
@@ -351,5 +391,24 @@ mod tests {
         assert_eq!(chosen(&fleet), "p");
         assert!(fleet.gone(&"p".parse().unwrap()));
         assert_eq!(fleet.readiness(), Err("no connection".to_owned()));
+    }
+
+    #[test]
+    fn the_view_tells_what_everybody_said_last_and_what_happened() {
+        use crate::history::What;
+
+        let fleet = fleet(vec![state("p", Role::Prefill), state("d", Role::Decode)]);
+        let busy = WorkerState { running_sequences: 2, ..state("d", Role::Decode) };
+        fleet.apply(PresenceEvent::Up(Box::new(busy.clone())));
+        let other = WorkerState { files: FileDigest([2; 32]), ..state("x", Role::Prefill) };
+        fleet.apply(PresenceEvent::Up(Box::new(other)));
+        fleet.apply(PresenceEvent::Gone("p".parse().unwrap()));
+        fleet.apply(PresenceEvent::Interrupted { why: "no connection".to_owned() });
+        let view = fleet.view();
+        let [(told, age)] = &view.workers[..] else { panic!("{view:?}") };
+        assert!(*told == busy && *age < Duration::from_secs(5), "{view:?}");
+        assert_eq!((view.strangers, view.unseen.as_deref()), (1, Some("no connection")));
+        let what: Vec<What> = view.changes.iter().map(|change| change.what).collect();
+        assert_eq!(what, [What::Up(Role::Prefill), What::Up(Role::Decode), What::Gone]);
     }
 }

@@ -32,9 +32,11 @@ mod stages;
 
 pub mod dispatch;
 pub mod fleet;
+pub mod history;
+pub mod page;
 
 pub use app::{App, AppParts, Limits};
-pub use backend::{Backend, Pieces};
+pub use backend::{Backend, Pieces, Sight};
 pub use metrics::{Exposition, HttpMetrics};
 pub use routes::router;
 pub use service::run;

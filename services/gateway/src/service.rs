@@ -19,6 +19,7 @@ use crate::backend::Connecting;
 use crate::dispatch::{DispatchLimits, Dispatcher};
 use crate::fleet::Fleet;
 use crate::metrics::{Exposition, HttpMetrics};
+use crate::page::Page;
 use crate::routes;
 use crate::text::Text;
 
@@ -82,6 +83,7 @@ async fn serve(
     let tracer = tracer.timing_stages(&mut registry);
     let metrics = Exposition::new(registry);
     let backend = Connecting::default();
+    let mut tasks = Tasks::new();
     let app = App::new(AppParts {
         text: Arc::clone(&text),
         backend: Arc::new(backend.clone()),
@@ -89,8 +91,8 @@ async fn serve(
         metrics: metrics.clone(),
         tracer,
         limits: http_limits(&settings.gateway),
+        page: Page::new(settings.links.clone(), tasks.stop()),
     });
-    let mut tasks = Tasks::new();
     let router = routes::router(Arc::new(app));
     let http = chassis::http::serve(listener, router, tasks.stop());
     tasks.spawn("http", async move { Ok(http.await?) });

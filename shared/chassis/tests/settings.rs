@@ -282,3 +282,12 @@ fn named_flags_map_to_keys_and_win_over_set() {
     let error = cli.settings.flags().unwrap_err();
     assert_eq!(error.to_string(), "--set device: expected KEY=VALUE");
 }
+
+#[test]
+fn links_are_web_addresses_or_nothing() {
+    let effective = load(&environment(&[("TANDEM_LINKS__JAEGER", "http://127.0.0.1:16686")]));
+    assert_eq!(effective.unwrap().settings.links.jaeger, "http://127.0.0.1:16686");
+    assert_eq!(load(&flags(&[("links.grafana", "")])).unwrap().settings.links.grafana, "");
+    let error = load(&flags(&[("links.grafana", "javascript:alert(1)")])).unwrap_err().to_string();
+    assert!(error.contains("links.grafana") && error.contains("http://host:port"), "{error}");
+}

@@ -7,6 +7,7 @@
 mod drive;
 mod follow;
 mod metrics;
+mod sight;
 mod table;
 
 use std::sync::{Arc, Mutex, PoisonError};

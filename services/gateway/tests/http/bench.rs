@@ -5,11 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use chassis::StopToken;
+use chassis::settings::LinksSettings;
 use chassis::telemetry::Tracer;
 use futures::future::BoxFuture;
 use gateway::dispatch::{Generation, Piece};
+use gateway::fleet::FleetView;
+use gateway::page::Page;
 use gateway::{
-    App, AppParts, Backend, Exposition, HttpMetrics, Limits, Pieces, Text, TextParts, Vocabulary,
+    App, AppParts, Backend, Exposition, HttpMetrics, Limits, Pieces, Sight, Text, TextParts,
+    Vocabulary,
 };
 use protocol::*;
 use serde_json::Value;
@@ -117,6 +121,8 @@ struct Record {
     generations: Vec<Generation>,
     given_up: Vec<GivenUp>,
     unready: Option<String>,
+    fleet: FleetView,
+    looks: usize,
 }
 
 /// Follows plans in order; says "ok" when there is none.
@@ -147,6 +153,15 @@ impl Scripted {
 
     pub(crate) fn unready(&self, reason: &str) {
         self.record.lock().unwrap().unready = Some(reason.to_owned());
+    }
+
+    pub(crate) fn has(&self, fleet: FleetView) {
+        self.record.lock().unwrap().fleet = fleet;
+    }
+
+    /// How often somebody looked at the fleet.
+    pub(crate) fn looks(&self) -> usize {
+        self.record.lock().unwrap().looks
     }
 }
 
@@ -221,6 +236,13 @@ impl Backend for Scripted {
     fn retry_after(&self) -> Duration {
         Duration::from_millis(2500)
     }
+
+    fn sight(&self) -> BoxFuture<'_, Sight> {
+        let mut record = self.record.lock().unwrap();
+        record.looks += 1;
+        let fleet = record.fleet.clone();
+        Box::pin(async { Sight { fleet, store: Err("there is none".to_owned()) } })
+    }
 }
 
 impl Pieces for ScriptedPieces {
@@ -253,7 +275,9 @@ pub(crate) struct Bench {
     pub(crate) backend: Scripted,
     pub(crate) url: String,
     pub(crate) http: reqwest::Client,
-    _server: JoinSet<()>,
+    /// Stops the server.
+    pub(crate) stop: StopToken,
+    server: JoinSet<()>,
 }
 
 pub(crate) fn limits() -> Limits {
@@ -294,6 +318,7 @@ impl Bench {
     pub(crate) async fn serving(text: Text, limits: Limits, tracer: Tracer) -> Self {
         let mut registry = chassis::metrics::registry("gateway");
         let backend = Scripted::default();
+        let stop = StopToken::new();
         let app = App::new(AppParts {
             text: Arc::new(text),
             backend: Arc::new(backend.clone()),
@@ -301,15 +326,24 @@ impl Bench {
             metrics: Exposition::new(registry),
             tracer,
             limits,
+            page: Page::new(LinksSettings::default(), stop.clone()),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let router = gateway::router(Arc::new(app));
         let mut server = JoinSet::new();
+        let stopped = stop.clone();
         server.spawn(async {
-            chassis::http::serve(listener, router, StopToken::new()).await.unwrap();
+            chassis::http::serve(listener, router, stopped).await.unwrap();
         });
-        Self { backend, url, http: reqwest::Client::new(), _server: server }
+        Self { backend, url, http: reqwest::Client::new(), stop, server }
+    }
+
+    /// Resolves when the server has ended.
+    pub(crate) async fn ended(&mut self) {
+        while let Some(ended) = self.server.join_next().await {
+            ended.unwrap();
+        }
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {

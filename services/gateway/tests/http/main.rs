@@ -7,6 +7,7 @@ mod bench;
 mod errors;
 mod logprobs;
 mod model;
+mod page;
 mod parameters;
 mod streams;
 mod trace;

@@ -13,8 +13,8 @@ pub use args::SettingsArgs;
 pub use effective::{Effective, Entry};
 pub use error::SettingsError;
 pub use schema::{
-    GatewaySettings, HealthSettings, KvstoreSettings, ModelSettings, NatsSettings, Settings,
-    SimulatedSettings, TelemetrySettings, WorkerSettings,
+    GatewaySettings, HealthSettings, KvstoreSettings, LinksSettings, ModelSettings, NatsSettings,
+    Settings, SimulatedSettings, TelemetrySettings, WorkerSettings,
 };
 pub use sources::{Flag, Sources};
 

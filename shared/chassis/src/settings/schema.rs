@@ -36,6 +36,8 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
     /// The health endpoints of services that have no HTTP of their own.
     pub health: HealthSettings,
+    /// Where the gateway's page sends those who want to see more.
+    pub links: LinksSettings,
 }
 
 /// Section `nats`.
@@ -146,6 +148,16 @@ pub struct HealthSettings {
     pub listen: String,
 }
 
+/// Section `links`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinksSettings {
+    /// Jaeger's base URL as a browser reaches it; empty shows no link.
+    pub jaeger: String,
+    /// Grafana's base URL as a browser reaches it; empty shows no link.
+    pub grafana: String,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -162,6 +174,7 @@ impl Default for Settings {
             kvstore: KvstoreSettings::default(),
             telemetry: TelemetrySettings::default(),
             health: HealthSettings::default(),
+            links: LinksSettings::default(),
         }
     }
 }
@@ -290,6 +303,8 @@ impl Settings {
             ("telemetry.otlp_endpoint", is_http(telemetry.otlp_endpoint.as_deref()), HTTP),
             ("telemetry.sample_ratio", ratio(telemetry.sample_ratio), "0 to 1"),
             ("health.listen", has_port(&self.health.listen), HOST_PORT),
+            ("links.jaeger", is_link(&self.links.jaeger), HTTP),
+            ("links.grafana", is_link(&self.links.grafana), HTTP),
         ];
         checks
             .into_iter()
@@ -337,6 +352,10 @@ fn are_nats_urls(text: &str) -> bool {
 
 fn is_http(endpoint: Option<&str>) -> bool {
     endpoint.is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"))
+}
+
+fn is_link(url: &str) -> bool {
+    url.is_empty() || is_http(Some(url))
 }
 
 fn is_subject_token(text: &str) -> bool {
