@@ -1,6 +1,6 @@
 """Prefill against decode: who waits for whom?"""
 
-from panels import CHOSEN, board, level, lines, quantile, query, row, stat, total
+from panels import CHOSEN, board, level, lines, quantile, quantiles, query, row, stat, total
 
 BUSY = 'sum by (job) (rate(tandem_worker_step_seconds_total{' + CHOSEN + '}[$__rate_interval])) / on (job) count by (job) (up{' + CHOSEN + '})'
 
@@ -35,8 +35,7 @@ QUEUES = row(
           "A dot is one request and leads to its trace.", "s", [wait("prefill", "prefill.queue"), wait("decode", "decode.queue")]),
     lines("Waiting prompt tokens", "Prompt tokens accepted and not yet computed, by service.", "short", [query(level("tandem_worker_waiting_tokens", by="job"), "{{job}}")]),
     lines("Hand-over", "From a decode worker's acceptance until it has the prompt's blocks: median, nine in ten, worst in a hundred. A dot leads to its trace.", "s",
-          [query(quantile(STAGE, q, f'{CHOSEN},stage="decode.kv_pull"'), f"kv_pull {name}", exemplar=True)
-           for name, q in (("p50", "0.5"), ("p90", "0.9"), ("p99", "0.99"))]),
+          quantiles(STAGE, CHOSEN + ',stage="decode.kv_pull"')),
     lines("Longest queue of a worker", "The worker with most waiting sequences, by service: far above the others means that placement is uneven.",
           "short", [query(level("vllm:num_requests_waiting", by="job", how="max"), "longest, {{job}}"),
                     query(level("vllm:num_requests_waiting", by="job", how="min"), "shortest, {{job}}")]),

@@ -58,7 +58,7 @@ EACH = row(
 CAUSES = row(
     "What it depends on",
     lines("Prompt length", "Prompt tokens of a request: prefill.compute grows with what of it is not cached.", "short",
-          [query(quantile(PROMPT, q, MODEL), name, exemplar=True) for name, q in (("p50", "0.5"), ("p90", "0.9"), ("p99", "0.99"))]),
+          quantiles(PROMPT, MODEL)),
     stat("Cached share of prompts", "Share of prompt tokens that were not computed because their KV was there.", "percentunit", cached_share()),
     stat("Waiting for prefill", "Prompt tokens accepted by workers and not yet computed: prefill.queue grows with it.", "short",
          "sum(tandem_worker_waiting_tokens{" + CHOSEN + "})"),

@@ -173,21 +173,36 @@ impl<'a> Panel<'a> {
             if word(&target["legendFormat"]).is_empty() {
                 problems.push("a line without a legend".to_owned());
             }
-            problems.extend(self.exemplar_problem(target));
         }
+        problems.extend(self.exemplar_problem());
         problems.into_iter().map(|problem| format!("{:?}: {problem}", self.title())).collect()
     }
 
-    fn exemplar_problem(&self, target: &Value) -> Option<String> {
-        let of_histogram = word(&target["expr"]).contains("_bucket{");
+    /// Each histogram over time brings its exemplars once; nothing else asks for any.
+    fn exemplar_problem(&self) -> Option<String> {
         let over_time = ["timeseries", "heatmap"].contains(&self.kind());
         // A share within a limit reads one bucket; its dots would not lie on the line.
-        let share = word(&target["expr"]).contains("le=");
-        match (target["exemplar"] == true, of_histogram && over_time && !share) {
-            (false, true) => Some("a latency without exemplars".to_owned()),
-            (true, false) => Some("exemplars of what is no histogram over time".to_owned()),
-            _ => None,
+        let shown = |target: &&Value| {
+            let query = word(&target["expr"]);
+            over_time && query.contains("_bucket{") && !query.contains("le=")
+        };
+        // The same series give the same dots, whatever is made of them.
+        let series = |target: &Value| {
+            let query = word(&target["expr"]);
+            let from = query.find("rate(").unwrap_or_default();
+            query[from..].split(')').next().unwrap_or_default().to_owned()
+        };
+        let wanted: BTreeSet<String> = self.targets().iter().filter(shown).map(series).collect();
+        let asked: Vec<String> =
+            self.targets().iter().filter(|target| target["exemplar"] == true).map(series).collect();
+        let distinct: BTreeSet<String> = asked.iter().cloned().collect();
+        if !distinct.is_subset(&wanted) {
+            return Some("exemplars of what is no histogram over time".to_owned());
         }
+        if distinct.len() < asked.len() {
+            return Some("the same exemplars twice".to_owned());
+        }
+        (distinct != wanted).then(|| "a latency without exemplars".to_owned())
     }
 }
 

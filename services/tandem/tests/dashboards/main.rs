@@ -125,6 +125,7 @@ fn what_is_wrong_is_found() {
         "a range other than $__rate_interval",
         "without exemplars",
         "exemplars of what is no histogram",
+        "the same exemplars twice",
         "unknown variable $nobody",
         "neither job nor instance",
         "le is missing",
