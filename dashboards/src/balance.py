@@ -36,6 +36,8 @@ QUEUES = row(
     lines("Waiting prompt tokens", "Prompt tokens accepted and not yet computed, by service.", "short", [query(level("tandem_worker_waiting_tokens", by="job"), "{{job}}")]),
     lines("Hand-over", "From a decode worker's acceptance until it has the prompt's blocks: median, nine in ten, worst in a hundred. A dot leads to its trace.", "s",
           quantiles(STAGE, CHOSEN + ',stage="decode.kv_pull"')),
+    lines("Waiting per worker", "Sequences without a token yet, per worker of a kind: above 4 and growing for five minutes an alert fires.", "short",
+          [query("tandem:waiting_sequences:per_worker", "{{job}}")]),
     lines("Longest queue of a worker", "The worker with most waiting sequences, by service: far above the others means that placement is uneven.",
           "short", [query(level("vllm:num_requests_waiting", by="job", how="max"), "longest, {{job}}"),
                     query(level("vllm:num_requests_waiting", by="job", how="min"), "shortest, {{job}}")]),

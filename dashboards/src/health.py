@@ -90,7 +90,20 @@ TROUBLE = row(
            query(f"sum(1 - tandem_bus_connected{{{CHOSEN}}})", "now without NATS")]),
 )
 
+OBJECTIVE = row(
+    "The objective: 99 % of first tokens within 2.5 s",
+    lines("Burn rate", "How fast the 1 % of requests that may be late is used up: 1 lasts just as long as it should, 14.4 over an hour wakes somebody, "
+          "6 over six hours is for the next morning.", "short",
+          [query('tandem:ttft_misses:ratio_rate5m{model_name=~"$model"} / 0.01', "{{model_name}}, 5 min"),
+           query('tandem:ttft_misses:ratio_rate1h{model_name=~"$model"} / 0.01', "{{model_name}}, 1 h"),
+           query('tandem:ttft_misses:ratio_rate6h{model_name=~"$model"} / 0.01', "{{model_name}}, 6 h")]),
+    lines("Server errors over five minutes", "Share of answers with a 5xx status; above 1 % the alert fires.", "percentunit",
+          [query("tandem:request_errors:ratio_rate5m or on() vector(0)", "5xx")]),
+    lines("Alerts over time", "Rules that hold, by name: pending ones wait to be sure.", "short",
+          [query('count by (alertname, alertstate) (ALERTS{alertname=~"Tandem.*"}) or on() vector(0)', "{{alertname}} {{alertstate}}")]),
+)
+
 BOARD = board(
     "health", "is it healthy?", "How requests fare, who is up, and whether anything is wrong. Start here.",
-    [GLANCE, DEMAND, LATENCIES, TROUBLE], (JOB, INSTANCE, MODELS, SLO),
+    [GLANCE, DEMAND, LATENCIES, OBJECTIVE, TROUBLE], (JOB, INSTANCE, MODELS, SLO),
 )
