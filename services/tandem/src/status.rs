@@ -35,7 +35,7 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     })
     .await
     .context("no NATS; `tandem up` prints the URL of its own, hand it over with --nats URL")?;
-    let context = Context { traceparent: None };
+    let context = Context::default();
     let question = StoreStatus {};
     let base = up::base_url(&settings.gateway.listen);
     let (workers, store, gateway) = tokio::join!(

@@ -95,6 +95,7 @@ impl Plan {
         let at_nats = format!(" --nats {}", self.nats_url);
         format!(
             "\nReady: {base_url}\n\n  \
+             {base_url}/ in a browser: the fleet, and a chat\n\n  \
              curl -N {base_url}/v1/chat/completions -H 'content-type: application/json' -d '{{\n    \
              \"messages\": [{{\"role\": \"user\", \"content\": \"Who are you?\"}}],\n    \
              \"stream\": true}}'\n\n  {program} chat{at}\n  \

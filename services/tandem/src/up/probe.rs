@@ -95,7 +95,7 @@ async fn ask_all(
 ) -> Snapshot {
     let taken_ms = crate::clock::unix_ms();
     let question = StoreStatus {};
-    let context = Context { traceparent: None };
+    let context = Context::default();
     let (store, gateway) = tokio::join!(
         bus.ask_store(&question, &context, ANSWER_LIMIT),
         ask_gateway(http, &inquiry.base_url),

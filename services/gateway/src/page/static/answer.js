@@ -8,31 +8,42 @@ function randomHex(bytes) {
   return [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** An empty answer that knows under which trace it will be found. */
-export function makeAnswer(links) {
+/** An empty answer that knows under which trace it will be found; `onDrawn` hears when it grew. */
+export function makeAnswer(links, onDrawn) {
   const traceId = randomHex(16);
   const text = el("p", { class: "text" });
   const note = el("p", { class: "took" });
   const below = el("div", { class: "below" });
-  const node = el("article", { class: "turn model", "aria-label": "Answer", data: { fresh: "1", state: "waiting" } }, el("h3", { class: "unseen", text: "Answer" }), text, note, below);
+  const node = el("article", { class: "turn model", data: { fresh: "1", state: "waiting" } }, el("h3", { class: "unseen", text: "Answer" }), text, note, below);
   const clock = { sent: 0, first: null, last: null };
   const got = { content: "", tokens: 0, usage: null, timings: null, finish: null };
+  let [drawn, frame] = [0, 0];
+
+  /** Draws what came since the last time: once a frame, however fast the tokens are. */
+  function draw() {
+    frame = 0;
+    if (drawn < got.content.length) {
+      text.append(got.content.slice(drawn));
+      drawn = got.content.length;
+      node.dataset.state = "writing";
+    }
+    setText(note, got.tokens ? took() : "");
+    onDrawn(node);
+  }
 
   function chunk(data) {
     const choice = data.choices?.[0];
     const piece = choice?.delta?.content;
-    if (typeof piece === "string") {
+    if (typeof piece === "string" && !choice.delta.role) {
       clock.last = performance.now();
       clock.first ??= clock.last;
       got.tokens += 1;
       got.content += piece;
-      text.append(piece);
-      node.dataset.state = "writing";
     }
     got.finish = choice?.finish_reason ?? got.finish;
     got.usage = data.usage ?? got.usage;
     got.timings = data.timings ?? got.timings;
-    setText(note, took());
+    frame ||= requestAnimationFrame(draw);
   }
 
   const ttft = () => (clock.first === null ? null : clock.first - clock.sent);
@@ -51,12 +62,15 @@ export function makeAnswer(links) {
 
   /** Writes down what is known when nothing more will come. */
   function close(state) {
+    cancelAnimationFrame(frame);
+    draw();
+    text.normalize();
     node.dataset.state = state;
     const stages = got.timings?.stages ?? [];
     const measured = stages.length ? null : { ttft: ttft(), total: clock.last === null ? null : clock.last - clock.sent };
     const view = waterfall({ ttft: got.timings?.ttft_ms ?? null, stages, measured });
     below.replaceChildren(...(view ? [view] : []), traceLine());
-    setText(note, got.content || got.tokens ? took() : "");
+    onDrawn(node);
   }
 
   function traceLine() {

@@ -64,9 +64,8 @@ async function send(chat, text) {
   parts.clear.disabled = false;
   const question = { role: "user", content: text };
   parts.talk.append(el("article", { class: "turn user" }, el("h3", { class: "unseen", text: "You" }), el("p", { class: "text", text })));
-  const answer = makeAnswer(chat.links);
+  const answer = makeAnswer(chat.links, (node) => follow(parts.talk, node));
   parts.talk.append(answer.node);
-  answer.node.scrollIntoView({ block: "end" });
   const running = new AbortController();
   busy(chat, running);
   const messages = chat.messages;
@@ -82,7 +81,6 @@ async function send(chat, text) {
   else messages.push({ role: "assistant", content: answer.text() });
   busy(chat, null);
   parts.said.textContent = answer.summary();
-  follow(parts.talk, answer.node);
 }
 
 function busy(chat, running) {
@@ -134,7 +132,6 @@ async function ask(chat, answer, running) {
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Error(chunk.error.message);
       answer.chunk(chunk);
-      follow(parts.talk, answer.node);
     }
     answer.ended();
   } finally {
