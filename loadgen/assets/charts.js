@@ -2,7 +2,6 @@
 import { init, use } from "echarts/core";
 import { BarChart, CustomChart, LineChart, ScatterChart } from "echarts/charts";
 import {
-  AriaComponent,
   DataZoomComponent,
   GridComponent,
   LegendComponent,
@@ -13,7 +12,6 @@ import {
 import { SVGRenderer } from "echarts/renderers";
 
 use([
-  AriaComponent,
   BarChart,
   CustomChart,
   DataZoomComponent,

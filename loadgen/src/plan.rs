@@ -195,6 +195,13 @@ impl Plan {
         blocks.map(|block| block.number as usize + 1).max().unwrap_or(0)
     }
 
+    /// A digest of what [`write`](Self::write) writes.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        self.write(&mut hasher).expect("a hasher takes every byte");
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
     /// Writes the plan, one JSON object a line.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         for request in &self.requests {

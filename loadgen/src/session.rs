@@ -1,8 +1,5 @@
 //! Carries out one command of the command line.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +21,8 @@ use crate::live::Live;
 use crate::pacer::Pace;
 use crate::plan::Plan;
 use crate::progress::Progress;
+use crate::repeat;
+use crate::report::output::{write_all, write_file};
 use crate::report::{Limits, Report, Workload, lines, table};
 use crate::run::{OnFull, RunOutcome, Runner, SendOptions};
 use crate::units::Nanos;
@@ -50,6 +49,19 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// How the run of `report` ended.
+    pub fn of(report: &Report) -> Self {
+        if report.cut_short.is_some() {
+            Self::CutShort
+        } else if report.counts.completed == 0 {
+            Self::NothingCompleted
+        } else if report.verdict.valid {
+            Self::Good
+        } else {
+            Self::Invalid
+        }
+    }
+
     /// The exit status.
     pub fn exit_code(self) -> u8 {
         match self {
@@ -70,6 +82,7 @@ pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
             listener.spawn(listen_for_stop(stop));
             run(&args, stopped).await
         }
+        Command::Report(args) => cli::report::execute(&args),
         Command::Trace(command) => cli::trace::execute(command),
         Command::NullServer(args) => cli::null_server::execute(args).await,
     }
@@ -141,12 +154,14 @@ fn describe(args: &RunArgs, load: &Load, model: &ModelInfo, client: &Client) -> 
         run_id: client.run_id().to_owned(),
         started_unix_ms: since.as_millis() as u64,
         url: client.base().to_owned(),
-        endpoint: args.target.endpoint.path(),
+        endpoint: args.target.endpoint.path().to_owned(),
         model: model.id.clone(),
         context_tokens: model.max_model_len,
         source: load.source.clone(),
         prompts: load.prompt_note.clone(),
         seed: args.load.seed,
+        schedule_digest: load.plan.digest(),
+        command: repeat::command(std::env::args()),
         warnings: load.warnings.clone(),
     }
 }
@@ -208,36 +223,13 @@ fn finish(
         drops_allowed: on_full == OnFull::Drop,
         server_block_tokens: reporting.server_block,
         slowest: reporting.slowest,
+        warmup: reporting.warmup,
     };
     let report = Report::new(workload, plan, outcome, &limits);
-    if let Some(path) = &reporting.json {
-        write_file(path, |out| {
-            serde_json::to_writer_pretty(&mut *out, &report)?;
-            writeln!(out)
-        })?;
-    }
+    write_all(&reporting.files(), &report)?;
     if let Some(path) = &reporting.jsonl {
         write_file(path, |out| lines::write(out, plan, outcome))?;
     }
-    let ending = if report.cut_short.is_some() {
-        Ending::CutShort
-    } else if report.counts.completed == 0 {
-        Ending::NothingCompleted
-    } else if report.verdict.valid {
-        Ending::Good
-    } else {
-        Ending::Invalid
-    };
+    let ending = Ending::of(&report);
     Ok((table::render(&report), ending))
-}
-
-fn write_file(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
-) -> Result<()> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    let mut out = BufWriter::new(file);
-    write(&mut out)
-        .and_then(|()| out.flush())
-        .with_context(|| format!("cannot write {}", path.display()))
 }

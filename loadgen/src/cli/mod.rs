@@ -2,6 +2,7 @@
 
 pub mod load;
 pub mod null_server;
+pub mod report;
 pub mod reporting;
 pub mod run;
 pub mod trace;
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 pub use load::{LoadArgs, PromptAs, ReplayArgs};
 pub use null_server::NullServerArgs;
+pub use report::ReportArgs;
 pub use reporting::ReportingArgs;
 pub use run::{RunArgs, SendingArgs, TargetArgs};
 pub use trace::TraceCommand;
@@ -33,6 +35,8 @@ pub struct Cli {
 pub enum Command {
     /// Send a load and report on it.
     Run(Box<RunArgs>),
+    /// Render a saved report again.
+    Report(ReportArgs),
     /// Work with trace files.
     #[command(subcommand)]
     Trace(TraceCommand),

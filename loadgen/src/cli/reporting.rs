@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::progress::ProgressMode;
+use crate::report::output::Files;
 use crate::units::{Nanos, Slo};
+use crate::windows::Warmup;
 
 /// How the run is judged and reported.
 #[derive(Debug, Args)]
@@ -17,6 +19,9 @@ pub struct ReportingArgs {
     /// p99 lag that is still valid: unless given, the larger of 1 ms and 1 % of the median TTFT.
     #[arg(long)]
     pub lag_limit: Option<Nanos>,
+    /// What is left out at the start: none, auto (MSER-5), a number of requests, or a time.
+    #[arg(long, default_value = "none")]
+    pub warmup: Warmup,
     /// Block size of the server's prefix cache, for the ideal hit rate.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub server_block: u32,
@@ -29,10 +34,35 @@ pub struct ReportingArgs {
     /// Write one JSON line for each request.
     #[arg(long, value_name = "FILE")]
     pub jsonl: Option<PathBuf>,
+    /// Write the report as one page of HTML that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the report as Markdown.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Write one CSV row for each measured request.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Where the page's slowest requests link to their traces, such as http://127.0.0.1:16686.
+    #[arg(long, value_name = "URL")]
+    pub jaeger: Option<String>,
     /// Write the plan, one JSON line for each request, before it is carried out.
     #[arg(long, value_name = "FILE")]
     pub emit_schedule: Option<PathBuf>,
     /// How progress is shown.
     #[arg(long, value_enum, default_value = "auto")]
     pub progress: ProgressMode,
+}
+
+impl ReportingArgs {
+    /// The files of the report itself.
+    pub fn files(&self) -> Files<'_> {
+        Files {
+            json: self.json.as_deref(),
+            html: self.html.as_deref(),
+            markdown: self.markdown.as_deref(),
+            csv: self.csv.as_deref(),
+            jaeger: self.jaeger.as_deref(),
+        }
+    }
 }

@@ -1,26 +1,28 @@
 //! Goodput: how many of all offered requests met every SLO.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::quantile::wilson;
 use crate::record::RequestRecord;
 use crate::units::{Slo, SloMetric};
 
 /// One SLO on its own.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SloAttainment {
     /// As it was given.
     pub slo: String,
     /// Part of the offered requests that met it.
     pub attainment: f64,
+    /// Answered requests that missed this one and no other.
+    pub missed_only_this: usize,
 }
 
 /// Requests that met every SLO.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Goodput {
     /// Requests that met every SLO.
     pub good: usize,
-    /// Requests offered, failures included.
+    /// Requests due in the window, failures included.
     pub offered: usize,
     /// Good over offered.
     pub attainment: f64,
@@ -28,14 +30,16 @@ pub struct Goodput {
     pub low: f64,
     /// Upper end of its 95 % Wilson interval.
     pub high: f64,
-    /// Good requests per second.
+    /// Good requests per second of the window.
     pub rps: f64,
+    /// Misses that failed: errors, time-outs, drops.
+    pub failed: usize,
     /// Each SLO on its own.
     pub per_slo: Vec<SloAttainment>,
 }
 
 /// Judges `records` by `slos`; none without SLOs.
-pub fn goodput(records: &[RequestRecord], slos: &[Slo], wall_s: f64) -> Option<Goodput> {
+pub fn goodput(records: &[&RequestRecord], slos: &[Slo], span_s: f64) -> Option<Goodput> {
     if slos.is_empty() {
         return None;
     }
@@ -46,6 +50,7 @@ pub fn goodput(records: &[RequestRecord], slos: &[Slo], wall_s: f64) -> Option<G
     let per_slo = slos.iter().map(|slo| SloAttainment {
         slo: slo.to_string(),
         attainment: part(records.iter().filter(|r| meets(r, slo)).count()),
+        missed_only_this: records.iter().filter(|r| misses_only(r, slo, slos)).count(),
     });
     Some(Goodput {
         good,
@@ -53,14 +58,19 @@ pub fn goodput(records: &[RequestRecord], slos: &[Slo], wall_s: f64) -> Option<G
         attainment: part(good),
         low,
         high,
-        rps: good as f64 / wall_s.max(1e-9),
+        rps: if span_s > 0.0 { good as f64 / span_s } else { good as f64 },
+        failed: records.iter().filter(|r| !r.succeeded()).count(),
         per_slo: per_slo.collect(),
     })
 }
 
+fn misses_only(record: &RequestRecord, this: &Slo, slos: &[Slo]) -> bool {
+    record.succeeded() && slos.iter().all(|slo| meets(record, slo) != (slo == this))
+}
+
 /// Whether a request was answered within the bound, counted from its intended time. A reply of one
 /// token has no time per further token, so it meets any bound on that.
-fn meets(record: &RequestRecord, slo: &Slo) -> bool {
+pub fn meets(record: &RequestRecord, slo: &Slo) -> bool {
     if !record.succeeded() {
         return false;
     }

@@ -30,6 +30,8 @@ pub fn write(out: &mut impl Write, plan: &Plan, outcome: &RunOutcome) -> io::Res
             "prompt_tokens": record.reply.usage.map(|u| u.prompt_tokens),
             "completion_tokens": record.reply.usage.map(|u| u.completion_tokens),
             "cached_tokens": record.reply.usage.and_then(|u| u.cached_tokens),
+            "server_ttft_ms": record.reply.timings.as_ref().map(|t| t.ttft_ms),
+            "stages": record.stages(),
             "finish_reason": record.reply.finish_reason.as_ref().map(|r| r.as_str()),
             "error_class": record.failure.as_ref().map(|f| f.class.to_string()),
             "error": record.failure.as_ref().map(|f| &f.message),

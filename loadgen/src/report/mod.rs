@@ -1,33 +1,77 @@
-//! The report of a run: everything measured, computed once, printed as a table or as JSON.
+//! The report of a run: everything measured, computed once, shown as text, JSON, CSV, Markdown or
+//! one page of HTML.
 
+pub mod cache;
+pub mod counts;
 mod figures;
 pub mod goodput;
+pub mod html;
 pub mod lines;
+pub mod markdown;
+pub mod measured;
+pub mod output;
+pub mod samples;
+pub mod saved;
+pub mod series;
+pub mod shapes;
+pub mod stages;
 pub mod table;
+pub mod timeline;
 pub mod verdict;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::quantile::Quantiles;
-use crate::units::{Nanos, Slo};
+use crate::annotate::Annotation;
+use crate::units::{NS_PER_S, Nanos, Slo};
+use crate::windows::{Warmup, WindowReport};
 
+use cache::CacheReport;
+use counts::{Counts, ErrorCount, Slow, Throughput};
+pub use figures::{Latency, ScheduleReport};
 use goodput::Goodput;
+use samples::Samples;
+use series::Series;
+use shapes::Shapes;
+use stages::StageReport;
+use timeline::Timeline;
 use verdict::Verdict;
 
 /// Version of the JSON report; it changes when a field changes its meaning or goes away.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// How the figures are computed; part of every report.
-pub const FORMULAS: [&str; 5] = [
+pub const FORMULAS: [&str; 11] = [
     "TTFT: first chunk with text − start; response counts from the intended time, service from the send",
     "TPOT: (last token − first token) / (output tokens − 1), tokens by the server's count (vLLM: TPOT, AIPerf: ITL)",
     "ITL: every gap between two chunks with text, of all requests together (vLLM: ITL)",
     "E2E: last chunk with text − start, as for TTFT",
-    "goodput: requests that met every SLO by response time; failures count as misses",
+    "goodput: requests that met every SLO by response time, of all that were due in the window; errors, time-outs and drops are misses, what the operator cut off is not counted; 95 % Wilson interval",
+    "window: a request belongs to the window of its intended time; warm-up and cool-down are sent and shown, and are in no figure",
+    "percentiles: from raw samples, interpolated between neighbours; their 95 % intervals come from order statistics and take requests for independent, so a queue that comes and goes makes them wider than shown; an end that the samples cannot give is left out, and so is p99.9 below 1,000 samples",
+    "offered and achieved: requests due a second, and requests sent by the end of the schedule and 1 % of its length",
+    "while offered: what was completed or received between the first and the last measured arrival, by the time of its completion; the drain behind it is left out",
+    "stages: the server's own split up to its first token; client wait is from the intended time to the body being written, network is what neither explains",
+    "ideal reuse: an infinite cache that stores at once, for exactly the requests of this run",
 ];
 
+/// A bound as numbers, for charts and for comparing reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SloBound {
+    /// ttft, tpot or e2e.
+    pub metric: String,
+    /// The largest good value.
+    pub bound_ms: f64,
+}
+
+impl SloBound {
+    /// The bound of an SLO.
+    pub fn of(slo: &Slo) -> Self {
+        Self { metric: slo.metric.name().to_owned(), bound_ms: slo.bound.0 as f64 / 1e6 }
+    }
+}
+
 /// What was run; decided before the first request.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Workload {
     /// Random name of this run, in `baggage` and `x-request-id`.
     pub run_id: String,
@@ -36,7 +80,7 @@ pub struct Workload {
     /// Base URL.
     pub url: String,
     /// Path of the endpoint.
-    pub endpoint: &'static str,
+    pub endpoint: String,
     /// Model asked for.
     pub model: String,
     /// The server's context, if it says.
@@ -47,6 +91,10 @@ pub struct Workload {
     pub prompts: String,
     /// Seed of every random choice.
     pub seed: u64,
+    /// Digest of the plan: equal for equal requests at equal times.
+    pub schedule_digest: String,
+    /// The command line, with the values of headers left out.
+    pub command: String,
     /// Things the reader must know.
     pub warnings: Vec<String>,
 }
@@ -64,131 +112,40 @@ pub struct Limits {
     pub server_block_tokens: u32,
     /// How many of the slowest requests are listed.
     pub slowest: usize,
+    /// What is left out at the start.
+    pub warmup: Warmup,
 }
 
-/// Counts of requests.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Counts {
-    /// In the plan.
-    pub planned: usize,
-    /// Left out of the plan: longer than the server's context.
-    pub refused_too_long: usize,
-    /// Shortened to fit the server's context.
-    pub truncated: usize,
-    /// Offered to the server.
-    pub offered: usize,
-    /// Answered completely.
-    pub completed: usize,
-    /// Failed.
-    pub failed: usize,
-    /// Cut off by the operator.
-    pub cancelled: usize,
-    /// Kept back by the operator.
-    pub unsent: usize,
-    /// Completed, but not with the number of tokens asked for.
-    pub wrong_length: usize,
+/// Something that happened at a known time of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    /// When; when it should have, if it did not.
+    pub at_s: f64,
+    /// What, or the command that was run.
+    pub text: String,
+    /// How the command ended, or that the run was over before.
+    pub status: Option<String>,
+    /// What the command printed.
+    pub output: String,
 }
 
-/// How well the schedule was kept.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct ScheduleReport {
-    /// From the first intended time to the last.
-    pub span_s: f64,
-    /// Requests per second that the schedule asks for.
-    pub offered_rps: f64,
-    /// Requests per second that were sent while the schedule ran.
-    pub achieved_rps: f64,
-    /// How late the generator was.
-    pub lag_ms: Quantiles,
-    /// Waiting for a slot under `--max-inflight`.
-    pub queue_wait_ms: Quantiles,
-    /// From the send to the body being taken by a ready connection.
-    pub connect_ms: Quantiles,
-}
-
-/// Latencies in milliseconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Latency {
-    /// Time to first token from the intended time.
-    pub ttft_response_ms: Quantiles,
-    /// Time to first token from the send.
-    pub ttft_service_ms: Quantiles,
-    /// Time to last token from the intended time.
-    pub e2e_response_ms: Quantiles,
-    /// Time to last token from the send.
-    pub e2e_service_ms: Quantiles,
-    /// Time per output token after the first.
-    pub tpot_ms: Quantiles,
-    /// Gaps between chunks.
-    pub itl_ms: Quantiles,
-}
-
-/// Work done.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Throughput {
-    /// From the start of the schedule to the end of the last request.
-    pub wall_s: f64,
-    /// Completed requests per second of that.
-    pub requests_per_s: f64,
-    /// Output tokens per second of that.
-    pub output_tokens_per_s: f64,
-    /// Prompt and output tokens per second of that.
-    pub total_tokens_per_s: f64,
-    /// Prompt tokens of completed requests, by the server's count.
-    pub prompt_tokens: u64,
-    /// Output tokens of completed requests, by the server's count.
-    pub output_tokens: u64,
-    /// Prompt tokens the server counted beyond those planned, a request.
-    pub prompt_overhead_tokens: Option<f64>,
-}
-
-/// Prefix reuse: what this very run allows beside what the server reports.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CacheReport {
-    /// Ideal hits by blocks of the trace.
-    pub ideal_block_hit: f64,
-    /// Ideal hits by prompt tokens.
-    pub ideal_token_hit: f64,
-    /// Block size of the server that the next figure assumes.
-    pub server_block_tokens: u32,
-    /// Ideal hits by prompt tokens with such blocks, the last token always computed.
-    pub ideal_server_token_hit: f64,
-    /// Cached over prompt tokens of completed requests; none if the server does not say.
-    pub observed_token_hit: Option<f64>,
-    /// Observed over ideal, both by tokens at the server's blocks.
-    pub efficiency: Option<f64>,
-}
-
-/// One class of failures.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ErrorCount {
-    /// Its name.
-    pub class: String,
-    /// How many.
-    pub count: usize,
-    /// What was said of the first.
-    pub example: String,
-}
-
-/// One of the slowest requests.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Slow {
-    /// Its place in the plan.
-    pub index: usize,
-    /// Its trace.
-    pub trace_id: String,
-    /// Time to first token from the intended time.
-    pub ttft_ms: f64,
-    /// Time to last token from the intended time.
-    pub e2e_ms: f64,
-    /// Prompt tokens planned.
-    pub input_tokens: u32,
-    /// Output tokens.
-    pub output_tokens: u64,
+impl Mark {
+    /// The mark of an annotation.
+    fn of(annotation: &Annotation) -> Self {
+        let at_ns = annotation.at_ns.unwrap_or(annotation.intended_ns);
+        let unreached = annotation.at_ns.is_none().then(|| "the run was over before".to_owned());
+        let command = annotation.command.as_ref();
+        Self {
+            at_s: at_ns as f64 / NS_PER_S as f64,
+            text: annotation.text.clone(),
+            status: command.map(|ran| ran.status.clone()).or(unreached),
+            output: command.map_or_else(String::new, |ran| ran.output.clone()),
+        }
+    }
 }
 
 /// All of it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Version of this layout.
     pub schema_version: u32,
@@ -198,6 +155,8 @@ pub struct Report {
     pub cut_short: Option<String>,
     /// What was run.
     pub workload: Workload,
+    /// Which arrivals are measured.
+    pub window: WindowReport,
     /// Counts of requests.
     pub counts: Counts,
     /// How well the schedule was kept.
@@ -208,14 +167,38 @@ pub struct Report {
     pub throughput: Throughput,
     /// Prefix reuse.
     pub cache: CacheReport,
+    /// Bounds of a good request.
+    pub slos: Vec<SloBound>,
     /// Requests that met the SLOs.
     pub goodput: Option<Goodput>,
+    /// Where the time to first token goes, if the server says.
+    pub stages: Option<StageReport>,
     /// Failures by class.
     pub errors: Vec<ErrorCount>,
     /// The slowest requests by time to first token.
     pub slowest: Vec<Slow>,
+    /// What happened when, beside the load.
+    pub marks: Vec<Mark>,
     /// CPU cores this process kept busy.
     pub client_cpu_cores: Option<f64>,
     /// How the figures are computed.
-    pub formulas: [&'static str; 5],
+    pub formulas: Vec<String>,
+    /// How it went over time.
+    pub series: Series,
+    /// Distributions of the latencies.
+    pub shapes: Shapes,
+    /// Some requests from their due times to their ends.
+    pub timeline: Timeline,
+    /// The measured requests, a column for each figure.
+    pub samples: Samples,
+}
+
+/// Milliseconds of nanoseconds.
+fn ms(ns: i64) -> f64 {
+    ns as f64 / 1e6
+}
+
+/// Rounded to the third decimal, which is enough for milliseconds and keeps files small.
+fn round3(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
 }

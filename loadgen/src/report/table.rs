@@ -6,8 +6,10 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use super::Report;
-use crate::quantile::Quantiles;
+use super::stages::StageReport;
+use crate::intervals::{Distribution, Interval};
 use crate::trace::stats::{Lengths, TraceStats};
+use crate::windows::{Settling, WindowReport};
 
 /// Renders the report of a run.
 pub fn render(report: &Report) -> String {
@@ -16,6 +18,10 @@ pub fn render(report: &Report) -> String {
     out.push_str(&latency(report));
     out.push('\n');
     work(report, &mut out);
+    if let Some(stages) = &report.stages {
+        out.push_str(&stages_table(stages));
+        out.push('\n');
+    }
     if !report.errors.is_empty() {
         out.push_str(&errors(report));
         out.push('\n');
@@ -68,9 +74,30 @@ fn head(report: &Report, out: &mut String) {
         ms(schedule.lag_ms.p99),
         ms(schedule.lag_ms.max)
     );
+    window(&report.window, out);
     for warning in &load.warnings {
         line!(out, "warning   {warning}");
     }
+}
+
+fn window(window: &WindowReport, out: &mut String) {
+    let settled = match window.settling {
+        Some(Settling::After(0)) => "MSER-5: steady from the start",
+        Some(Settling::After(_)) if window.warmup == "auto" => "MSER-5: steady from there on",
+        Some(Settling::After(_)) => "MSER-5: not steady from the start (see --warmup auto)",
+        Some(Settling::Never) => "MSER-5: NOT steady: the run is short or the load too high",
+        Some(Settling::Unknown) | None => "too few requests to judge steadiness",
+    };
+    line!(
+        out,
+        "window    {:.1} to {:.1} s, {} requests · warm-up {}: {} left out · drain {:.1} s · {settled}",
+        window.from_s,
+        window.to_s,
+        window.measured_requests,
+        window.warmup,
+        window.warmup_requests,
+        window.drain_s,
+    );
 }
 
 fn table(header: &[&str]) -> Table {
@@ -84,8 +111,16 @@ fn table(header: &[&str]) -> Table {
 
 fn latency(report: &Report) -> String {
     let mut table = table(&["ms", "n", "mean", "p50", "p90", "p99", "p99.9", "max"]);
+    for (name, of) in distributions(report) {
+        table.add_row(row(name, of));
+    }
+    table.to_string()
+}
+
+/// Everything that has percentiles, by name.
+pub fn distributions(report: &Report) -> [(&'static str, &Distribution); 8] {
     let latency = &report.latency;
-    for (name, q) in [
+    [
         ("TTFT response (from intended)", &latency.ttft_response_ms),
         ("TTFT service (from send)", &latency.ttft_service_ms),
         ("E2E response (from intended)", &latency.e2e_response_ms),
@@ -94,15 +129,42 @@ fn latency(report: &Report) -> String {
         ("ITL", &latency.itl_ms),
         ("due to sent (slot wait)", &report.schedule.queue_wait_ms),
         ("sent to written (connect)", &report.schedule.connect_ms),
-    ] {
-        table.add_row(row(name, q));
-    }
-    table.to_string()
+    ]
 }
 
-fn row(name: &str, q: &Quantiles) -> Vec<String> {
-    let values = [q.mean, q.p50, q.p90, q.p99, q.p999, q.max].map(ms);
-    [name.to_owned(), q.count.to_string()].into_iter().chain(values).collect()
+fn row(name: &str, of: &Distribution) -> Vec<String> {
+    let with = |value: Option<f64>, ends: Interval| format!("{}\n{}", ms(value), interval(ends));
+    vec![
+        name.to_owned(),
+        of.count.to_string(),
+        ms(of.mean),
+        with(of.p50, of.p50_ci),
+        with(of.p90, of.p90_ci),
+        with(of.p99, of.p99_ci),
+        with(of.p999, of.p999_ci),
+        ms(of.max),
+    ]
+}
+
+/// An interval in short; an end that the samples cannot give is open.
+pub fn interval([low, high]: Interval) -> String {
+    let end = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), short);
+    match (low, high) {
+        (None, None) => String::new(),
+        (low, high) => format!("{}..{}", end(low), end(high)),
+    }
+}
+
+/// Three significant digits.
+fn short(value: f64) -> String {
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$}")
 }
 
 fn ms(value: Option<f64>) -> String {
@@ -123,6 +185,15 @@ fn work(report: &Report, out: &mut String) {
         work.output_tokens_per_s,
         work.total_tokens_per_s
     );
+    if let (Some(requests), Some(tokens)) =
+        (work.while_offered_requests_per_s, work.while_offered_output_tokens_per_s)
+    {
+        line!(
+            out,
+            "          while offered, without the drain: {requests:.3} requests/s · {tokens:.1} \
+             output tokens/s"
+        );
+    }
     let overhead = work.prompt_overhead_tokens.map_or("unknown".to_owned(), |v| format!("{v:+.2}"));
     line!(
         out,
@@ -151,12 +222,38 @@ fn work(report: &Report, out: &mut String) {
             goodput.rps
         );
         for slo in &goodput.per_slo {
-            line!(out, "          {} met by {}", slo.slo, percent(Some(slo.attainment)));
+            line!(
+                out,
+                "          {} met by {}, {} missed it alone",
+                slo.slo,
+                percent(Some(slo.attainment)),
+                slo.missed_only_this
+            );
+        }
+        if goodput.failed > 0 {
+            line!(out, "          {} failed and count as misses", goodput.failed);
         }
     }
     if let Some(cores) = report.client_cpu_cores {
         line!(out, "client    {cores:.2} cores busy");
     }
+}
+
+fn stages_table(stages: &StageReport) -> String {
+    let groups = stages.groups.iter().map(|g| g.name.as_str());
+    let header: Vec<&str> =
+        ["stages of TTFT, ms", "p50", "p99"].into_iter().chain(groups).collect();
+    let mut table = table(&header);
+    for (place, name) in stages.names.iter().enumerate() {
+        let means = stages.groups.iter().map(|group| group.parts_ms[place]);
+        let values = [stages.p50_ms[place], stages.p99_ms[place]].into_iter().chain(means);
+        let cells = values.map(|value| format!("{value:.2}"));
+        table.add_row(std::iter::once(name.clone()).chain(cells).collect::<Vec<_>>());
+    }
+    let sums = stages.groups.iter().map(|group| format!("{:.2}", group.ttft_ms));
+    let head = ["TTFT, mean of the group", "", ""].map(str::to_owned);
+    table.add_row(head.into_iter().chain(sums).collect::<Vec<_>>());
+    table.to_string()
 }
 
 fn errors(report: &Report) -> String {

@@ -1,6 +1,8 @@
 //! Whether a run may be believed: the generator judges itself.
 
-use serde::Serialize;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use super::{ErrorCount, Latency, ScheduleReport};
 use crate::units::{NS_PER_MS, Nanos};
@@ -10,13 +12,28 @@ const LEAST_ACHIEVED: f64 = 0.99;
 /// Part of the machine's cores that the client may use.
 const MOST_CPU: f64 = 0.8;
 
+/// One reason not to believe a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// What was found, with its numbers.
+    pub finding: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.finding, self.advice)
+    }
+}
+
 /// The judgement.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Whether the figures describe the server rather than the generator.
     pub valid: bool,
     /// Why not.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Reason>,
     /// The p99 lag that was allowed.
     pub lag_limit_us: i64,
 }
@@ -35,6 +52,12 @@ pub struct Facts<'a> {
     pub cut_short: Option<&'a str>,
     /// Cores this process kept busy.
     pub cpu_cores: Option<f64>,
+    /// Part of the time in which its busiest sending thread was on a CPU.
+    pub busiest_thread: Option<f64>,
+    /// Part of the time in which a sending thread could have run and was given no CPU.
+    pub starved: Option<f64>,
+    /// Whether the load ran out before the last measured request was over.
+    pub cooldown_hit: bool,
 }
 
 /// The larger of 1 ms and 1 % of the median time to first token.
@@ -46,33 +69,74 @@ pub fn default_lag_limit(latency: &Latency) -> Nanos {
 /// Judges a run.
 pub fn judge(facts: &Facts<'_>) -> Verdict {
     let mut reasons = Vec::new();
+    let mut found = |finding: String, advice: &str| {
+        reasons.push(Reason { finding, advice: advice.to_owned() });
+    };
     if let Some(reason) = facts.cut_short {
-        reasons.push(format!("the run was cut short: {reason}"));
+        found(format!("the run was cut short: {reason}"), "let it run to its end");
     }
     let limit_ms = facts.lag_limit.0 as f64 / NS_PER_MS as f64;
     if let Some(p99) = facts.schedule.lag_ms.p99.filter(|p99| *p99 > limit_ms) {
-        reasons.push(format!(
-            "p99 lag {p99:.3} ms exceeds {limit_ms:.3} ms: the generator was late, the figures \
-             from the send are too good (--lag-limit states another limit)"
-        ));
+        let waited = facts.starved.filter(|part| *part >= 0.01).map_or_else(String::new, |part| {
+            format!(", which was kept from a CPU for {:.0} % of the time", 100.0 * part)
+        });
+        found(
+            format!("p99 lag {p99:.3} ms exceeds {limit_ms:.3} ms by a late generator{waited}"),
+            "offer less, give it a core of its own (taskset), or state another limit with \
+             --lag-limit; `loadgen calibrate` says what this machine can do",
+        );
     }
     let ScheduleReport { offered_rps, achieved_rps, .. } = facts.schedule;
     if *achieved_rps < LEAST_ACHIEVED * offered_rps {
-        reasons.push(format!(
-            "only {:.1} % of the offered requests were sent while the schedule ran",
-            100.0 * achieved_rps / offered_rps
-        ));
+        found(
+            format!(
+                "{achieved_rps:.3} of {offered_rps:.3} requests/s, {:.1} %, were sent while the \
+                 schedule ran, at least {:.0} % are needed",
+                100.0 * achieved_rps / offered_rps,
+                100.0 * LEAST_ACHIEVED
+            ),
+            "raise or drop --max-inflight, or offer less",
+        );
     }
     let of_class = |class: &str| facts.errors.iter().find(|e| e.class == class);
     if let Some(dropped) = of_class("dropped").filter(|_| !facts.drops_allowed) {
-        reasons.push(format!("{} requests were dropped", dropped.count));
+        found(
+            format!("{} requests were dropped", dropped.count),
+            "raise --max-inflight, or ask for drops with --on-full drop",
+        );
     }
     if let Some(prompt) = of_class("prompt") {
-        reasons.push(format!("{} prompts could not be made: {}", prompt.count, prompt.example));
+        found(
+            format!("{} prompts could not be made: {}", prompt.count, prompt.example),
+            "give the model's own tokenizer with --vocab-tokenizer",
+        );
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     if let Some(busy) = facts.cpu_cores.filter(|busy| *busy > MOST_CPU * cores) {
-        reasons.push(format!("the generator used {busy:.1} of {cores} cores"));
+        found(
+            format!(
+                "the generator used {busy:.2} of its {cores} cores, at most {:.0} % keep it on time",
+                100.0 * MOST_CPU
+            ),
+            "give it more cores, or a machine of its own",
+        );
+    }
+    if let Some(busy) = facts.busiest_thread.filter(|busy| *busy > MOST_CPU) {
+        found(
+            format!(
+                "the generator's busiest thread was on a CPU for {:.0} % of the time, at most \
+                 {:.0} % keep it on time",
+                100.0 * busy,
+                100.0 * MOST_CPU
+            ),
+            "send with more --threads",
+        );
+    }
+    if facts.cooldown_hit {
+        found(
+            "the load ended before the last measured request was over".to_owned(),
+            "give a longer cool-down, or offer less",
+        );
     }
     Verdict { valid: reasons.is_empty(), reasons, lag_limit_us: facts.lag_limit.0 / 1000 }
 }
@@ -80,13 +144,13 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantile::Quantiles;
+    use crate::intervals::Distribution;
 
     fn schedule(lag_ms: f64, achieved_rps: f64) -> ScheduleReport {
         ScheduleReport {
             offered_rps: 100.0,
             achieved_rps,
-            lag_ms: Quantiles::of(vec![lag_ms]),
+            lag_ms: Distribution::of(vec![lag_ms]),
             ..ScheduleReport::default()
         }
     }
@@ -99,6 +163,9 @@ mod tests {
             drops_allowed: false,
             cut_short: None,
             cpu_cores: Some(0.1),
+            busiest_thread: Some(0.5),
+            starved: None,
+            cooldown_hit: false,
         }
     }
 
@@ -113,15 +180,18 @@ mod tests {
         let (drops, prompts) = (dropped("dropped"), dropped("prompt"));
         for (bad, expected) in [
             (facts(&late), "p99 lag 1.100 ms exceeds 1.000 ms"),
-            (facts(&slow), "only 98.9 %"),
+            (facts(&slow), "98.900 of 100.000 requests/s, 98.9 %"),
             (Facts { errors: &drops, ..facts(&good) }, "3 requests were dropped"),
             (Facts { errors: &prompts, ..facts(&good) }, "3 prompts could not be made"),
             (Facts { cut_short: Some("Ctrl-C"), ..facts(&good) }, "cut short: Ctrl-C"),
             (Facts { cpu_cores: Some(1e6), ..facts(&good) }, "cores"),
+            (Facts { busiest_thread: Some(0.81), ..facts(&good) }, "for 81 % of the time"),
+            (Facts { cooldown_hit: true, ..facts(&good) }, "the load ended before"),
+            (Facts { starved: Some(0.3), ..facts(&late) }, "kept from a CPU for 30 %"),
         ] {
             let verdict = judge(&bad);
             assert!(!verdict.valid && verdict.reasons.len() == 1, "{verdict:?}");
-            assert!(verdict.reasons[0].contains(expected), "{verdict:?}");
+            assert!(verdict.reasons[0].finding.contains(expected), "{verdict:?}");
         }
         let allowed = Facts { errors: &drops, drops_allowed: true, ..facts(&good) };
         assert!(judge(&allowed).valid);
@@ -131,7 +201,7 @@ mod tests {
     #[test]
     fn the_lag_limit_grows_with_the_time_to_first_token() {
         let with = |ttft_ms: f64| Latency {
-            ttft_service_ms: Quantiles::of(vec![ttft_ms]),
+            ttft_service_ms: Distribution::of(vec![ttft_ms]),
             ..Latency::default()
         };
         assert_eq!(default_lag_limit(&with(20.0)), Nanos(NS_PER_MS));

@@ -1,0 +1,42 @@
+//! `loadgen report`: saved reports, rendered again.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::report::{output, saved, table};
+use crate::session::Ending;
+
+/// Which report, and what to make of it.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A report that was written with --json.
+    pub file: PathBuf,
+    /// Write it as one page of HTML.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write it as Markdown.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Write one CSV row for each measured request.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Where the page's slowest requests link to their traces, such as http://127.0.0.1:16686.
+    #[arg(long, value_name = "URL")]
+    pub jaeger: Option<String>,
+}
+
+/// Carries out the command; the text for standard output and how the run had ended.
+pub fn execute(args: &ReportArgs) -> Result<(String, Ending)> {
+    let report = saved::read(&args.file)?;
+    let files = output::Files {
+        html: args.html.as_deref(),
+        markdown: args.markdown.as_deref(),
+        csv: args.csv.as_deref(),
+        json: None,
+        jaeger: args.jaeger.as_deref(),
+    };
+    output::write_all(&files, &report)?;
+    Ok((table::render(&report), Ending::of(&report)))
+}

@@ -1,0 +1,64 @@
+//! The command line of a run as one can type it again, without what must not be kept.
+
+/// Flags whose values may be secrets.
+const SECRET: [&str; 1] = ["--header"];
+
+/// Joins `words` for a shell; values of headers become `…`.
+pub fn command(words: impl Iterator<Item = String>) -> String {
+    let mut hide = false;
+    let word = |word: String| {
+        if std::mem::take(&mut hide) {
+            return quoted(&hidden(&word));
+        }
+        hide = SECRET.contains(&word.as_str());
+        match word.split_once('=').filter(|(flag, _)| SECRET.contains(flag)) {
+            Some((flag, value)) => quoted(&format!("{flag}={}", hidden(value))),
+            None => quoted(&word),
+        }
+    };
+    words.map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// A header with its name only.
+fn hidden(header: &str) -> String {
+    match header.split_once(':') {
+        Some((name, _)) => format!("{name}: …"),
+        None => "…".to_owned(),
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,%+@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_typed_again_and_tells_no_secret() {
+        let words = [
+            "loadgen",
+            "run",
+            "--header",
+            "Authorization: Bearer s3cret",
+            "--header=x-key: s3cret",
+            "--extra-body",
+            r#"{"a":"it's"}"#,
+            "--rate",
+            "5",
+            "--header",
+            "s3cret",
+        ];
+        let text = command(words.map(str::to_owned).into_iter());
+        assert!(!text.contains("s3cret"), "{text}");
+        assert_eq!(
+            text,
+            r#"loadgen run --header 'Authorization: …' '--header=x-key: …' --extra-body '{"a":"it'\''s"}' --rate 5 --header '…'"#
+        );
+    }
+}

@@ -1,0 +1,47 @@
+//! Prefix reuse: what this very run allows beside what the server reports.
+
+use serde::{Deserialize, Serialize};
+
+use super::measured::Measured;
+use crate::plan::{IdealHits, ideal_hits};
+
+/// Expected and observed hits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CacheReport {
+    /// Ideal hits by blocks of the trace.
+    pub ideal_block_hit: f64,
+    /// Ideal hits by prompt tokens.
+    pub ideal_token_hit: f64,
+    /// Block size of the server that the next figure assumes.
+    pub server_block_tokens: u32,
+    /// Ideal hits by prompt tokens with such blocks, the last token always computed.
+    pub ideal_server_token_hit: f64,
+    /// Cached over prompt tokens of completed requests; none if the server does not say.
+    pub observed_token_hit: Option<f64>,
+    /// Observed over ideal, both by tokens at the server's blocks.
+    pub efficiency: Option<f64>,
+}
+
+/// Compares the requests that were offered with the server's counts.
+pub fn cache(run: &Measured<'_>, server_block_tokens: u32) -> CacheReport {
+    let offered = &run.plan.requests[..run.plan.requests.len() - run.outcome.unsent];
+    let IdealHits { block_hit, token_hit, server_token_hit } =
+        ideal_hits(offered, server_block_tokens);
+    let usages = run.completed().filter_map(|r| r.reply.usage);
+    let (mut cached, mut prompt) = (0, 0);
+    for usage in usages {
+        if let Some(tokens) = usage.cached_tokens {
+            cached += tokens;
+            prompt += usage.prompt_tokens;
+        }
+    }
+    let observed = (prompt > 0).then(|| cached as f64 / prompt as f64);
+    CacheReport {
+        ideal_block_hit: block_hit,
+        ideal_token_hit: token_hit,
+        server_block_tokens,
+        ideal_server_token_hit: server_token_hit,
+        observed_token_hit: observed,
+        efficiency: observed.filter(|_| server_token_hit > 0.0).map(|hit| hit / server_token_hit),
+    }
+}

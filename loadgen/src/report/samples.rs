@@ -1,0 +1,74 @@
+//! The measured requests as columns, so that reports can be compared and drawn again.
+
+use serde::{Deserialize, Serialize};
+
+use super::measured::Measured;
+use super::{ms, round3};
+use crate::record::RequestRecord;
+
+/// One entry in each column for each measured request, by intended time. Milliseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Samples {
+    /// Intended time from the start of the run.
+    pub at_ms: Vec<f64>,
+    /// Time to first token from the intended time; none if it failed.
+    pub ttft_ms: Vec<Option<f64>>,
+    /// Time per output token; none if it failed or had one token.
+    pub tpot_ms: Vec<Option<f64>>,
+    /// Time to last token from the intended time; none if it failed.
+    pub e2e_ms: Vec<Option<f64>>,
+    /// Whether it failed.
+    pub failed: Vec<bool>,
+}
+
+/// The columns of a run.
+pub fn samples(run: &Measured<'_>) -> Samples {
+    let mut columns = Samples::default();
+    for record in &run.records {
+        let good = record.succeeded();
+        let answered = |value: Option<f64>| value.filter(|_| good).map(round3);
+        let from = record.intended_ns;
+        columns.at_ms.push(round3(ms(from)));
+        columns.ttft_ms.push(answered(record.ttft_ns(from).map(ms)));
+        columns.tpot_ms.push(answered(RequestRecord::tpot_ns(record).map(|ns| ns / 1e6)));
+        columns.e2e_ms.push(answered(record.e2e_ns(from).map(ms)));
+        columns.failed.push(!good);
+    }
+    columns
+}
+
+impl Samples {
+    /// The column of `metric`: ttft, tpot or e2e.
+    pub fn column(&self, metric: &str) -> Option<&[Option<f64>]> {
+        match metric {
+            "ttft" => Some(&self.ttft_ms),
+            "tpot" => Some(&self.tpot_ms),
+            "e2e" => Some(&self.e2e_ms),
+            _ => None,
+        }
+    }
+
+    /// Whether every column is as long as the first.
+    pub fn is_whole(&self) -> bool {
+        let n = self.at_ms.len();
+        [self.ttft_ms.len(), self.tpot_ms.len(), self.e2e_ms.len(), self.failed.len()]
+            .iter()
+            .all(|len| *len == n)
+    }
+}
+
+/// Writes the columns as CSV, a row for each request; what is not known is empty.
+pub fn write_csv(out: &mut impl std::io::Write, samples: &Samples) -> std::io::Result<()> {
+    let mut rows = csv::Writer::from_writer(out);
+    rows.write_record(["at_ms", "ttft_ms", "tpot_ms", "e2e_ms", "failed"])?;
+    let cell = |value: Option<&Option<f64>>| {
+        value.copied().flatten().map_or_else(String::new, |value| value.to_string())
+    };
+    for (row, at_ms) in samples.at_ms.iter().enumerate() {
+        let [ttft, tpot, e2e] = [&samples.ttft_ms, &samples.tpot_ms, &samples.e2e_ms]
+            .map(|column| cell(column.get(row)));
+        let failed = samples.failed.get(row).is_some_and(|failed| *failed);
+        rows.write_record([at_ms.to_string(), ttft, tpot, e2e, failed.to_string()])?;
+    }
+    rows.flush()
+}

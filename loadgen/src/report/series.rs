@@ -1,0 +1,208 @@
+//! How a run went over time, in bins of equal length.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ms, round3};
+use crate::quantile::quantile;
+use crate::record::RequestRecord;
+use crate::run::RunOutcome;
+use crate::units::NS_PER_S;
+
+/// The most bins of a series.
+const BINS_MAX: f64 = 120.0;
+/// Requests that a bin should hold, so that its percentiles mean something.
+const BIN_REQUESTS: f64 = 20.0;
+/// The fewest bins, even where they hold few requests.
+const BINS_MIN: f64 = 12.0;
+
+/// Percentiles of the requests that were due in each bin.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Band {
+    /// Medians.
+    pub p50: Vec<Option<f64>>,
+    /// 90th percentiles.
+    pub p90: Vec<Option<f64>>,
+    /// 99th percentiles.
+    pub p99: Vec<Option<f64>>,
+}
+
+/// One entry a bin.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// Length of a bin.
+    pub bin_s: f64,
+    /// Start of each bin.
+    pub from_s: Vec<f64>,
+    /// Requests due.
+    pub offered: Vec<u32>,
+    /// Requests sent.
+    pub sent: Vec<u32>,
+    /// Requests answered completely.
+    pub completed: Vec<u32>,
+    /// Requests that failed.
+    pub failed: Vec<u32>,
+    /// The most requests sent and not over.
+    pub in_flight: Vec<u32>,
+    /// Chunks of text received.
+    pub tokens: Vec<u64>,
+    /// Time to first token by intended time.
+    pub ttft_ms: Band,
+    /// Time per output token by intended time.
+    pub tpot_ms: Band,
+}
+
+impl Series {
+    /// Whether every column is as long as the first.
+    pub fn is_whole(&self) -> bool {
+        let counts = [&self.offered, &self.sent, &self.completed, &self.failed, &self.in_flight];
+        let bands =
+            [&self.ttft_ms, &self.tpot_ms].into_iter().flat_map(|b| [&b.p50, &b.p90, &b.p99]);
+        let mut lengths = counts.map(Vec::len).into_iter().chain(bands.map(Vec::len));
+        lengths.all(|len| len == self.from_s.len()) && self.tokens.len() == self.from_s.len()
+    }
+}
+
+/// Puts all requests of a run into bins, warm-up and drain included.
+pub fn series(outcome: &RunOutcome) -> Series {
+    let all: Vec<&RequestRecord> = outcome.records.iter().chain(&outcome.cancelled).collect();
+    let Some(first_ns) = all.iter().map(|r| r.intended_ns).min() else { return Series::default() };
+    let start_ns = first_ns.min(0);
+    let due_ns = all.iter().map(|r| r.intended_ns).max().unwrap_or(first_ns);
+    let end_ns = all.iter().map(|r| r.finished_ns).max().unwrap_or(due_ns).max(due_ns);
+    let bins = Bins::new(start_ns, end_ns, all.len());
+    let count = |at: &dyn Fn(&RequestRecord) -> Option<i64>| {
+        let mut counts = vec![0_u32; bins.count];
+        for place in all.iter().filter_map(|r| at(r)).filter_map(|at| bins.of(at)) {
+            counts[place] += 1;
+        }
+        counts
+    };
+    let over =
+        |good: bool| move |r: &RequestRecord| Some(r.finished_ns).filter(|_| r.succeeded() == good);
+    let mut tokens = vec![0_u64; bins.count];
+    for place in all.iter().flat_map(|r| r.reply.tokens.iter()).filter_map(|at| bins.of(at)) {
+        tokens[place] += 1;
+    }
+    let answered = |r: &&&RequestRecord| r.succeeded();
+    let ttft = |r: &RequestRecord| r.ttft_ns(r.intended_ns).map(ms);
+    let tpot = |r: &RequestRecord| r.tpot_ns().map(|ns| ns / 1e6);
+    let band = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
+        bins.band(all.iter().filter(answered).filter_map(|r| Some((r.intended_ns, of(r)?))))
+    };
+    Series {
+        bin_s: bins.width_ns as f64 / NS_PER_S as f64,
+        from_s: (0..bins.count).map(|place| bins.from_s(place)).collect(),
+        offered: count(&|r| Some(r.intended_ns)),
+        sent: count(&|r| r.dispatched_ns),
+        completed: count(&over(true)),
+        failed: count(&over(false)),
+        in_flight: bins.most_in_flight(&all),
+        tokens,
+        ttft_ms: band(&ttft),
+        tpot_ms: band(&tpot),
+    }
+}
+
+/// Bins over the length of a run.
+pub(super) struct Bins {
+    start_ns: i64,
+    width_ns: i64,
+    count: usize,
+}
+
+impl Bins {
+    fn new(start_ns: i64, end_ns: i64, requests: usize) -> Self {
+        let wanted = (requests as f64 / BIN_REQUESTS).clamp(BINS_MIN, BINS_MAX);
+        let width_ns = round_up((end_ns - start_ns).max(1) as f64 / wanted).max(1.0) as i64;
+        let count = ((end_ns - start_ns) / width_ns + 1) as usize;
+        Self { start_ns, width_ns, count }
+    }
+
+    fn of(&self, at_ns: i64) -> Option<usize> {
+        let place = usize::try_from((at_ns - self.start_ns).div_euclid(self.width_ns)).ok()?;
+        Some(place).filter(|place| *place < self.count)
+    }
+
+    fn from_s(&self, place: usize) -> f64 {
+        (self.start_ns + place as i64 * self.width_ns) as f64 / NS_PER_S as f64
+    }
+
+    fn band(&self, values: impl Iterator<Item = (i64, f64)>) -> Band {
+        let mut bins = vec![Vec::new(); self.count];
+        for (at_ns, value) in values {
+            if let Some(place) = self.of(at_ns) {
+                bins[place].push(value);
+            }
+        }
+        for bin in &mut bins {
+            bin.sort_unstable_by(f64::total_cmp);
+        }
+        let of = |q: f64| bins.iter().map(|bin| quantile(bin, q).map(round3)).collect();
+        Band { p50: of(0.5), p90: of(0.9), p99: of(0.99) }
+    }
+
+    fn most_in_flight(&self, all: &[&RequestRecord]) -> Vec<u32> {
+        let sent = all.iter().filter_map(|r| Some((r.dispatched_ns?, r.finished_ns)));
+        // At one instant a request that ends makes room for the one that begins.
+        let mut changes: Vec<(i64, i32)> =
+            sent.flat_map(|(from, to)| [(from, 1), (to.max(from + 1), -1)]).collect();
+        changes.sort_unstable();
+        let (mut now, mut next, mut most) = (0_i32, 0, vec![0_u32; self.count]);
+        for (place, most) in most.iter_mut().enumerate() {
+            let end_ns = self.start_ns + (place as i64 + 1) * self.width_ns;
+            *most = now.unsigned_abs();
+            while let Some((_, change)) = changes.get(next).filter(|(at, _)| *at < end_ns) {
+                now += change;
+                next += 1;
+                *most = (*most).max(now.unsigned_abs());
+            }
+        }
+        most
+    }
+}
+
+/// The next of 1, 2, 5, 10, 20 … that is not smaller.
+fn round_up(value: f64) -> f64 {
+    let decade = 10_f64.powf(value.log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|step| step * decade)
+        .find(|step| *step >= value * (1.0 - 1e-9))
+        .unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measured::tests::outcome;
+    use super::*;
+
+    #[test]
+    fn every_request_is_in_one_bin() {
+        // Due every 10 ms, first token 50 ms later, over 90 ms later.
+        let run = outcome(400, |_| 0);
+        let series = series(&run);
+        assert_eq!(series.bin_s, 0.5);
+        assert_eq!(series.from_s.first(), Some(&0.0));
+        let sum = |counts: &[u32]| counts.iter().sum::<u32>();
+        assert_eq!((sum(&series.offered), sum(&series.completed)), (400, 400));
+        assert_eq!((series.offered[0], sum(&series.failed)), (50, 0));
+        assert_eq!(series.tokens.iter().sum::<u64>(), 1200);
+        assert_eq!(series.ttft_ms.p99[0], Some(50.0));
+        // One is sent every 10 ms and lives for 91 ms.
+        assert_eq!(series.in_flight[1], 10);
+    }
+
+    #[test]
+    fn long_runs_keep_to_the_limit_and_short_ones_have_shape() {
+        for (seconds, requests) in [(86_400, 50_000), (1, 30), (600, 600)] {
+            let bins = Bins::new(0, seconds * NS_PER_S, requests);
+            assert!((6..=122).contains(&bins.count), "{} bins of {seconds} s", bins.count);
+        }
+        assert_eq!(series_of_nothing(), Series::default());
+        assert_eq!((round_up(0.3), round_up(5.0), round_up(5.1)), (0.5, 5.0, 10.0));
+    }
+
+    fn series_of_nothing() -> Series {
+        series(&RunOutcome::default())
+    }
+}

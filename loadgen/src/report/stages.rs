@@ -1,0 +1,226 @@
+//! Where the time to first token goes: the server's own stages, stacked by how slow a request was.
+
+use serde::{Deserialize, Serialize};
+
+use super::measured::Measured;
+use super::{ms, round3};
+use crate::quantile::quantile;
+use crate::record::RequestRecord;
+use crate::stages::{Stage, Timings};
+
+/// From the intended time to the body being written.
+pub const CLIENT_WAIT: &str = "client wait";
+/// What neither the client's wait nor the server's stages explain.
+pub const NETWORK: &str = "network";
+
+/// Groups of requests by their time to first token: name, from, to.
+const GROUPS: [(&str, f64, f64); 4] = [
+    ("fastest half", 0.0, 0.5),
+    ("p50 to p90", 0.5, 0.9),
+    ("p90 to p99", 0.9, 0.99),
+    ("slowest 1 %", 0.99, 1.0),
+];
+
+/// The stages of one group of requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageGroup {
+    /// Which requests.
+    pub name: String,
+    /// How many.
+    pub requests: usize,
+    /// Their mean time to first token; the mean, so that the parts add up to it.
+    pub ttft_ms: f64,
+    /// Mean of each part, in the order of the names.
+    pub parts_ms: Vec<f64>,
+}
+
+/// The stages of the measured requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// Requests whose stages are known.
+    pub requests: usize,
+    /// The parts, by their place in a request.
+    pub names: Vec<String>,
+    /// Median of each part over all requests.
+    pub p50_ms: Vec<f64>,
+    /// 99th percentile of each part over all requests.
+    pub p99_ms: Vec<f64>,
+    /// From the fastest to the slowest.
+    pub groups: Vec<StageGroup>,
+    /// Median part of the time to first token that client wait and stages explain.
+    pub explained: f64,
+}
+
+impl StageReport {
+    /// Whether there is one part for each name.
+    pub fn is_whole(&self) -> bool {
+        let parts = self.groups.iter().map(|group| group.parts_ms.len());
+        let mut lengths = parts.chain([self.p50_ms.len(), self.p99_ms.len()]);
+        lengths.all(|len| len == self.names.len())
+    }
+}
+
+/// Splits the times to first token; none if the server gave no stages.
+pub fn stages(run: &Measured<'_>) -> Option<StageReport> {
+    let mut split: Vec<Split> = run.completed().filter_map(Split::of).collect();
+    if split.is_empty() {
+        return None;
+    }
+    split.sort_by(|a, b| a.ttft_ms.total_cmp(&b.ttft_ms));
+    let names = names(&split);
+    let column = |name: &String| {
+        let mut values: Vec<f64> = split.iter().map(|s| s.of_name(name)).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values
+    };
+    let columns: Vec<Vec<f64>> = names.iter().map(column).collect();
+    let of = |q: f64| columns.iter().map(|c| round3(quantile(c, q).unwrap_or(0.0))).collect();
+    let mut explained: Vec<f64> = split.iter().map(Split::explained).collect();
+    explained.sort_unstable_by(f64::total_cmp);
+    Some(StageReport {
+        requests: split.len(),
+        p50_ms: of(0.5),
+        p99_ms: of(0.99),
+        groups: GROUPS.iter().filter_map(|group| mean_of(group, &split, &names)).collect(),
+        explained: quantile(&explained, 0.5).unwrap_or(0.0),
+        names,
+    })
+}
+
+fn mean_of(
+    (name, from, to): &(&str, f64, f64),
+    split: &[Split],
+    names: &[String],
+) -> Option<StageGroup> {
+    let place = |part: f64| (split.len() as f64 * part).round() as usize;
+    let group = split.get(place(*from)..place(*to)).filter(|group| !group.is_empty())?;
+    let mean =
+        |of: &dyn Fn(&Split) -> f64| round3(group.iter().map(of).sum::<f64>() / group.len() as f64);
+    Some(StageGroup {
+        name: (*name).to_owned(),
+        requests: group.len(),
+        ttft_ms: mean(&|split| split.ttft_ms),
+        parts_ms: names.iter().map(|name| mean(&|split| split.of_name(name))).collect(),
+    })
+}
+
+/// The names of all parts: those of the request that has most of them, then what others add.
+fn names(split: &[Split]) -> Vec<String> {
+    let longest = split.iter().max_by_key(|split| split.parts.len());
+    let mut names: Vec<String> = Vec::new();
+    for (name, _) in longest.into_iter().chain(split).flat_map(|split| &split.parts) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    // What is left over belongs at the end of the stack.
+    names.retain(|name| name != NETWORK);
+    names.push(NETWORK.to_owned());
+    names
+}
+
+/// One request's time to first token and its parts.
+struct Split {
+    ttft_ms: f64,
+    parts: Vec<(String, f64)>,
+}
+
+impl Split {
+    fn of(record: &RequestRecord) -> Option<Self> {
+        let timings = record.reply.timings.as_ref()?;
+        let ttft_ms = ms(record.ttft_ns(record.intended_ns)?);
+        let wait_ms = ms(record.written_ns? - record.intended_ns).clamp(0.0, ttft_ms);
+        let mut parts = vec![(CLIENT_WAIT.to_owned(), wait_ms)];
+        let mut known = wait_ms;
+        for stage in path(timings) {
+            let took = stage.duration_ms.min(ttft_ms - known).max(0.0);
+            known += took;
+            match parts.iter_mut().find(|(name, _)| *name == stage.name) {
+                Some((_, sum)) => *sum += took,
+                None => parts.push((stage.name, took)),
+            }
+        }
+        parts.push((NETWORK.to_owned(), (ttft_ms - known).max(0.0)));
+        Some(Self { ttft_ms, parts })
+    }
+
+    fn of_name(&self, name: &str) -> f64 {
+        self.parts.iter().find(|(part, _)| part == name).map_or(0.0, |(_, took)| *took)
+    }
+
+    fn explained(&self) -> f64 {
+        1.0 - self.of_name(NETWORK) / self.ttft_ms.max(1e-9)
+    }
+}
+
+/// The stages that the first token waited for, cut where they overlap and at the first token.
+pub fn path(timings: &Timings) -> Vec<Stage> {
+    let aside = |name: &str| name.starts_with("decode.") || matches!(name, "kv.put" | "stream");
+    let mut stages: Vec<&Stage> = timings.stages.iter().filter(|s| !aside(&s.name)).collect();
+    stages.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
+    let mut at = 0.0_f64;
+    let mut path = Vec::new();
+    for stage in stages {
+        let from = stage.start_ms.max(at);
+        let to = (stage.start_ms + stage.duration_ms).min(timings.ttft_ms);
+        if to > from {
+            path.push(Stage { start_ms: from, duration_ms: to - from, ..stage.clone() });
+            at = to;
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measured::tests::{measured, outcome, with_stages};
+    use super::*;
+
+    fn stage(name: &str, start_ms: f64, duration_ms: f64) -> Stage {
+        Stage { name: name.to_owned(), start_ms, duration_ms, worker: None }
+    }
+
+    #[test]
+    fn only_what_the_first_token_waited_for_counts_and_only_once() {
+        let timings = Timings {
+            ttft_ms: 10.0,
+            stages: vec![
+                stage("prefill.queue", 1.0, 5.0),
+                stage("route", 0.0, 2.0),
+                stage("decode.queue", 1.0, 8.0),
+                stage("prefill.compute", 6.0, 9.0),
+                stage("stream", 9.0, 50.0),
+            ],
+        };
+        let expected = [
+            stage("route", 0.0, 2.0),
+            stage("prefill.queue", 2.0, 4.0),
+            stage("prefill.compute", 6.0, 4.0),
+        ];
+        assert_eq!(path(&timings), expected);
+    }
+
+    #[test]
+    fn the_parts_of_a_group_add_up_to_its_time() {
+        let run = with_stages(outcome(200, |index| i64::from(index as u32 % 7)));
+        let plan = run.0;
+        let outcome = run.1;
+        let report = stages(&measured(&plan, &outcome)).unwrap();
+        assert_eq!((report.requests, report.groups.len()), (200, 4));
+        assert_eq!(report.names, ["client wait", "route", "prefill.compute", "network"]);
+        for group in &report.groups {
+            let sum: f64 = group.parts_ms.iter().sum();
+            assert!((sum - group.ttft_ms).abs() < 0.01, "{group:?}");
+        }
+        assert_eq!(report.groups.iter().map(|g| g.requests).sum::<usize>(), 200);
+        // 45 of the 50 ms behind the send are stages of the server.
+        assert_eq!(report.p50_ms, [3.0, 5.0, 40.0, 5.0]);
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_has_no_stages() {
+        let run = outcome(10, |_| 0);
+        let plan = super::super::measured::tests::plan(10);
+        assert_eq!(stages(&measured(&plan, &run)), None);
+    }
+}
