@@ -1,7 +1,5 @@
 //! The plan of a run: every request with its absolute send time, made before anything is sent.
 
-use std::io::{self, Write};
-
 use serde::{Deserialize, Serialize};
 
 use crate::prefix::InfiniteCache;
@@ -9,7 +7,7 @@ use crate::prompt::Block;
 use crate::random::{Cause, Stream};
 use crate::trace::Trace;
 use crate::trace::shape::Shaped;
-use crate::units::Range;
+use crate::units::{Nanos, Range};
 
 /// Whether a request is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +102,36 @@ pub struct Plan {
     pub turns: Turns,
     /// No turn of `Turns::AfterPrevious` is begun at or after this time.
     pub until_ns: Option<i64>,
+    /// What the content of its prompts is drawn from, together with the names of blocks.
+    pub origin: Origin,
+}
+
+/// Where a plan comes from: what makes the same prompts of the same blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// In words.
+    pub source: String,
+    /// Digest of the trace, or of what stands for it.
+    pub digest: [u8; 32],
+    /// The seed.
+    pub seed: u64,
+    /// How many blocks the whole of it names, those outside of the plan included.
+    pub blocks: usize,
+}
+
+/// Users who send their next request some time after the answer to the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Users {
+    /// How many.
+    pub count: usize,
+    /// How long they think, on average.
+    pub think: Nanos,
+    /// Whether they always think so long, or as long as a Poisson process has them wait.
+    pub steady: bool,
+    /// Requests of all of them together.
+    pub requests: usize,
+    /// No request is begun at or after this time.
+    pub until: Option<Nanos>,
 }
 
 /// What an infinite cache that stores at once would hit in a plan.
@@ -132,23 +160,46 @@ impl Plan {
         Self { requests, ..Self::default() }
     }
 
+    /// A closed loop: every user is a session whose turns wait for each other. Users begin within
+    /// one think time, so that they do not start in step.
+    pub fn closed_loop(users: &Users, input: Range, output: Range, seed: u64) -> Self {
+        let mut thinking = Stream::new(seed, Cause::ThinkTimes);
+        let mut starts = Stream::new(seed, Cause::SessionStarts);
+        let think = users.think.0 as f64;
+        let mut at: Vec<f64> = (0..users.count).map(|_| starts.unit() * think).collect();
+        at.sort_unstable_by(f64::total_cmp);
+        let times = vec![0; users.requests];
+        let mut plan = Self::synthetic(&times, input, output, seed);
+        for (index, request) in plan.requests.iter_mut().enumerate() {
+            let user = index % users.count.max(1);
+            request.session = Some(user as u32);
+            request.turn = (index / users.count.max(1)) as u32;
+            if request.turn > 0 {
+                let part = if users.steady { 1.0 } else { thinking.exponential() };
+                request.think_ns = (part * think).round() as i64;
+                at[user] += request.think_ns as f64;
+            }
+            request.intended_ns = at[user].round() as i64;
+        }
+        plan.requests.sort_by_key(|request| request.intended_ns);
+        Self { turns: Turns::AfterPrevious, until_ns: users.until.map(|at| at.0), ..plan }
+    }
+
     /// A plan that replays a trace.
     pub fn replay(trace: &Trace, shaped: &Shaped) -> Self {
         let requests = shaped.records.iter().enumerate().map(|(index, record)| {
-            if record.blocks.is_empty() {
-                return unique(index, record.at_ns, record.input_tokens, record.output_tokens);
-            }
-            let mut left = record.input_tokens;
-            let name = |number: &u32| {
-                let tokens = left.min(shaped.block_tokens);
-                left -= tokens;
-                Block { number: *number, tokens, id: trace.block_ids[*number as usize] }
+            let alone = unique(index, record.at_ns, record.input_tokens, record.output_tokens);
+            let name = |(number, tokens): (u32, u32)| Block {
+                number,
+                tokens,
+                id: trace.block_ids[number as usize],
             };
-            let blocks = record.blocks.iter().map(name).collect();
-            PlannedRequest {
-                blocks,
-                ..unique(index, record.at_ns, record.input_tokens, record.output_tokens)
-            }
+            let blocks = match record.blocks[..] {
+                [] => alone.blocks,
+                _ => shaped.sizes.split(record).map(name).collect(),
+            };
+            let (session, turn, think_ns) = (record.session, record.turn, record.think_ns);
+            PlannedRequest { session, turn, think_ns, blocks, ..alone }
         });
         Self { requests: requests.collect(), ..Self::default() }
     }
@@ -187,38 +238,6 @@ impl Plan {
         }
         self.requests = kept;
         Ok(self)
-    }
-
-    /// One more than the largest block number.
-    pub fn block_count(&self) -> usize {
-        let blocks = self.requests.iter().flat_map(|r| &r.blocks);
-        blocks.map(|block| block.number as usize + 1).max().unwrap_or(0)
-    }
-
-    /// A digest of what [`write`](Self::write) writes.
-    pub fn digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        self.write(&mut hasher).expect("a hasher takes every byte");
-        hasher.finalize().to_hex()[..32].to_owned()
-    }
-
-    /// Writes the plan, one JSON object a line.
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        for request in &self.requests {
-            let ids: Vec<u64> = request.blocks.iter().map(|b| b.id).collect();
-            let line = serde_json::json!({
-                "intended_ns": request.intended_ns,
-                "session": request.session,
-                "turn": request.turn,
-                "think_ns": request.think_ns,
-                "phase": request.phase,
-                "input_tokens": request.input_tokens,
-                "output_tokens": request.output_tokens,
-                "block_ids": ids,
-            });
-            writeln!(out, "{line}")?;
-        }
-        Ok(())
     }
 }
 
@@ -290,14 +309,36 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_bytes() {
-        let bytes = |plan: &Plan| {
-            let mut out = Vec::new();
-            plan.write(&mut out).unwrap();
-            out
-        };
-        assert_eq!(bytes(&plan()), bytes(&plan()));
+    fn lengths_lie_in_their_ranges_and_follow_the_seed() {
+        assert_eq!(plan(), plan());
         assert!(plan().requests.iter().all(|r| r.output_tokens >= 1 && r.input_tokens >= 10));
+    }
+
+    #[test]
+    fn a_closed_loop_is_a_session_for_each_user() {
+        let one = Range { lo: 8, hi: 8 };
+        let users = |steady| Users {
+            count: 3,
+            think: Nanos(1_000),
+            steady,
+            requests: 3_000,
+            until: Some(Nanos(9)),
+        };
+        let plan = Plan::closed_loop(&users(false), one, one, 1);
+        assert_eq!(plan, Plan::closed_loop(&users(false), one, one, 1));
+        assert_eq!((plan.turns, plan.until_ns), (Turns::AfterPrevious, Some(9)));
+        for user in 0..3 {
+            let turns: Vec<&PlannedRequest> =
+                plan.requests.iter().filter(|r| r.session == Some(user)).collect();
+            assert!(turns.iter().enumerate().all(|(at, r)| r.turn as usize == at));
+            assert_eq!(turns.len(), 1_000);
+            assert!(turns[0].intended_ns < 1_000 && turns[0].think_ns == 0);
+        }
+        let thinking: Vec<f64> = plan.requests.iter().map(|r| r.think_ns as f64).collect();
+        let mean = thinking.iter().sum::<f64>() / 2_997.0;
+        assert!((mean / 1_000.0 - 1.0).abs() < 0.05, "{mean}");
+        let steady = Plan::closed_loop(&users(true), one, one, 1);
+        assert!(steady.requests.iter().all(|r| r.turn == 0 || r.think_ns == 1_000));
     }
 
     #[test]

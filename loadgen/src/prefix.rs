@@ -1,4 +1,6 @@
-//! An infinite prefix cache: how much of each prompt an earlier one already holds.
+//! Prefix caches without a server: how much of each prompt earlier ones already hold.
+
+use std::collections::VecDeque;
 
 /// What the cache held of one prompt when it arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,6 +11,27 @@ pub struct Hit {
     pub tokens: u64,
     /// Blocks that were there behind one that was not: a sign of a broken chain.
     pub stray_blocks: usize,
+    /// Tokens in those.
+    pub stray_tokens: u64,
+}
+
+impl Hit {
+    fn of(blocks: impl Iterator<Item = (u32, u32)>, is_there: impl Fn(u32) -> bool) -> Self {
+        let mut hit = Self::default();
+        let mut leading = true;
+        for (block, tokens) in blocks {
+            let there = is_there(block);
+            leading &= there;
+            if leading {
+                hit.blocks += 1;
+                hit.tokens += u64::from(tokens);
+            } else if there {
+                hit.stray_blocks += 1;
+                hit.stray_tokens += u64::from(tokens);
+            }
+        }
+        hit
+    }
 }
 
 /// Remembers every block it was shown, by interned number.
@@ -20,18 +43,8 @@ pub struct InfiniteCache {
 impl InfiniteCache {
     /// Looks a prompt of these blocks and their tokens up, then stores all of it.
     pub fn admit(&mut self, blocks: impl Iterator<Item = (u32, u32)> + Clone) -> Hit {
-        let mut hit = Hit::default();
-        let mut leading = true;
-        for (block, tokens) in blocks.clone() {
-            let there = self.seen.get(block as usize).copied().unwrap_or(false);
-            leading &= there;
-            if leading {
-                hit.blocks += 1;
-                hit.tokens += u64::from(tokens);
-            } else if there {
-                hit.stray_blocks += 1;
-            }
-        }
+        let is_there = |block: u32| self.seen.get(block as usize).copied().unwrap_or(false);
+        let hit = Hit::of(blocks.clone(), is_there);
         blocks.for_each(|(block, _)| self.store(block));
         hit
     }
@@ -50,9 +63,69 @@ impl InfiniteCache {
     }
 }
 
+/// Holds a number of blocks; the one that was not used for longest makes room.
+pub struct LruCache {
+    capacity: usize,
+    held: usize,
+    /// When each block was used last, from 1; 0 means that it is not there.
+    used: Vec<u64>,
+    /// Uses in their order; those that `used` no longer knows are stale.
+    uses: VecDeque<(u32, u64)>,
+    now: u64,
+}
+
+impl LruCache {
+    /// A cache of `capacity` blocks.
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, held: 0, used: Vec::new(), uses: VecDeque::new(), now: 0 }
+    }
+
+    /// Looks a prompt of these blocks and their tokens up, then uses all of them from the last to the
+    /// first, so that a prompt's end makes room before its beginning.
+    pub fn admit(&mut self, blocks: impl Iterator<Item = (u32, u32)> + Clone) -> Hit {
+        let is_there = |block: u32| self.used.get(block as usize).is_some_and(|at| *at > 0);
+        let hit = Hit::of(blocks.clone(), is_there);
+        let blocks: Vec<u32> = blocks.map(|(block, _)| block).collect();
+        blocks.into_iter().rev().for_each(|block| self.touch(block));
+        hit
+    }
+
+    fn touch(&mut self, block: u32) {
+        let at = block as usize;
+        if self.used.len() <= at {
+            self.used.resize(at + 1, 0);
+        }
+        self.held += usize::from(self.used[at] == 0);
+        self.now += 1;
+        self.used[at] = self.now;
+        self.uses.push_back((block, self.now));
+        while self.held > self.capacity {
+            let Some((oldest, when)) = self.uses.pop_front() else { return };
+            if self.used[oldest as usize] == when {
+                self.used[oldest as usize] = 0;
+                self.held -= 1;
+            }
+        }
+        self.drop_stale();
+    }
+
+    /// Keeps the list of uses from growing where nothing makes room.
+    fn drop_stale(&mut self) {
+        if self.uses.len() > 1024 + 2 * self.held {
+            let used = &self.used;
+            self.uses.retain(|(block, when)| used[*block as usize] == *when);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn blocks(numbers: &[u32]) -> impl Iterator<Item = (u32, u32)> + Clone + '_ {
+        numbers.iter().map(|n| (*n, 8))
+    }
 
     #[test]
     fn only_the_leading_run_counts() {
@@ -60,7 +133,49 @@ mod tests {
         let three = [(0, 8), (1, 8), (2, 4)];
         assert_eq!(cache.admit(three.into_iter()), Hit::default());
         let hit = cache.admit([(0, 8), (1, 8), (3, 8), (2, 6)].into_iter());
-        assert_eq!(hit, Hit { blocks: 2, tokens: 16, stray_blocks: 1 });
+        assert_eq!(hit, Hit { blocks: 2, tokens: 16, stray_blocks: 1, stray_tokens: 6 });
         assert_eq!(cache.admit(three.into_iter()).tokens, 20);
+    }
+
+    #[test]
+    fn the_block_unused_for_longest_makes_room() {
+        let mut cache = LruCache::new(3);
+        cache.admit(blocks(&[0, 1, 2]));
+        assert_eq!(cache.admit(blocks(&[2])).blocks, 1);
+        cache.admit(blocks(&[3]));
+        assert_eq!(cache.admit(blocks(&[0, 2])).blocks, 2);
+        assert_eq!(cache.admit(blocks(&[1])).blocks, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_quick_cache_is_the_plain_one(
+            prompts in prop::collection::vec(prop::collection::vec(0_u32..12, 1..6), 1..60),
+            capacity in 0_usize..10,
+        ) {
+            let mut quick = LruCache::new(capacity);
+            let mut plain: Vec<u32> = Vec::new();
+            for prompt in prompts {
+                let hits = prompt.iter().take_while(|block| plain.contains(block)).count();
+                prop_assert_eq!(quick.admit(blocks(&prompt)).blocks, hits);
+                for block in prompt.into_iter().rev() {
+                    plain.retain(|other| *other != block);
+                    plain.push(block);
+                    if plain.len() > capacity {
+                        plain.remove(0);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_large_cache_is_an_infinite_one(
+            prompts in prop::collection::vec(prop::collection::vec(0_u32..50, 1..9), 1..60),
+        ) {
+            let (mut large, mut infinite) = (LruCache::new(50), InfiniteCache::default());
+            for prompt in prompts {
+                prop_assert_eq!(large.admit(blocks(&prompt)), infinite.admit(blocks(&prompt)));
+            }
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! Makes prompts whose shared prefixes are exactly those of the plan.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::plan::PlannedRequest;
-use crate::random::Stream;
+use crate::plan::{Origin, PlannedRequest};
+use crate::random::{Stream, mix};
 use crate::vocabulary::{Alphabet, Vocabulary, VocabularyError};
 
 /// A prompt in the form it is sent.
@@ -23,7 +24,8 @@ pub enum PromptError {
     Vocabulary(#[from] VocabularyError),
     /// The text falls into other tokens than those it was made of.
     #[error(
-        "the text of {wanted} tokens is {got} tokens to the tokenizer, first difference at {at}"
+        "the text of {wanted} tokens is {got} tokens to the tokenizer, the first other one at {at}, \
+         {place} of the prompt"
     )]
     NotFaithful {
         /// Tokens it was made of.
@@ -32,7 +34,32 @@ pub enum PromptError {
         got: usize,
         /// The first place where they differ.
         at: usize,
+        /// That place in blocks.
+        place: String,
     },
+}
+
+impl PromptError {
+    /// Says in which block the text is not faithful, or at which boundary between two.
+    fn in_blocks(self, blocks: &[Block]) -> Self {
+        let Self::NotFaithful { wanted, got, at, .. } = self else { return self };
+        let mut end = 0;
+        let starts: Vec<usize> = blocks
+            .iter()
+            .map(|block| {
+                let start = end;
+                end += block.tokens as usize;
+                start
+            })
+            .collect();
+        let block = starts.partition_point(|start| *start <= at).saturating_sub(1);
+        let place = if block > 0 && starts[block] == at {
+            format!("at the boundary of blocks {} and {block}", block - 1)
+        } else {
+            format!("in block {block}")
+        };
+        Self::NotFaithful { wanted, got, at, place }
+    }
 }
 
 /// How prompts are sent.
@@ -60,24 +87,26 @@ pub struct PromptMaker {
     form: PromptForm,
     key: [u8; 32],
     digits: usize,
+    template_tokens: u32,
 }
 
 impl PromptMaker {
-    /// A maker for one source (the digest of a trace, say) of `blocks` blocks under one seed.
-    pub fn new(
-        alphabet: Alphabet,
-        form: PromptForm,
-        seed: u64,
-        source: [u8; 32],
-        blocks: usize,
-    ) -> Self {
-        let mut hasher = blake3::Hasher::new_keyed(&source);
+    /// A maker of the prompts of plans with this origin.
+    pub fn new(alphabet: Alphabet, form: PromptForm, origin: &Origin) -> Self {
+        let mut hasher = blake3::Hasher::new_keyed(&origin.digest);
         hasher.update(b"loadgen prompt blocks v1");
-        hasher.update(&seed.to_le_bytes());
+        hasher.update(&origin.seed.to_le_bytes());
         let base = alphabet.ids().len();
         let digits = std::iter::successors(Some(base), |reach| Some(reach.saturating_mul(base)));
-        let digits = 1 + digits.take_while(|reach| *reach < blocks).count();
-        Self { alphabet, form, key: *hasher.finalize().as_bytes(), digits }
+        let digits = 1 + digits.take_while(|reach| *reach < origin.blocks).count();
+        let key = *hasher.finalize().as_bytes();
+        Self { alphabet, form, key, digits, template_tokens: 0 }
+    }
+
+    /// Leaves room for `tokens` that the server's chat template adds, so that it sees as many as
+    /// were planned. They come first, so the first blocks give way.
+    pub fn with_template(self, tokens: u32) -> Self {
+        Self { template_tokens: tokens, ..self }
     }
 
     /// An alphabet for prompts of common words.
@@ -91,11 +120,14 @@ impl PromptMaker {
         &self.form
     }
 
-    /// The token ids of a request's prompt (for common words: word numbers).
+    /// The token ids of a request's prompt (for common words: word numbers), at least one.
     pub fn tokens(&self, request: &PlannedRequest) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(request.input_tokens as usize);
+        let mut template = self.template_tokens.min(request.input_tokens.saturating_sub(1));
         for block in &request.blocks {
-            self.append_block(*block, &mut tokens);
+            let room = template.min(block.tokens);
+            template -= room;
+            self.append_block(Block { tokens: block.tokens - room, ..*block }, &mut tokens);
         }
         tokens
     }
@@ -105,13 +137,37 @@ impl PromptMaker {
         let tokens = self.tokens(request);
         match &self.form {
             PromptForm::Tokens => Ok(Prompt::Tokens(tokens)),
-            PromptForm::ExactText(vocabulary) => exact_text(vocabulary.as_ref(), &tokens),
+            PromptForm::ExactText(vocabulary) => {
+                exact_text(vocabulary.as_ref(), &tokens).map_err(|e| e.in_blocks(&request.blocks))
+            }
             PromptForm::Words => {
                 let words: Vec<&str> = WORDS.split_whitespace().collect();
                 let chosen: Vec<&str> = tokens.iter().map(|t| words[*t as usize]).collect();
                 Ok(Prompt::Text(chosen.join(" ")))
             }
         }
+    }
+
+    /// How many blocks of `requests` hold the very tokens of another one behind the same beginning.
+    /// Only blocks with fewer tokens than spell their number can.
+    pub fn collisions(&self, requests: &[PlannedRequest]) -> usize {
+        let mut seen: HashMap<(u64, Vec<u32>), u32> = HashMap::new();
+        let mut alike = HashSet::new();
+        for request in requests {
+            let mut beginning = 0;
+            for block in &request.blocks {
+                if (block.tokens as usize) < self.digits {
+                    let mut tokens = Vec::new();
+                    self.append_block(*block, &mut tokens);
+                    let first = *seen.entry((beginning, tokens)).or_insert(block.number);
+                    if first != block.number {
+                        alike.insert((beginning, block.number));
+                    }
+                }
+                beginning = mix(beginning ^ mix(u64::from(block.number)));
+            }
+        }
+        alike.len()
     }
 
     /// The first tokens spell the block's number, so that no two blocks begin alike for longer than
@@ -147,7 +203,8 @@ fn exact_text(vocabulary: &dyn Vocabulary, tokens: &[u32]) -> Result<Prompt, Pro
     let again = vocabulary.encode(&text)?;
     if again != tokens {
         let at = again.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        return Err(PromptError::NotFaithful { wanted: tokens.len(), got: again.len(), at });
+        let (wanted, got, place) = (tokens.len(), again.len(), String::new());
+        return Err(PromptError::NotFaithful { wanted, got, at, place });
     }
     Ok(Prompt::Text(text))
 }
@@ -159,9 +216,13 @@ mod tests {
     use crate::units::Range;
     use proptest::prelude::*;
 
+    fn origin(seed: u64, digest: [u8; 32], blocks: usize) -> Origin {
+        Origin { source: String::new(), digest, seed, blocks }
+    }
+
     fn maker(seed: u64) -> PromptMaker {
         let alphabet = Alphabet::of_range(Range { lo: 1000, hi: 1100 }, seed).unwrap();
-        PromptMaker::new(alphabet, PromptForm::Tokens, seed, [3; 32], 6000)
+        PromptMaker::new(alphabet, PromptForm::Tokens, &origin(seed, [3; 32], 6000))
     }
 
     fn request(blocks: &[u32], input_tokens: u32, block_tokens: u32) -> PlannedRequest {
@@ -244,7 +305,7 @@ mod tests {
         assert_eq!(maker(1).tokens(&asked), maker(1).tokens(&asked));
         assert_ne!(maker(1).tokens(&asked), maker(2).tokens(&asked));
         let alphabet = Alphabet::of_range(Range { lo: 1000, hi: 1100 }, 1).unwrap();
-        let other = PromptMaker::new(alphabet, PromptForm::Tokens, 1, [4; 32], 6000);
+        let other = PromptMaker::new(alphabet, PromptForm::Tokens, &origin(1, [4; 32], 6000));
         assert_ne!(maker(1).tokens(&asked), other.tokens(&asked));
         assert!(maker(1).tokens(&asked).iter().all(|id| (1000..1100).contains(id)));
     }
@@ -254,7 +315,7 @@ mod tests {
         let text_maker = |merges_pairs| {
             let vocabulary = Arc::new(WordVocabulary { merges_pairs });
             let alphabet = Alphabet::of_words(vocabulary.as_ref(), 1).unwrap();
-            PromptMaker::new(alphabet, PromptForm::ExactText(vocabulary), 1, [0; 32], 2)
+            PromptMaker::new(alphabet, PromptForm::ExactText(vocabulary), &origin(1, [0; 32], 2))
         };
         let asked = request(&[0, 1], 20, 16);
         let good = text_maker(false);
@@ -262,13 +323,37 @@ mod tests {
         let vocabulary = WordVocabulary { merges_pairs: false };
         assert_eq!(vocabulary.encode(&text).unwrap(), good.tokens(&asked));
         let error = text_maker(true).prompt(&asked).unwrap_err();
-        assert!(matches!(error, PromptError::NotFaithful { wanted: 20, got: 1, at: 1 }));
+        assert!(matches!(error, PromptError::NotFaithful { wanted: 20, got: 1, at: 1, .. }));
+        assert!(error.to_string().ends_with("in block 0 of the prompt"), "{error}");
+        let at_boundary = request(&[0, 1], 20, 1);
+        let error = text_maker(true).prompt(&at_boundary).unwrap_err().to_string();
+        assert!(error.ends_with("at the boundary of blocks 0 and 1 of the prompt"), "{error}");
+    }
+
+    #[test]
+    fn the_template_takes_the_place_of_the_first_tokens() {
+        let asked = request(&[0, 1, 2], 24, 8);
+        let (plain, with) = (maker(1), maker(1).with_template(11));
+        let (whole, left) = (plain.tokens(&asked), with.tokens(&asked));
+        assert_eq!(left.len(), 13);
+        assert_eq!(left[..5], whole[8..13]);
+        assert_eq!(left[5..], whole[16..]);
+        assert_eq!(maker(1).with_template(99).tokens(&asked).len(), 1);
+    }
+
+    #[test]
+    fn blocks_too_short_to_differ_are_counted() {
+        // 6000 blocks over 100 ids need two digits: 1 and 101 agree in their first one.
+        let long = [request(&[7, 1], 4, 2), request(&[7, 101], 4, 2)];
+        assert_eq!(maker(1).collisions(&long), 0);
+        let short = [request(&[7, 1], 3, 2), request(&[7, 101], 3, 2), request(&[8, 101], 3, 2)];
+        assert_eq!(maker(1).collisions(&short), 1);
     }
 
     #[test]
     fn plain_words_need_no_tokenizer() {
         let alphabet = PromptMaker::word_alphabet(5).unwrap();
-        let maker = PromptMaker::new(alphabet, PromptForm::Words, 5, [0; 32], 10);
+        let maker = PromptMaker::new(alphabet, PromptForm::Words, &origin(5, [0; 32], 10));
         let Prompt::Text(text) = maker.prompt(&request(&[9], 12, 12)).unwrap() else {
             panic!("not text")
         };

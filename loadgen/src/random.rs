@@ -16,6 +16,22 @@ pub enum Cause {
     Dequantize = 4,
     /// The order of the token alphabet.
     Alphabet = 5,
+    /// When an on/off source changes its state.
+    States = 6,
+    /// Which sessions of a trace are kept.
+    Thinning = 7,
+    /// Think times of users.
+    ThinkTimes = 8,
+    /// When sessions of a trace without a common clock begin.
+    SessionStarts = 9,
+}
+
+/// A number that looks random for every `value`, and another one for every other (splitmix64).
+pub fn mix(value: u64) -> u64 {
+    let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// A seeded stream of random numbers.
@@ -27,6 +43,18 @@ impl Stream {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
         key[8..15].copy_from_slice(b"loadgen");
+        let mut rng = ChaCha12Rng::from_seed(key);
+        rng.set_stream(cause as u64);
+        Self(rng)
+    }
+
+    /// A stream for one of many independent sources of the same cause, such as a client.
+    pub fn of_source(seed: u64, cause: Cause, source: u64) -> Self {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        key[8..15].copy_from_slice(b"loadgen");
+        key[16..24].copy_from_slice(&source.to_le_bytes());
+        key[24] = 1;
         let mut rng = ChaCha12Rng::from_seed(key);
         rng.set_stream(cause as u64);
         Self(rng)
@@ -45,6 +73,11 @@ impl Stream {
     /// An exponential variate of mean 1.
     pub fn exponential(&mut self) -> f64 {
         -(1.0 - self.unit()).ln()
+    }
+
+    /// A variate of `distribution`.
+    pub fn sample<D: rand_distr::Distribution<f64>>(&mut self, distribution: &D) -> f64 {
+        distribution.sample(&mut self.0)
     }
 
     /// A number in `0..bound`; 0 when `bound` is 0. The bias is below `bound / 2^64`.

@@ -1,15 +1,21 @@
 //! Makes the plan and the prompts of a run from the command line.
 
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 
-use crate::arrivals::{Bounds, intended_times};
+use crate::arrivals::{Arrivals, Bounds, Gaps, Rate, intended_times};
 use crate::body::Endpoint;
+use crate::cli::load::{ArrivalKind, ShapingArgs, Think};
 use crate::cli::{LoadArgs, PromptAs, ReplayArgs};
-use crate::plan::Plan;
+use crate::plan::{Origin, Phase, Plan, Turns, Users};
 use crate::prompt::{PromptForm, PromptMaker};
-use crate::trace;
+use crate::series;
 use crate::trace::shape::{Dequantize, Shape, Shaped, shape};
-use crate::units::Nanos;
+use crate::trace::{self, ReadOptions, Trace, edit, summary};
+use crate::units::{Nanos, Window};
 use crate::vocabulary::{self, Alphabet};
 
 /// A plan, what its prompts are made with, and both in words.
@@ -34,10 +40,21 @@ pub fn build(
     context_tokens: Option<u32>,
 ) -> Result<Load> {
     let mut warnings = Vec::new();
-    let (plan, source, digest) = match &replay.trace {
-        Some(_) => from_trace(load, replay, &mut warnings)?,
-        None => synthetic(load)?,
+    let mut plan = match (&replay.schedule, &replay.trace, load.closed.users) {
+        (Some(path), _, _) => from_schedule(path)?,
+        (None, Some(path), _) => from_trace(path, load, replay, &mut warnings)?,
+        (None, None, Some(users)) => closed_loop(load, users),
+        (None, None, None) => synthetic(load)?,
     };
+    if let Some(most) = load.requests {
+        plan.requests.truncate(most);
+    }
+    if plan.requests.is_empty() {
+        bail!("--requests 0 leaves nothing to send");
+    }
+    if plan.requests.iter().all(|request| request.phase == Phase::Warmup) {
+        bail!("nothing but requests that fill the cache is left: there is nothing to measure");
+    }
     let plan = match context_tokens {
         Some(context_tokens) => plan.fit(context_tokens, load.on_too_long)?,
         None => {
@@ -45,39 +62,135 @@ pub fn build(
             plan
         }
     };
-    let (alphabet, form, prompt_note) = prompts(load, endpoint)?;
-    let prompts = PromptMaker::new(alphabet, form, load.seed, digest, plan.block_count());
+    let (alphabet, form, prompt_note) = prompts(load, plan.origin.seed, endpoint)?;
+    let prompts = PromptMaker::new(alphabet, form, &plan.origin);
     if let Some(first) = plan.requests.first() {
         prompts.prompt(first).context("the first prompt cannot be made")?;
     }
-    Ok(Load { plan, prompts, source, prompt_note, warnings })
+    let alike = prompts.collisions(&plan.requests);
+    if alike > 0 {
+        warnings.push(format!(
+            "{alike} blocks are too short to differ from another one at the same place: prompts \
+             share more than the plan says"
+        ));
+    }
+    Ok(Load { source: plan.origin.source.clone(), plan, prompts, prompt_note, warnings })
 }
 
-fn synthetic(load: &LoadArgs) -> Result<(Plan, String, [u8; 32])> {
-    let rate = load.rate.context("a load without --trace needs --rate")?;
+/// The arrival process that the flags ask for, at `rate`.
+fn arrivals(kind: ArrivalKind, shaping: &ShapingArgs, rate: f64) -> Arrivals {
+    let seconds = |nanos: Nanos| nanos.0 as f64 / 1e9;
+    let flat = |gaps| Arrivals { gaps, rate: Rate::Flat(rate) };
+    match kind {
+        ArrivalKind::Poisson => flat(Gaps::Exponential),
+        ArrivalKind::Constant => flat(Gaps::Constant),
+        ArrivalKind::Gamma => flat(Gaps::Gamma { cv: shaping.cv }),
+        ArrivalKind::Weibull => flat(Gaps::Weibull { shape: shaping.shape }),
+        ArrivalKind::OnOff => {
+            let (on_s, off_s) = (seconds(shaping.on), seconds(shaping.off));
+            Arrivals { gaps: Gaps::Exponential, rate: Rate::OnOff { mean: rate, on_s, off_s } }
+        }
+        ArrivalKind::Diurnal => {
+            let (swing, period_s) = (shaping.swing, seconds(shaping.period));
+            Arrivals { gaps: Gaps::Exponential, rate: Rate::Sine { mean: rate, swing, period_s } }
+        }
+    }
+}
+
+fn in_words(kind: ArrivalKind, shaping: &ShapingArgs) -> String {
+    match kind {
+        ArrivalKind::Poisson => "Poisson".to_owned(),
+        ArrivalKind::Constant => "constant".to_owned(),
+        ArrivalKind::Gamma => format!("gamma (CV {})", shaping.cv),
+        ArrivalKind::Weibull => format!("Weibull (shape {})", shaping.shape),
+        ArrivalKind::OnOff => format!("on/off ({} on, {} off)", shaping.on, shaping.off),
+        ArrivalKind::Diurnal => format!("diurnal (±{} in {})", shaping.swing, shaping.period),
+    }
+}
+
+fn synthetic(load: &LoadArgs) -> Result<Plan> {
     let bounds = Bounds { requests: load.requests, duration: load.duration };
-    let times = intended_times(load.arrivals, rate, bounds, load.seed)?;
-    let plan = Plan::synthetic(&times, load.input_tokens, load.output_tokens, load.seed);
-    let arrivals = match load.arrivals {
-        crate::arrivals::Arrivals::Poisson => "Poisson",
-        crate::arrivals::Arrivals::Constant => "constant",
+    let (process, words) = match (&load.rate_series, load.rate) {
+        (Some(path), _) => {
+            if matches!(load.arrivals, ArrivalKind::OnOff | ArrivalKind::Diurnal) {
+                bail!(
+                    "--rate-series says the rate over time: --arrivals on-off and diurnal do too"
+                );
+            }
+            let rate = Rate::Steps(series::read(path, load.duration)?);
+            let words = format!("rates of {}", path.display());
+            (Arrivals { rate, ..arrivals(load.arrivals, &load.shaping, 1.0) }, words)
+        }
+        (None, Some(rate)) => (arrivals(load.arrivals, &load.shaping, rate), format!("{rate}/s")),
+        (None, None) => bail!("a load needs --rate, --rate-series, --users, --trace or --schedule"),
     };
+    let times = intended_times(&process, bounds, load.seed)?;
+    let plan = Plan::synthetic(&times, load.input_tokens, load.output_tokens, load.seed);
     let source = format!(
-        "{arrivals} arrivals at {rate}/s, {} prompt and {} output tokens, every prompt its own",
-        load.input_tokens, load.output_tokens
+        "{} arrivals at {words}, {} prompt and {} output tokens, every prompt its own",
+        in_words(load.arrivals, &load.shaping),
+        load.input_tokens,
+        load.output_tokens
     );
-    Ok((plan, source, *blake3::hash(b"loadgen synthetic load").as_bytes()))
+    Ok(made_up(plan, load.seed, source))
+}
+
+fn closed_loop(load: &LoadArgs, users: u32) -> Plan {
+    let users = Users {
+        count: users as usize,
+        think: load.closed.think_time,
+        steady: load.closed.think == Think::Constant,
+        requests: load.requests.unwrap_or(0),
+        until: load.duration,
+    };
+    let plan = Plan::closed_loop(&users, load.input_tokens, load.output_tokens, load.seed);
+    let source = format!(
+        "closed loop of {} users, think time {} ({:?}), {} prompt and {} output tokens, every \
+         prompt its own",
+        users.count, users.think, load.closed.think, load.input_tokens, load.output_tokens
+    );
+    made_up(plan, load.seed, source)
+}
+
+fn made_up(plan: Plan, seed: u64, source: String) -> Plan {
+    let digest = *blake3::hash(b"loadgen synthetic load").as_bytes();
+    let origin = Origin { source, digest, seed, blocks: plan.requests.len() };
+    Plan { origin, ..plan }
+}
+
+fn from_schedule(path: &Path) -> Result<Plan> {
+    let named = || format!("cannot read the schedule {}", path.display());
+    let file = File::open(path).with_context(named)?;
+    Plan::read(&mut BufReader::new(file)).with_context(named)
 }
 
 fn from_trace(
+    path: &Path,
     load: &LoadArgs,
     replay: &ReplayArgs,
     warnings: &mut Vec<String>,
-) -> Result<(Plan, String, [u8; 32])> {
-    let path = replay.trace.as_deref().context("no trace was given")?;
-    let trace = trace::read(path, replay.format, replay.trace_block)?;
+) -> Result<Plan> {
+    let from = replay.prefill_cache_from;
+    let window = match (replay.window, from) {
+        (Some(window), Some(from)) if from >= window.from => {
+            bail!("--prefill-cache-from {from} is not before the window {window}")
+        }
+        (Some(window), Some(from)) => Some(Window { from, ..window }),
+        (window, _) => window,
+    };
+    let options = ReadOptions {
+        format: replay.format,
+        block_tokens: replay.trace_block,
+        vocabulary: load.vocab_tokenizer.as_deref().map(vocabulary::open).transpose()?,
+        window,
+        seed: load.seed,
+    };
+    let mut trace = trace::read(path, &options)?;
+    warnings.extend(trace.notes.iter().cloned());
+    begin_sessions(&mut trace, load, replay)?;
+    let window = window.filter(|_| !trace.generated);
     let asked = Shape {
-        window: replay.window,
+        window,
         speedup: replay.speedup,
         scale: replay.scale,
         dequantize: replay.dequantize,
@@ -92,27 +205,65 @@ fn from_trace(
             quantum.largest_burst
         ));
     }
-    let mut plan = Plan::replay(&trace, &shaped);
-    if let Some(most) = load.requests {
-        plan.requests.truncate(most);
+    let mut plan = Plan { turns: replay.turns, ..Plan::replay(&trace, &shaped) };
+    if let (Some(window), Some(from)) = (replay.window, from) {
+        let measured_ns = ((window.from.0 - from.0) as f64 / replay.speedup).round() as i64;
+        for request in plan.requests.iter_mut().filter(|r| r.intended_ns < measured_ns) {
+            request.phase = Phase::Warmup;
+        }
     }
-    if plan.requests.is_empty() {
-        bail!("--requests 0 leaves nothing to send");
+    let source = in_words_of(&trace, &shaped, load, replay);
+    let (digest, seed) = (trace.digest, load.seed);
+    let blocks = trace.block_ids.len().max(trace.records.len());
+    Ok(Plan { origin: Origin { source, digest, seed, blocks }, ..plan })
+}
+
+/// Gives sessions of traces without a common clock, or requests of traces without any, their start.
+fn begin_sessions(trace: &mut Trace, load: &LoadArgs, replay: &ReplayArgs) -> Result<()> {
+    let has_sessions = trace.records.iter().any(|r| r.session.is_some());
+    let Some(rate) = replay.session_rate else {
+        if !trace.timed {
+            bail!("{} has no time stamps: give --session-rate", trace.name);
+        }
+        return Ok(());
+    };
+    if !trace.timed && has_sessions && replay.turns == Turns::Open {
+        bail!("{} does not say when turns follow: give --turns after-previous", trace.name);
     }
+    let bounds = Bounds { requests: Some(edit::session_count(trace)), duration: None };
+    let process = arrivals(load.arrivals, &load.shaping, rate);
+    edit::restart(trace, &intended_times(&process, bounds, load.seed)?);
+    Ok(())
+}
+
+fn in_words_of(trace: &Trace, shaped: &Shaped, load: &LoadArgs, replay: &ReplayArgs) -> String {
     let window = replay.window.map_or("whole".to_owned(), |w| format!("window {w}"));
-    let source = format!(
-        "{} ({}), {window}, speed-up {}, scale {}, blocks of {} tokens, dequantize {:?}",
+    let cache = replay
+        .prefill_cache_from
+        .map_or(String::new(), |from| format!(" with the cache filled from {from} on"));
+    let starts = replay.session_rate.map_or(String::new(), |rate| {
+        format!(", sessions begin at {rate}/s ({})", in_words(load.arrivals, &load.shaping))
+    });
+    let turns = match replay.turns {
+        Turns::Open => "",
+        Turns::AfterPrevious => ", turns after the answer before",
+    };
+    format!(
+        "{} ({}), {window}{cache}, speed-up {}, scale {}, {}, dequantize {:?}{starts}{turns}",
         trace.name,
         trace.format.describe(),
         replay.speedup,
         replay.scale,
-        shaped.block_tokens,
+        summary::blocks(&shaped.sizes),
         replay.dequantize
-    );
-    Ok((plan, source, trace.digest))
+    )
 }
 
-fn prompts(load: &LoadArgs, endpoint: Endpoint) -> Result<(Alphabet, PromptForm, String)> {
+fn prompts(
+    load: &LoadArgs,
+    seed: u64,
+    endpoint: Endpoint,
+) -> Result<(Alphabet, PromptForm, String)> {
     let form = load.prompt_as.unwrap_or(match endpoint {
         Endpoint::Completions => PromptAs::Tokens,
         Endpoint::Chat => PromptAs::Text,
@@ -123,19 +274,19 @@ fn prompts(load: &LoadArgs, endpoint: Endpoint) -> Result<(Alphabet, PromptForm,
     let Some(path) = &load.vocab_tokenizer else {
         return Ok(match form {
             PromptAs::Tokens => (
-                Alphabet::of_range(load.token_ids, load.seed)?,
+                Alphabet::of_range(load.token_ids, seed)?,
                 PromptForm::Tokens,
                 format!("token ids from {}, exact", load.token_ids),
             ),
             PromptAs::Text => (
-                PromptMaker::word_alphabet(load.seed)?,
+                PromptMaker::word_alphabet(seed)?,
                 PromptForm::Words,
                 "common words, about one token each (exact with --vocab-tokenizer)".to_owned(),
             ),
         });
     };
     let vocabulary = vocabulary::open(path)?;
-    let alphabet = Alphabet::of_words(vocabulary.as_ref(), load.seed)?;
+    let alphabet = Alphabet::of_words(vocabulary.as_ref(), seed)?;
     let words = alphabet.ids().len();
     Ok(match form {
         PromptAs::Tokens => {

@@ -1,45 +1,230 @@
 //! `loadgen trace`: what can be done with trace files.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::Subcommand;
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
 
-use crate::report::table;
 use crate::session::Ending;
+use crate::trace::edit::{cut, dequantize, scale, thin};
+use crate::trace::shape::Dequantize;
 use crate::trace::stats::stats;
-use crate::trace::{self, Format};
+use crate::trace::{self, Format, ReadOptions, Trace, summary, write};
+use crate::units::{Nanos, Window};
+use crate::vocabulary;
 
 /// What can be done with traces.
 #[derive(Debug, Subcommand)]
 pub enum TraceCommand {
     /// Print the statistics of a trace.
     Inspect {
-        /// The trace file.
-        file: PathBuf,
-        /// Its format; found out from its first line unless given.
-        #[arg(long)]
-        format: Option<Format>,
-        /// Tokens in a block of a Mooncake trace.
-        #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-        trace_block: u32,
-        /// Print JSON.
+        /// The trace.
+        #[command(flatten)]
+        from: SourceArgs,
+        /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
+    /// Write a trace in another format.
+    Convert {
+        /// The trace.
+        #[command(flatten)]
+        from: SourceArgs,
+        /// Where to.
+        #[command(flatten)]
+        into: TargetArgs,
+        /// The format to write.
+        #[arg(long, value_enum)]
+        to: Format,
+    },
+    /// Keep a piece of the time.
+    Cut {
+        /// The trace.
+        #[command(flatten)]
+        from: SourceArgs,
+        /// Where to.
+        #[command(flatten)]
+        into: TargetArgs,
+        /// Where the piece begins.
+        #[arg(long = "from", default_value = "0s")]
+        start: Nanos,
+        /// Where it ends; at the end of the trace unless given.
+        #[arg(long = "to")]
+        end: Option<Nanos>,
+    },
+    /// Divide lengths and block sizes; which blocks prompts share stays as it is.
+    Scale {
+        /// The trace.
+        #[command(flatten)]
+        from: SourceArgs,
+        /// Where to.
+        #[command(flatten)]
+        into: TargetArgs,
+        /// The divisor.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        by: u32,
+    },
+    /// Keep a part of the sessions or prefix trees, each of them whole.
+    Thin {
+        /// The trace.
+        #[command(flatten)]
+        from: SourceArgs,
+        /// Where to.
+        #[command(flatten)]
+        into: TargetArgs,
+        /// Keep whole sessions, or trees of prompts with a common beginning (the only way there is).
+        #[arg(long, default_value_t = true, num_args = 0)]
+        by_session: bool,
+        /// The part to keep, up to 1.
+        #[arg(long)]
+        keep: f64,
+    },
+    /// Spread arrivals that share a coarse time stamp.
+    Dequantize {
+        /// The trace.
+        #[command(flatten)]
+        from: SourceArgs,
+        /// Where to.
+        #[command(flatten)]
+        into: TargetArgs,
+        /// How.
+        #[arg(long, value_enum, default_value = "uniform")]
+        how: Dequantize,
+    },
+}
+
+/// A trace to read.
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// The trace: a file or a folder.
+    path: PathBuf,
+    /// Its format; found out from its content unless given.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Tokens in a block of a trace that does not say; what its publishers use unless given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    trace_block: Option<u32>,
+    /// Tokenizer that counts the tokens of a trace of texts (GGUF or tokenizer.json).
+    #[arg(long, value_name = "FILE")]
+    vocab_tokenizer: Option<PathBuf>,
+    /// Piece of time, FROM..TO, that a generator draws requests for.
+    #[arg(long)]
+    window: Option<Window>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// A trace to write.
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// The file to write; standard output unless given.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write although the format cannot hold all of it.
+    #[arg(long)]
+    lossy: bool,
 }
 
 /// Carries out the command; the text for standard output and how it ended.
 pub fn execute(command: TraceCommand) -> Result<(String, Ending)> {
-    match command {
-        TraceCommand::Inspect { file, format, trace_block, json } => {
-            let stats = stats(&trace::read(&file, format, trace_block)?);
-            let text = if json {
-                serde_json::to_string_pretty(&stats)? + "\n"
-            } else {
-                table::render_stats(&stats)
-            };
-            Ok((text, Ending::Good))
+    let text = match command {
+        TraceCommand::Inspect { from, json } => inspect(&from, json)?,
+        TraceCommand::Convert { from, into, to } => {
+            let trace = from.read()?;
+            into.write(&trace, to)?
         }
+        TraceCommand::Cut { from, into, start, end } => {
+            let mut trace = from.read()?;
+            if end.is_some_and(|end| end <= start) {
+                bail!("--to is not after --from {start}");
+            }
+            cut(&mut trace, Window { from: start, to: end })?;
+            into.write_same(&trace)?
+        }
+        TraceCommand::Scale { from, into, by } => {
+            let mut trace = from.read()?;
+            scale(&mut trace, by)?;
+            into.write_same(&trace)?
+        }
+        TraceCommand::Thin { from, into, by_session: _, keep } => {
+            let mut trace = from.read()?;
+            let thinned = thin(&mut trace, keep, from.seed)?;
+            note(&format!("kept {} of {} sessions or prefix trees", thinned.kept, thinned.groups));
+            into.write_same(&trace)?
+        }
+        TraceCommand::Dequantize { from, into, how } => {
+            if how == Dequantize::None {
+                bail!("--how none leaves the trace as it is");
+            }
+            let mut trace = from.read()?;
+            dequantize(&mut trace, how, from.seed)?;
+            into.write_same(&trace)?
+        }
+    };
+    Ok((text, Ending::Good))
+}
+
+/// What the reader of a file must know, beside what goes into the file.
+fn note(text: &str) {
+    eprintln!("note: {text}");
+}
+
+fn inspect(from: &SourceArgs, json: bool) -> Result<String> {
+    let trace = from.read()?;
+    let stats = stats(&trace);
+    if json {
+        return Ok(serde_json::to_string_pretty(&summary::json(&stats))? + "\n");
+    }
+    Ok(summary::tables(&stats))
+}
+
+impl SourceArgs {
+    fn read(&self) -> Result<Trace> {
+        let options = ReadOptions {
+            format: self.format,
+            block_tokens: self.trace_block,
+            vocabulary: self.vocab_tokenizer.as_deref().map(vocabulary::open).transpose()?,
+            window: self.window,
+            seed: self.seed,
+        };
+        let mut trace = trace::read(&self.path, &options)?;
+        note(&format!("{}: {}", self.path.display(), trace.format.describe()));
+        trace.notes.iter().for_each(|text| note(text));
+        if let Some(window) = self.window.filter(|_| !trace.generated) {
+            cut(&mut trace, window)?;
+        }
+        Ok(trace)
+    }
+}
+
+impl TargetArgs {
+    /// Writes a changed trace in its own format, or the nearest one that can be written.
+    fn write_same(&self, trace: &Trace) -> Result<String> {
+        self.write(trace, write::natural(trace))
+    }
+
+    fn write(&self, trace: &Trace, format: Format) -> Result<String> {
+        for lost in write::check(trace, format, self.lossy)? {
+            note(&format!("lost: {lost}"));
+        }
+        let mut out = Vec::new();
+        let Some(path) = &self.output else {
+            write::write(trace, format, &mut out)?;
+            return Ok(String::from_utf8(out)?);
+        };
+        let named = || format!("cannot write {}", path.display());
+        let mut file = BufWriter::new(File::create(path).with_context(named)?);
+        write::write(trace, format, &mut file).and_then(|()| file.flush()).with_context(named)?;
+        let block = trace.sizes.uniform().map_or(String::new(), |n| format!(", blocks of {n}"));
+        note(&format!(
+            "{} requests as {}{block}: {}",
+            trace.records.len(),
+            format.describe(),
+            path.display()
+        ));
+        Ok(String::new())
     }
 }

@@ -8,7 +8,6 @@ use comfy_table::{CellAlignment, Table};
 use super::Report;
 use super::stages::StageReport;
 use crate::intervals::{Distribution, Interval};
-use crate::trace::stats::{Lengths, TraceStats};
 use crate::windows::{Settling, WindowReport};
 
 /// Renders the report of a run.
@@ -287,62 +286,4 @@ fn verdict(report: &Report, out: &mut String) {
     for reason in &report.verdict.reasons {
         line!(out, "INVALID   {reason}");
     }
-}
-
-/// Renders the statistics of a trace.
-pub fn render_stats(stats: &TraceStats) -> String {
-    let mut out = String::new();
-    line!(out, "{} · {}", stats.name, stats.format);
-    line!(
-        out,
-        "{} requests over {:.1} s · mean {:.3}/s · inter-arrival CV {:.2} · peak {:.2}/s in 10 s, \
-         {:.2}/s in 60 s",
-        stats.requests,
-        stats.duration_s,
-        stats.mean_rps,
-        stats.ia_cv,
-        stats.peak10_rps,
-        stats.peak60_rps
-    );
-    if let Some(step) = stats.quantum_s {
-        line!(
-            out,
-            "warning: the time stamps lie on a grid of {step:.3} s; the CV and the bursts are \
-             artefacts of it (run with --dequantize)"
-        );
-    }
-    let mut table = table(&["tokens", "mean", "p50", "p90", "p99", "max", "sum"]);
-    for (name, Lengths { quantiles: q, sum }) in
-        [("input", &stats.input), ("output", &stats.output)]
-    {
-        let values = [q.mean, q.p50, q.p90, q.p99, q.max];
-        let values = values.map(|v| v.map_or("–".to_owned(), |v| format!("{v:.1}")));
-        let row = std::iter::once(name.to_owned()).chain(values).chain([sum.to_string()]);
-        table.add_row(row.collect::<Vec<_>>());
-    }
-    line!(out, "{table}");
-    if let Some(reuse) = &stats.reuse {
-        line!(
-            out,
-            "prefix reuse, infinite cache, blocks of {}: {} unique of {} blocks · block hit {:.4} · \
-             token hit {:.4} (second half {:.4})",
-            reuse.block_tokens,
-            reuse.unique_blocks,
-            reuse.total_blocks,
-            reuse.block_hit,
-            reuse.token_hit,
-            reuse.token_hit_2nd_half
-        );
-        line!(
-            out,
-            "requests with a hit {:.4}, fully cached {:.4} · commonest block in {:.4} of the \
-             requests · blocks used once {:.4} · hits behind a miss {}",
-            reuse.reqs_with_hit,
-            reuse.reqs_fully_cached,
-            reuse.top1_block_share,
-            reuse.blocks_used_once,
-            reuse.non_prefix_seen
-        );
-    }
-    out
 }

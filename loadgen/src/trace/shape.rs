@@ -1,8 +1,9 @@
 //! Turns a trace into the load of one run: window, dequantize, scale, speed up.
 
-use super::{Record, Trace};
+use super::edit::{self, EditError};
+use super::{BlockSizes, Record, Trace};
 use crate::random::{Cause, Stream};
-use crate::units::{Nanos, Window};
+use crate::units::Window;
 
 /// What to do with arrivals that share one coarse time stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -42,76 +43,40 @@ pub struct Quantum {
 /// A trace made ready for a run.
 #[derive(Clone, Debug)]
 pub struct Shaped {
-    /// The requests; times are real ones from the start of the run.
+    /// The requests; times are real ones from the start of the window.
     pub records: Vec<Record>,
-    /// Tokens in a full block after scaling; 0 when the trace names no blocks.
-    pub block_tokens: u32,
+    /// Tokens of the blocks after scaling.
+    pub sizes: BlockSizes,
     /// The grid that was found in the time stamps.
     pub quantum: Option<Quantum>,
 }
 
-/// Why a trace cannot be replayed as asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ShapeError {
-    /// The speed-up is zero, negative or not finite.
-    #[error("the speed-up must be a positive number, not {0}")]
-    Speedup(f64),
-    /// Scaling would tear the blocks.
-    #[error("--scale {scale} does not divide the block size {block_tokens}")]
-    Scale {
-        /// The divisor asked for.
-        scale: u32,
-        /// Tokens in a block of the trace.
-        block_tokens: u32,
-    },
-    /// Nothing arrives in the window.
-    #[error("no request arrives in the window {window}; the trace spans 0s..{span}")]
-    EmptyWindow {
-        /// The window asked for.
-        window: Window,
-        /// The arrival of the last request.
-        span: Nanos,
-    },
-    /// The time stamps lie on no grid.
-    #[error("--dequantize was asked for, but the time stamps lie on no grid")]
-    NoQuantum,
+/// Applies `shape` to `trace`. Times are taken before `speedup`, from the start of the window.
+pub fn shape(trace: &Trace, shape: &Shape) -> Result<Shaped, EditError> {
+    if !(shape.speedup.is_finite() && shape.speedup > 0.0) {
+        return Err(EditError::Speedup(shape.speedup));
+    }
+    let quantum = quantum_of(trace);
+    let mut trace = trace.clone();
+    if shape.dequantize != Dequantize::None {
+        edit::dequantize(&mut trace, shape.dequantize, shape.seed)?;
+    }
+    if let Some(window) = shape.window {
+        edit::cut(&mut trace, window)?;
+    }
+    edit::scale(&mut trace, shape.scale.max(1))?;
+    let quicker = |ns: i64| (ns as f64 / shape.speedup).round() as i64;
+    for record in &mut trace.records {
+        record.at_ns = quicker(record.at_ns);
+        record.think_ns = quicker(record.think_ns);
+    }
+    Ok(Shaped { records: trace.records, sizes: trace.sizes, quantum })
 }
 
-/// Applies `shape` to `trace`. Times are taken before `speedup`, from the start of the window.
-pub fn shape(trace: &Trace, shape: &Shape) -> Result<Shaped, ShapeError> {
-    if !(shape.speedup.is_finite() && shape.speedup > 0.0) {
-        return Err(ShapeError::Speedup(shape.speedup));
-    }
-    let scale = shape.scale.max(1);
-    if !trace.block_tokens.is_multiple_of(scale) {
-        return Err(ShapeError::Scale { scale, block_tokens: trace.block_tokens });
-    }
+/// The grid of a trace's time stamps, if they lie on one.
+pub fn quantum_of(trace: &Trace) -> Option<Quantum> {
     let times: Vec<i64> = trace.records.iter().map(|r| r.at_ns).collect();
-    let quantum = find_quantum(&times);
-    let times = match (shape.dequantize, quantum) {
-        (Dequantize::None, _) => times.clone(),
-        (_, None) => return Err(ShapeError::NoQuantum),
-        (how, Some(quantum)) => spread(&times, quantum.step_ns, how, shape.seed),
-    };
-    let window = shape.window.unwrap_or(Window { from: Nanos(0), to: None });
-    let inside = |r: &Record| r.at_ns >= window.from.0 && window.to.is_none_or(|to| r.at_ns < to.0);
-    let records: Vec<Record> = trace
-        .records
-        .iter()
-        .zip(times)
-        .filter(|(record, _)| inside(record))
-        .map(|(record, at_ns)| Record {
-            at_ns: ((at_ns - window.from.0) as f64 / shape.speedup).round() as i64,
-            input_tokens: record.input_tokens.div_ceil(scale),
-            output_tokens: record.output_tokens.div_ceil(scale),
-            blocks: record.blocks.clone(),
-        })
-        .collect();
-    if records.is_empty() {
-        let span = Nanos(trace.records.last().map_or(0, |r| r.at_ns));
-        return Err(ShapeError::EmptyWindow { window, span });
-    }
-    Ok(Shaped { records, block_tokens: trace.block_tokens / scale, quantum })
+    find_quantum(&times)
 }
 
 /// Finds the grid of ascending `times`: half of the requests or more share an instant with another
@@ -137,7 +102,7 @@ pub fn find_quantum(times: &[i64]) -> Option<Quantum> {
 }
 
 /// Spreads each group of equal times over the span up to the next one. The order is kept.
-fn spread(times: &[i64], step_ns: i64, how: Dequantize, seed: u64) -> Vec<i64> {
+pub(super) fn spread(times: &[i64], step_ns: i64, how: Dequantize, seed: u64) -> Vec<i64> {
     let mut stream = Stream::new(seed, Cause::Dequantize);
     let mut spread = Vec::with_capacity(times.len());
     let groups: Vec<&[i64]> = times.chunk_by(|a, b| a == b).collect();
@@ -163,9 +128,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn trace(records: Vec<Record>) -> Trace {
-        let format = Format::Mooncake;
-        let name = "t".to_owned();
-        Trace { name, format, block_tokens: 512, records, block_ids: Vec::new(), digest: [0; 32] }
+        Trace {
+            name: "t".to_owned(),
+            format: Format::Mooncake,
+            sizes: BlockSizes::Uniform(512),
+            records,
+            block_ids: Vec::new(),
+            digest: [0; 32],
+            timed: true,
+            generated: false,
+            out_of_order: 0,
+            coverage_bad: 0,
+            notes: Vec::new(),
+        }
     }
 
     fn plain() -> Shape {
@@ -179,6 +154,7 @@ mod tests {
             input_tokens: 1,
             output_tokens: 1,
             blocks: vec![0],
+            ..Record::default()
         };
         trace((0..200).map(record).collect())
     }
@@ -226,10 +202,10 @@ mod tests {
             record.at_ns = (i * i) as i64 * 1_000_003;
         }
         let asked = Shape { dequantize: Dequantize::Uniform, ..plain() };
-        assert!(matches!(shape(&trace, &asked), Err(ShapeError::NoQuantum)));
+        assert!(matches!(shape(&trace, &asked), Err(EditError::NoQuantum)));
         assert!(matches!(
             shape(&trace, &Shape { scale: 3, ..plain() }),
-            Err(ShapeError::Scale { scale: 3, block_tokens: 512 })
+            Err(EditError::Scale { scale: 3, block_tokens: 512 })
         ));
         assert!(shape(&trace, &Shape { speedup: 0.0, ..plain() }).is_err());
     }
@@ -246,16 +222,17 @@ mod tests {
                 let shared = n.saturating_sub(1);
                 let mut blocks: Vec<u32> = (0..shared).map(|b| family * 100 + b).collect();
                 blocks.push(1000 + i as u32);
-                Record { at_ns: i as i64, input_tokens, output_tokens: 1, blocks }
+                Record { at_ns: i as i64, input_tokens, output_tokens: 1, blocks, ..Record::default() }
             };
             let whole = trace(lengths.iter().enumerate().map(record).collect());
             let scale = 1 << power;
             let shaped = shape(&whole, &Shape { scale, ..plain() }).unwrap();
             let (mut before, mut after) = (InfiniteCache::default(), InfiniteCache::default());
             for (w, s) in whole.records.iter().zip(&shaped.records) {
-                prop_assert_eq!(s.input_tokens.div_ceil(shaped.block_tokens) as usize, s.blocks.len());
-                let hit_before = before.admit(w.blocks_with_tokens(512));
-                let hit_after = after.admit(s.blocks_with_tokens(shaped.block_tokens));
+                let size = shaped.sizes.uniform().unwrap();
+                prop_assert_eq!(s.input_tokens.div_ceil(size) as usize, s.blocks.len());
+                let hit_before = before.admit(whole.sizes.split(w));
+                let hit_after = after.admit(shaped.sizes.split(s));
                 prop_assert_eq!(hit_before.blocks, hit_after.blocks);
                 prop_assert_eq!(hit_before.tokens, hit_after.tokens * u64::from(scale));
             }
