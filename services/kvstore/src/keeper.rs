@@ -8,7 +8,7 @@ use bus::{
     StreamState, SubscribeError,
 };
 use chassis::http::Readiness;
-use chassis::telemetry::{SpanKind, Tracer, names};
+use chassis::telemetry::Tracer;
 use chassis::{Settings, StopToken};
 use protocol::store::LOOKUP_BLOCKS_MAX;
 use protocol::{
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::metrics::StoreMetrics;
 use crate::shelf::Shelf;
 use crate::sweeper::{self, SWEEPS_MAX, Sweep};
-use crate::{INDEX, NATS};
+use crate::{INDEX, NATS, traces};
 
 /// What streams may have told and the loop has not read.
 const NEWS_MAX: usize = 1024;
@@ -33,8 +33,6 @@ const ENSURES_MAX: usize = 32;
 const LEASE_MS_MAX: u32 = 600_000;
 const TICK: Duration = Duration::from_millis(500);
 const ADOPT_RETRY: Duration = Duration::from_secs(1);
-const LOOKUP_SPAN: &str = "kvstore lookup";
-const STORED_BLOCKS: &str = "tandem.kv.stored_blocks";
 
 /// What the loop is started with.
 pub(crate) struct Keeper {
@@ -61,6 +59,9 @@ impl Keeper {
         let (sweeps, waiting) = mpsc::channel(SWEEPS_MAX);
         let mut running = JoinSet::new();
         running.spawn(sweeper::run(waiting));
+        if self.tracer.is_keeping() {
+            running.spawn(traces::hear(bus.clone(), self.tracer.clone()));
+        }
         let questions = Questions::serve(&bus).await?;
         let work = Work {
             keeper: self,
@@ -180,15 +181,8 @@ impl Work {
             None => 0,
         };
         self.keeper.metrics.looked_up(asked.len(), stored);
-        let caller = self.keeper.tracer.continue_from(call.context.traceparent.as_deref());
-        if caller.is_sampled() {
-            let mut span = caller.open(LOOKUP_SPAN, SpanKind::Server, start);
-            span.attribute(names::tandem::REQUEST_ID, key.request.to_string());
-            span.attribute(names::tandem::ATTEMPT, key.attempt.0);
-            span.attribute(names::tandem::BLOCKS, asked.len());
-            span.attribute(STORED_BLOCKS, stored);
-            span.end_at(SystemTime::now());
-        }
+        let (tracer, caller) = (&self.keeper.tracer, call.context.traceparent.as_deref());
+        traces::looked_up(tracer, caller, key, (asked.len(), stored), start);
         call.answer(&LookupReply { stored: stored as u32 }).await
     }
 
@@ -337,8 +331,10 @@ impl Work {
         // Without a place in the queue nothing is forgotten, so nothing forgotten stays.
         let Ok(place) = self.sweeps.try_reserve() else { return };
         let Some((blocks, shelf)) = self.shelves.get_mut(namespace) else { return };
+        let start = SystemTime::now();
         let doomed = shelf.evict(now_ms);
         if !doomed.is_empty() {
+            traces::evicted(&self.keeper.tracer, namespace, doomed.len(), start);
             tracing::debug!(blocks = doomed.len(), "evicted");
             self.keeper.metrics.evicted(doomed.len());
             place.send(Sweep { blocks: blocks.clone(), doomed });
@@ -369,8 +365,8 @@ impl Work {
             .filter(|(_, (_, shelf))| shelf.caught_up())
             .map(|(namespace, (blocks, _))| (namespace.clone(), blocks.clone()))
             .collect();
-        // Beside the sweeper and one reader per model.
-        if 1 + self.shelves.len() < self.running.len() || !self.bus.connected() {
+        // Beside the sweeper, who hears verdicts, and one reader per model.
+        if 2 + self.shelves.len() < self.running.len() || !self.bus.connected() {
             return;
         }
         let told = self.told.clone();

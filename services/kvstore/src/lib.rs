@@ -7,6 +7,7 @@ mod keeper;
 mod metrics;
 mod shelf;
 mod sweeper;
+mod traces;
 
 use std::time::Duration;
 

@@ -4,19 +4,33 @@ use async_nats::HeaderMap;
 
 /// Name of the header, as the W3C writes it.
 const TRACEPARENT: &str = "traceparent";
+/// Name of the header with the span under which the stages of a request go.
+const REQUEST: &str = "tandem-request";
 
 /// What travels beside a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// `version-traceid-parentid-flags`; `None` when the sender has no trace.
     pub traceparent: Option<String>,
+    /// The same of the request that the message is part of, when the sending has a span of its own.
+    pub request: Option<String>,
 }
 
 impl Context {
     /// The context of a trace; kept only when it has the written form.
     pub fn new(traceparent: impl Into<String>) -> Self {
         let traceparent = traceparent.into();
-        Self { traceparent: well_formed(&traceparent).then_some(traceparent) }
+        Self { traceparent: well_formed(&traceparent).then_some(traceparent), request: None }
+    }
+
+    /// The context of a message whose sending has a span of its own, within that of a request.
+    pub fn within(request: impl Into<String>, sending: impl Into<String>) -> Self {
+        Self { request: Self::new(request).traceparent, ..Self::new(sending) }
+    }
+
+    /// The span of the request that the message is part of.
+    pub fn of_request(&self) -> Option<&str> {
+        self.request.as_deref().or(self.traceparent.as_deref())
     }
 
     pub(crate) fn to_headers(&self) -> HeaderMap {
@@ -24,15 +38,18 @@ impl Context {
         if let Some(traceparent) = self.traceparent.as_deref().filter(|text| well_formed(text)) {
             headers.insert(TRACEPARENT, traceparent);
         }
+        if let Some(request) = self.request.as_deref().filter(|text| well_formed(text)) {
+            headers.insert(REQUEST, request);
+        }
         headers
     }
 
     pub(crate) fn of_headers(headers: Option<&HeaderMap>) -> Self {
-        let sent = headers.and_then(|headers| headers.get(TRACEPARENT));
-        sent.map_or_else(Self::default, |value| {
-            let text = value.as_str();
-            Self { traceparent: well_formed(text).then(|| text.to_owned()) }
-        })
+        let text = |name: &str| {
+            let text = headers?.get(name)?.as_str();
+            well_formed(text).then(|| text.to_owned())
+        };
+        Self { traceparent: text(TRACEPARENT), request: text(REQUEST) }
     }
 }
 
@@ -68,6 +85,11 @@ mod tests {
         let context = Context::new(GOOD);
         assert_eq!(context.traceparent.as_deref(), Some(GOOD));
         assert_eq!(Context::of_headers(Some(&context.to_headers())), context);
+        let request = GOOD.replace("00f067aa", "11f067aa");
+        let context = Context::within(&request, GOOD);
+        assert_eq!(Context::of_headers(Some(&context.to_headers())), context);
+        assert_eq!(context.of_request(), Some(request.as_str()));
+        assert_eq!(Context::new(GOOD).of_request(), Some(GOOD));
     }
 
     #[test]

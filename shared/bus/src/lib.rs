@@ -17,6 +17,7 @@ mod presence;
 mod request;
 mod serve;
 mod tokens;
+mod verdicts;
 
 pub use blocks::{
     Blocks, DeleteError, EnsureError, Expected, Fetch, Index, IndexEvent, NewBlock, Pull,
@@ -30,3 +31,4 @@ pub use presence::{AnnounceError, PRESENCE_TTL, Presence, PresenceEvent, Watch};
 pub use request::RequestError;
 pub use serve::{Call, Incoming, Responder, SubscribeError};
 pub use tokens::{PublishError, Tokens};
+pub use verdicts::Verdicts;

@@ -185,3 +185,61 @@ async fn every_stage_is_timed_whether_recorded_or_not() {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_sampled_is_exported_by_all_services_once_one_says_so() {
+    let receiver = OtlpReceiver::start().await;
+    let never = TelemetrySettings { sample_ratio: 0.0, ..settings(&receiver) };
+    let gateway = Telemetry::start("gateway", "gw", &never).unwrap();
+    let worker = Telemetry::start("prefill", "p", &never).unwrap();
+    let request = |good: bool| {
+        let root = gateway.tracer().root_span("request", SpanKind::Server, (None, None), at(0));
+        let trace = root.context();
+        assert!(!trace.is_sampled() && trace.is_recorded());
+        let far = worker.tracer().continue_from(Some(&trace.traceparent()));
+        far.stage(names::stage::PREFILL_COMPUTE, at(1)..at(2), []);
+        trace.decide(!good);
+        assert_eq!(trace.is_kept(), !good);
+        root.end_at(at(3));
+        (trace, far)
+    };
+    let (good, _) = request(true);
+    let (bad, far) = request(false);
+    let verdicts = gateway.tracer().verdicts();
+    assert_eq!((verdicts.keep.len(), verdicts.forget.len()), (1, 1));
+    worker.tracer().hear(&verdicts);
+    assert!(far.is_kept());
+    // A stage that ends after the request.
+    far.stage(names::stage::KV_PUT, at(2)..at(9), []);
+    gateway.shutdown(LIMIT).await;
+    worker.shutdown(LIMIT).await;
+    let spans = received(&receiver, 3).await;
+    assert_eq!(spans.len(), 3, "{spans:#?}");
+    let tree = receiver.tree(&bad.trace_id().to_string());
+    assert_eq!((tree.roots().len(), tree.orphans().len()), (1, 0), "{tree}");
+    assert!(receiver.spans_of_trace(&good.trace_id().to_string()).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shared_work_is_a_trace_of_its_own_with_links_both_ways() {
+    let receiver = OtlpReceiver::start().await;
+    let telemetry = Telemetry::start("decode", "d", &settings(&receiver)).unwrap();
+    let tracer = telemetry.tracer();
+    let open = || tracer.root_span("request", SpanKind::Server, (None, None), at(0));
+    let (one, other) = (open(), open());
+    let causes = [one.context(), other.context()];
+    let step = tracer.shared_work("decode step", at(1)..at(2), &causes, []);
+    assert!(causes.iter().all(|cause| cause.trace_id() != step.trace_id()));
+    let mut stage = causes[0].begin_stage(names::stage::DECODE_GENERATE, &(at(1)..at(3))).unwrap();
+    stage.link(&step);
+    stage.end_at(at(3));
+    one.end_at(at(4));
+    other.end_at(at(4));
+    telemetry.shutdown(LIMIT).await;
+    received(&receiver, 4).await;
+    let tree = receiver.tree(&step.trace_id().to_string());
+    let span = tree.roots()[0];
+    assert_eq!((span.name.as_str(), span.links.len()), ("decode step", 2));
+    let stage = receiver.tree(&causes[0].trace_id().to_string());
+    assert_eq!(stage.named("decode.generate")[0].links, std::slice::from_ref(&span.span_id));
+}

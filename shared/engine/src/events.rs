@@ -1,7 +1,7 @@
 //! What the step loop tells the shell.
 
 use std::sync::mpsc::SyncSender;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use protocol::{BlockHash, Finish, Opening, Refusal, RequestKey, TokenId, TokenLogprob};
@@ -59,7 +59,11 @@ pub enum StepEvent {
         opening: Option<Box<Opening>>,
         /// Prefill chunks that the prompt took, with this step.
         chunks: u32,
+        /// How often the sequence has lost its pages.
+        preemptions: u32,
     },
+    /// A step that computed something for a request whose trace is recorded.
+    Stepped(Box<StepRecord>),
     /// A sequence was given up here.
     Failed {
         /// Whose.
@@ -67,6 +71,25 @@ pub enum StepEvent {
         /// Why.
         refusal: Refusal,
     },
+}
+
+/// One step, for the trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepRecord {
+    /// From reading the mail until the model was done.
+    pub time: std::ops::Range<SystemTime>,
+    /// The part of it inside the model.
+    pub forward: Duration,
+    /// All sequences in it.
+    pub sequences: u32,
+    /// Prompt tokens computed.
+    pub prefill_tokens: u32,
+    /// Sequences that generated.
+    pub decode_sequences: u32,
+    /// Steps for recorded requests that were not told since the last one that was.
+    pub unrecorded: u32,
+    /// The recorded requests in it.
+    pub keys: Vec<RequestKey>,
 }
 
 /// Blocks on their way into the store, in a channel of their own: tokens never wait for them.

@@ -26,6 +26,8 @@ pub struct Extras {
     pub top_logprobs: Option<u8>,
     /// Alternatives to report with each prompt token.
     pub prompt_logprobs: Option<u8>,
+    /// Whether steps that work on this sequence are told for its trace.
+    pub traced: bool,
     pub(crate) scored: Vec<Option<TokenLogprob>>,
     pub(crate) chunks: u32,
     pub(crate) opened: bool,
@@ -38,6 +40,7 @@ impl Extras {
             sampling,
             top_logprobs: top,
             prompt_logprobs: prompt,
+            traced: false,
             scored: Vec::new(),
             chunks: 0,
             opened: false,

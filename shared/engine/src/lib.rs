@@ -14,7 +14,7 @@ mod tickets;
 pub mod worker;
 
 pub use compute::Compute;
-pub use events::{BlockEvent, Events, StepEvent};
+pub use events::{BlockEvent, Events, StepEvent, StepRecord};
 pub use handle::{EngineHandle, Extras};
 pub use report::{Report, StepTimes};
 pub use stepper::{Engine, Loaded, StepLoop, Turn};

@@ -16,6 +16,7 @@ mod inbox;
 mod outbox;
 mod row;
 mod turn;
+mod watch;
 
 /// How often leases and deadlines are looked at and the report is published.
 pub const HOUSEKEEPING: Duration = Duration::from_millis(50);

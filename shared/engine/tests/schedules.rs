@@ -86,6 +86,7 @@ fn read(
                     }
                 }
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
+                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
             }
         }
     }

@@ -96,6 +96,7 @@ fn decode(sampling: &Sampling) -> Counted {
                     }
                     StepEvent::Token { .. } => tokens += 1,
                     StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
+                    StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
                 }
             }
         }

@@ -68,6 +68,7 @@ async fn sequences_in_company_say_what_they_say_alone() {
                     finished += usize::from(finish == Some(Finish::Length));
                 }
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
+                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
             }
         }
     }
@@ -96,6 +97,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
                 StepEvent::Admitted { .. } => prefill.handle.fetched(key(1), 0).await.unwrap(),
                 StepEvent::Token { token, .. } => first = token,
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
+                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
             }
         }
     }
@@ -134,6 +136,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
                     said.extend(token);
                 }
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
+                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
             }
         }
     }
@@ -156,6 +159,7 @@ async fn a_failing_step_is_told_and_frees_everything() {
                     return;
                 }
                 StepEvent::Token { .. } => panic!("a token of a broken model"),
+                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
             }
         }
     }
@@ -183,4 +187,32 @@ async fn what_is_cancelled_goes_silent_and_free() {
     assert!(steps.try_recv().is_err(), "it says nothing more");
     let pool = turning.planner().pool_state();
     assert_eq!((pool.leased, pool.leaked), (0, 0));
+}
+
+#[tokio::test]
+async fn steps_of_a_traced_sequence_are_told_before_their_tokens() {
+    let (mut turning, (handle, mut steps, _blocks)) =
+        StepLoop::new(Tape::new(16), planner(LIMITS, 16), 64);
+    let mut extras = greedy();
+    extras.traced = true;
+    handle.submit(sequence(1, Part::Whole, vec![1; 20], 9), extras, unix_ms()).unwrap();
+    handle.submit(sequence(2, Part::Whole, vec![2; 20], 9), greedy(), unix_ms()).unwrap();
+    assert_eq!(turning.turn(), Turn::Idle, "their blocks are to be fetched");
+    for id in [1, 2] {
+        handle.fetched(key(id), 0).await.unwrap();
+    }
+    while turning.turn() == Turn::Stepped {}
+    let mut told = Vec::new();
+    while let Ok(mut events) = steps.try_recv() {
+        told.extend(events.drain());
+    }
+    let first = |is: fn(&StepEvent) -> bool| told.iter().position(is).unwrap();
+    let stepped = first(|event| matches!(event, StepEvent::Stepped(_)));
+    assert!(stepped < first(|event| matches!(event, StepEvent::Token { .. })));
+    let StepEvent::Stepped(step) = &told[stepped] else { unreachable!("found as one") };
+    assert_eq!(step.keys, [key(1)], "the other one is in it, and not recorded");
+    assert!(
+        0 < step.prefill_tokens
+            && step.forward <= step.time.end.duration_since(step.time.start).unwrap()
+    );
 }

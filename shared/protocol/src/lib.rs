@@ -15,6 +15,7 @@ pub mod simulated;
 pub mod store;
 pub mod subject;
 pub mod token;
+pub mod verdicts;
 pub mod wire;
 
 pub use blocks::{BLOCK_TOKENS, BlockChain, BlockHash, FileDigest, ModelFingerprint, Scope};
@@ -29,4 +30,5 @@ pub use store::{
 };
 pub use subject::{Request, Subject};
 pub use token::{Event, Failure, Finish, LegStages, Opening, TokenBatch, TokenEvent, TokenLogprob};
+pub use verdicts::TraceVerdicts;
 pub use wire::{WireError, decode, encode};

@@ -25,6 +25,8 @@ pub enum Subject<'a> {
     Store(&'static str),
     /// `tandem.v1.gateway.<gateway>.tokens`: one-way to one gateway.
     Tokens(&'a GatewayId),
+    /// `tandem.v1.traces.verdicts`: one-way to everyone.
+    Verdicts,
     /// `kvx.<to>.<namespace>.<hash>.<frame>`: a frame of a block on its way into the store.
     Put {
         /// Whom it is meant for first; `_` for the store alone.
@@ -53,6 +55,7 @@ impl fmt::Display for Subject<'_> {
             Self::Worker(worker, verb) => write!(f, "tandem.v1.worker.{worker}.{verb}"),
             Self::Store(verb) => write!(f, "tandem.v1.kvstore.{verb}"),
             Self::Tokens(gateway) => write!(f, "tandem.v1.gateway.{gateway}.tokens"),
+            Self::Verdicts => f.write_str("tandem.v1.traces.verdicts"),
             Self::Put { to, namespace, block, frame } => {
                 let to = to.map_or("_", WorkerId::as_str);
                 write!(f, "kvx.{to}.{namespace}.{block}.{frame}")

@@ -131,6 +131,8 @@ fn golden_bytes() {
     show(&mut all, "missed", &Missed { key: key(), from: 2 });
     show(&mut all, "missed_reply", &MissedReply { events: vec![], known: true });
     show(&mut all, "worker_state", &state());
+    let verdicts = TraceVerdicts { keep: vec![[7; 16]], forget: vec![] };
+    show(&mut all, "trace_verdicts", &verdicts);
     let fingerprint = fingerprint();
     show(&mut all, "ensure", &Ensure { fingerprint, block_bytes: 368_640 });
     show(&mut all, "store_ready", &StoreReady { stream: "KVB_02".into() });

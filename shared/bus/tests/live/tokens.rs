@@ -2,7 +2,7 @@
 
 use protocol::{
     Attempt, ErrorClass, Event, Failure, GatewayId, Refusal, RequestId, RequestKey, TokenBatch,
-    TokenEvent,
+    TokenEvent, TraceVerdicts,
 };
 
 use crate::site::{Site, soon, worker};
@@ -59,4 +59,23 @@ async fn a_batch_above_the_payload_limit_arrives_in_parts() {
         received.extend(soon(tokens.next()).await.unwrap().events);
     }
     assert_eq!(received, batch.events);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verdicts_reach_everyone_however_many_they_are() {
+    let Some(site) = Site::start() else { return };
+    let (gateway, worker) = (site.bus("gateway").await, site.bus("worker").await);
+    let mut heard = worker.verdicts().await.unwrap();
+    worker.synced().await.unwrap();
+    let id = |number: u32| u128::from(number).to_be_bytes();
+    let keep: Vec<_> = (0..10_000).map(id).collect();
+    let verdicts = TraceVerdicts { keep: keep.clone(), forget: vec![id(10_000)] };
+    gateway.send_verdicts(&verdicts).await.unwrap();
+    let mut all = TraceVerdicts::default();
+    while all.keep.len() < keep.len() {
+        let next = soon(heard.next()).await.unwrap();
+        all.keep.extend(next.keep);
+        all.forget.extend(next.forget);
+    }
+    assert_eq!(all, verdicts);
 }

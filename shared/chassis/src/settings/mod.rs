@@ -14,7 +14,7 @@ pub use effective::{Effective, Entry};
 pub use error::SettingsError;
 pub use schema::{
     GatewaySettings, HealthSettings, KvstoreSettings, LinksSettings, ModelSettings, NatsSettings,
-    Settings, SimulatedSettings, TelemetrySettings, WorkerSettings,
+    Settings, SimulatedSettings, SloSettings, TelemetrySettings, WorkerSettings,
 };
 pub use sources::{Flag, Sources};
 

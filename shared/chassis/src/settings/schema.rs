@@ -134,10 +134,27 @@ pub struct TelemetrySettings {
     pub otlp_endpoint: Option<String>,
     /// The share of new traces that is recorded, 0 to 1.
     pub sample_ratio: f64,
+    /// Whether requests outside that share are recorded, too, when they fail, go on elsewhere or
+    /// miss `slo`.
+    pub keep: bool,
+    /// Whether spans carry what was asked and answered.
+    pub contents: bool,
+    /// What requests must meet not to be kept.
+    pub slo: SloSettings,
     /// The log filter, such as `info` or `warn,gateway=debug`.
     pub log: String,
     /// Whether log lines are JSON.
     pub log_json: bool,
+}
+
+/// Section `telemetry.slo`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SloSettings {
+    /// Longest time to the first token.
+    pub ttft_ms: Option<f64>,
+    /// Longest time for each token after it.
+    pub tpot_ms: Option<f64>,
 }
 
 /// Section `health`.
@@ -232,7 +249,15 @@ impl Default for KvstoreSettings {
 
 impl Default for TelemetrySettings {
     fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: 1.0, log: "info".to_owned(), log_json: false }
+        Self {
+            otlp_endpoint: None,
+            sample_ratio: 1.0,
+            keep: true,
+            contents: false,
+            slo: SloSettings::default(),
+            log: "info".to_owned(),
+            log_json: false,
+        }
     }
 }
 
@@ -255,6 +280,7 @@ impl Settings {
         let mut settings = Self { model, ..Self::default() };
         settings.worker.prefill_share = Some(1.0);
         settings.telemetry.otlp_endpoint = Some(String::new());
+        settings.telemetry.slo = SloSettings { ttft_ms: Some(1.0), tpot_ms: Some(1.0) };
         settings
     }
 
@@ -302,6 +328,8 @@ impl Settings {
             ("kvstore.quota_share", ratio(kvstore.quota_share) && kvstore.quota_share > 0.0, QUOTA),
             ("telemetry.otlp_endpoint", is_http(telemetry.otlp_endpoint.as_deref()), HTTP),
             ("telemetry.sample_ratio", ratio(telemetry.sample_ratio), "0 to 1"),
+            ("telemetry.slo.ttft_ms", is_slo(telemetry.slo.ttft_ms), SLO),
+            ("telemetry.slo.tpot_ms", is_slo(telemetry.slo.tpot_ms), SLO),
             ("health.listen", has_port(&self.health.listen), HOST_PORT),
             ("links.jaeger", is_link(&self.links.jaeger), HTTP),
             ("links.grafana", is_link(&self.links.grafana), HTTP),
@@ -320,6 +348,7 @@ const BODY: &str = "1024 to 1073741824 bytes";
 const QUOTA: &str = "above 0 and at most 1";
 const COST: &str = "0 to 1000000000 microseconds";
 const BLOCK: &str = "144 to 16777216 bytes";
+const SLO: &str = "above 0 and at most 3600000 milliseconds";
 const HTTP: &str = "http://host:port";
 
 fn is_device(text: &str) -> bool {
@@ -356,6 +385,10 @@ fn is_http(endpoint: Option<&str>) -> bool {
 
 fn is_link(url: &str) -> bool {
     url.is_empty() || is_http(Some(url))
+}
+
+fn is_slo(ms: Option<f64>) -> bool {
+    ms.is_none_or(|ms| 0.0 < ms && ms <= 3_600_000.0)
 }
 
 fn is_subject_token(text: &str) -> bool {

@@ -6,9 +6,12 @@
 pub mod names;
 
 mod context;
+mod keep;
+mod sampler;
 mod trace;
 mod value;
 
+pub use keep::Verdicts;
 pub use opentelemetry::trace::{SpanKind, TraceId};
 pub use trace::{OpenSpan, Trace, Tracer};
 pub use value::Value;
@@ -16,15 +19,17 @@ pub use value::Value;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
+use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider,
+    BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, SpanProcessor as _,
 };
 use tracing_subscriber::EnvFilter;
 
+use self::keep::{Counted, Keeper};
+use self::sampler::Head;
 use crate::settings::TelemetrySettings;
 
 /// Spans that wait for export before further ones are dropped.
@@ -102,19 +107,25 @@ impl Telemetry {
             .with_max_export_batch_size(BATCH_SPANS_MAX)
             .with_scheduled_delay(EXPORT_DELAY)
             .build();
-        let sampler = Sampler::TraceIdRatioBased(settings.sample_ratio);
+        let (exporter, counts) = Counted::new(exporter);
         let resource = Resource::builder()
             .with_service_name(service)
             .with_attribute(KeyValue::new(names::SERVICE_INSTANCE_ID, instance.to_owned()))
             .build();
+        let mut processor = BatchSpanProcessor::builder(exporter).with_batch_config(batch).build();
+        processor.set_resource(&resource);
+        let keeper = Keeper::new(processor, counts);
         let provider = SdkTracerProvider::builder()
-            .with_sampler(Sampler::ParentBased(Box::new(sampler)))
+            .with_sampler(Head { ratio: settings.sample_ratio, keeping: settings.keep })
             .with_resource(resource)
-            .with_span_processor(
-                BatchSpanProcessor::builder(exporter).with_batch_config(batch).build(),
-            )
+            .with_span_processor(keeper.clone())
             .build();
-        let tracer = Tracer::exporting(provider.tracer("tandem"));
+        let scope = InstrumentationScope::builder("tandem")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_schema_url(names::SCHEMA_URL)
+            .build();
+        let tracer = provider.tracer_with_scope(scope);
+        let tracer = Tracer::exporting(tracer, keeper, settings.keep);
         Ok(Self { tracer, provider: Some(provider) })
     }
 

@@ -4,6 +4,9 @@
 //! `open-telemetry/semantic-conventions-genai`), `messaging.*` and `http.*` version 1.44 of the
 //! semantic conventions. They are written out here because those conventions still move.
 
+/// The version of the semantic conventions that `http.*` and `messaging.*` are of.
+pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
+
 /// Resource: which instance of the service.
 pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
 /// The class of a failure.
@@ -53,10 +56,17 @@ pub const GEN_AI_USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
 /// Tokens of the prompt whose KV was reused.
 pub const GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
 
+/// What was asked, as the model is given it: JSON, only with `telemetry.contents`.
+pub const GEN_AI_INPUT_MESSAGES: &str = "gen_ai.input.messages";
+/// What was answered: JSON, only with `telemetry.contents`.
+pub const GEN_AI_OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
+
 /// The messaging system: [`NATS`].
 pub const MESSAGING_SYSTEM: &str = "messaging.system";
 /// The value of [`MESSAGING_SYSTEM`].
 pub const NATS: &str = "nats";
+/// `publish` or `process`.
+pub const MESSAGING_OPERATION_NAME: &str = "messaging.operation.name";
 /// `send`, `receive`, `process` or `settle`.
 pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
 /// The subject's template; inbox subjects never appear in names.
@@ -88,6 +98,66 @@ pub mod tandem {
     pub const BATCH: &str = "tandem.batch";
     /// Sequences that were waiting on entry.
     pub const QUEUE_DEPTH: &str = "tandem.queue.depth";
+    /// Tokens whose KV came from the store.
+    pub const STORED_TOKENS: &str = "tandem.stored_tokens";
+    /// Tokens of the prompt and of earlier attempts.
+    pub const PROMPT_TOKENS: &str = "tandem.prompt_tokens";
+    /// Tokens computed in this stage.
+    pub const COMPUTED_TOKENS: &str = "tandem.computed_tokens";
+    /// Steps that a prompt took.
+    pub const CHUNKS: &str = "tandem.chunks";
+    /// Tokens of the answer when this stage ended.
+    pub const OUTPUT_TOKENS: &str = "tandem.output_tokens";
+    /// Why a sequence ended: `stop` or `length`.
+    pub const FINISH: &str = "tandem.finish";
+    /// Why a stage ended early.
+    pub const ENDED: &str = "tandem.ended";
+    /// KV blocks that could not be stored.
+    pub const UNSTORED_BLOCKS: &str = "tandem.unstored_blocks";
+    /// A model's namespace in the store.
+    pub const NAMESPACE: &str = "tandem.kv.namespace";
+    /// Which part of a request: `prefill`, `decode` or `whole`.
+    pub const LEG: &str = "tandem.leg";
+    /// Milliseconds between the sending of a message and its receipt.
+    pub const BROKER_WAIT_MS: &str = "tandem.broker_wait_ms";
+    /// How a worker answered a job: `accepted`, or the class of its refusal.
+    pub const ANSWER: &str = "tandem.answer";
+    /// The load run that a request belongs to, from its baggage.
+    pub const RUN_ID: &str = "loadgen.run_id";
+    /// Whether the store had any of the blocks that were asked for.
+    pub const HIT: &str = "tandem.kv.hit";
+    /// Blocks that the store had.
+    pub const STORED_BLOCKS: &str = "tandem.kv.stored_blocks";
+    /// Where reused KV came from: `pool`, `store`, `both` or `none`.
+    pub const TIER: &str = "tandem.kv.tier";
+    /// How blocks came: `listen`, `fetch` or `pull`.
+    pub const PATH: &str = "tandem.kv.path";
+    /// Megabytes of KV per second.
+    pub const MB_PER_S: &str = "tandem.kv.mb_per_s";
+    /// Prompt tokens of a step.
+    pub const PREFILL_TOKENS: &str = "tandem.step.prefill_tokens";
+    /// Generating sequences of a step.
+    pub const DECODE_SEQUENCES: &str = "tandem.step.decode_sequences";
+    /// Milliseconds of a step inside the model.
+    pub const FORWARD_MS: &str = "tandem.step.forward_ms";
+    /// Steps since the last one that was recorded.
+    pub const STEPS_UNRECORDED: &str = "tandem.step.unrecorded";
+    /// Pages taken from a sequence so far.
+    pub const PREEMPTIONS: &str = "tandem.preemptions";
+    /// Predicted milliseconds to the first token.
+    pub const PREDICTED_TTFT_MS: &str = "tandem.route.predicted_ttft_ms";
+    /// Where a request runs.
+    pub const ROUTE_CHOSEN: &str = "tandem.route.chosen";
+    /// The price of that, in milliseconds.
+    pub const ROUTE_PRICE_MS: &str = "tandem.route.price_ms";
+    /// What the price is made of.
+    pub const ROUTE_PARTS: &str = "tandem.route.parts";
+    /// The best alternatives, with their prices.
+    pub const ROUTE_CANDIDATES: &str = "tandem.route.candidates";
+    /// How many alternatives were priced.
+    pub const ROUTE_CONSIDERED: &str = "tandem.route.considered";
+    /// Prompt tokens that the price takes for reused.
+    pub const ROUTE_EXPECTED_CACHED_TOKENS: &str = "tandem.route.expected_cached_tokens";
     /// Time to first token that the parts of the trace add up to, in milliseconds.
     pub const TTFT_MS: &str = "tandem.ttft_ms";
 }
@@ -133,8 +203,12 @@ pub mod event {
     pub const TOKENS: &str = "tokens";
     /// The sequence lost its pages and waits again.
     pub const PREEMPTED: &str = "preempted";
-    /// The request went on elsewhere.
+    /// The request went on elsewhere, with the tokens so far.
     pub const MIGRATED: &str = "migrated";
+    /// The request began again elsewhere.
+    pub const RETRIED: &str = "retried";
+    /// The request missed its SLO.
+    pub const SLO_MISSED: &str = "slo_missed";
     /// The client went away.
     pub const CLIENT_GONE: &str = "client_gone";
     /// The request was cancelled.

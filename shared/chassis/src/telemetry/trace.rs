@@ -5,20 +5,29 @@ use std::ops::Range;
 use std::time::SystemTime;
 
 use opentelemetry::trace::{
-    Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags,
+    Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags,
     TraceId, TraceState, Tracer as _,
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SdkTracer, Span};
 
+use super::keep::{Keeper, SpanCounts, Verdicts};
 use super::{Value, context};
 use crate::metrics::{Registry, StageTimes};
 
 /// Makes spans for one service; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tracer {
-    exporting: Option<SdkTracer>,
+    exporting: Option<Exporting>,
     stage_times: Option<StageTimes>,
+}
+
+#[derive(Debug, Clone)]
+struct Exporting {
+    sdk: SdkTracer,
+    keeper: Keeper,
+    /// Whether spans that are not sampled are held until their request's end decides.
+    keeping: bool,
 }
 
 impl Tracer {
@@ -27,12 +36,34 @@ impl Tracer {
         Self { exporting: None, stage_times: None }
     }
 
-    pub(super) fn exporting(tracer: SdkTracer) -> Self {
-        Self { exporting: Some(tracer), stage_times: None }
+    pub(super) fn exporting(sdk: SdkTracer, keeper: Keeper, keeping: bool) -> Self {
+        Self { exporting: Some(Exporting { sdk, keeper, keeping }), stage_times: None }
     }
 
-    /// The same tracer, which also times every stage, recorded or not, in `registry`.
+    /// Whether spans that nobody sampled are held until somebody decides.
+    pub fn is_keeping(&self) -> bool {
+        self.exporting.as_ref().is_some_and(|exporting| exporting.keeping)
+    }
+
+    /// What was decided here since the last time, for other services to hear.
+    pub fn verdicts(&self) -> Verdicts {
+        self.exporting.as_ref().map(|exporting| exporting.keeper.untold()).unwrap_or_default()
+    }
+
+    /// Takes in what another service decided.
+    pub fn hear(&self, verdicts: &Verdicts) {
+        if let Some(exporting) = &self.exporting {
+            exporting.keeper.hear(verdicts);
+        }
+    }
+
+    /// The same tracer, which also times every stage, recorded or not, in `registry`, where what
+    /// becomes of spans is counted, too.
     pub fn timing_stages(mut self, registry: &mut Registry) -> Self {
+        match &self.exporting {
+            Some(exporting) => exporting.keeper.register(registry),
+            None => SpanCounts::default().register(registry),
+        }
         self.stage_times = Some(StageTimes::register(registry));
         self
     }
@@ -49,7 +80,25 @@ impl Tracer {
         start: SystemTime,
     ) -> OpenSpan {
         let caller = traceparent.and_then(|text| context::parse(text, tracestate));
-        self.open(name.into(), kind, caller, start)
+        self.open((name.into(), kind, start), caller, &[])
+    }
+
+    /// Records work done for several requests at once: the root of a trace of its own, linked to
+    /// theirs, and recorded if one of them is. Gives its place, for links back.
+    pub fn shared_work(
+        &self,
+        name: &'static str,
+        span: Range<SystemTime>,
+        causes: &[Trace],
+        attributes: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Trace {
+        let mut open = self.open((name.into(), SpanKind::Internal, span.start), None, causes);
+        for (key, value) in attributes {
+            open.attribute(key, value);
+        }
+        let trace = open.context();
+        open.end_at(span.end);
+        trace
     }
 
     /// Goes on with the trace of a message.
@@ -58,29 +107,35 @@ impl Tracer {
     /// spans without their request's root would only be orphans.
     pub fn continue_from(&self, traceparent: Option<&str>) -> Trace {
         let caller = traceparent.and_then(|text| context::parse(text, None));
-        Trace { tracer: self.clone(), context: caller.unwrap_or_else(unrecorded) }
+        let held = self.is_keeping() && caller.is_some();
+        Trace { tracer: self.clone(), context: caller.unwrap_or_else(unrecorded), held }
     }
 
     fn open(
         &self,
-        name: Cow<'static, str>,
-        kind: SpanKind,
+        (name, kind, start): (Cow<'static, str>, SpanKind, SystemTime),
         parent: Option<SpanContext>,
-        start: SystemTime,
+        causes: &[Trace],
     ) -> OpenSpan {
-        let Some(tracer) = &self.exporting else {
+        let Some(exporting) = &self.exporting else {
             // Who records nothing must not put itself between its caller and its callees.
             let context = parent.unwrap_or_else(unrecorded);
-            return OpenSpan { span: None, trace: Trace { tracer: self.clone(), context } };
+            let trace = Trace { tracer: self.clone(), context, held: false };
+            return OpenSpan { span: None, trace };
         };
         let under = match parent {
             Some(parent) => Context::new().with_remote_span_context(parent),
             None => Context::new(),
         };
-        let builder = SpanBuilder::from_name(name).with_kind(kind).with_start_time(start);
-        let span = tracer.build_with_context(builder, &under);
+        let mut builder = SpanBuilder::from_name(name).with_kind(kind).with_start_time(start);
+        if !causes.is_empty() {
+            let link = |cause: &Trace| Link::with_context(cause.context.clone());
+            builder = builder.with_links(causes.iter().map(link).collect());
+        }
+        let span = exporting.sdk.build_with_context(builder, &under);
         let context = span.span_context().clone();
-        OpenSpan { span: Some(span), trace: Trace { tracer: self.clone(), context } }
+        let trace = Trace { tracer: self.clone(), context, held: exporting.keeping };
+        OpenSpan { span: Some(span), trace }
     }
 }
 
@@ -95,6 +150,8 @@ fn unrecorded() -> SpanContext {
 pub struct Trace {
     tracer: Tracer,
     context: SpanContext,
+    /// Spans that are not sampled are held until somebody decides.
+    held: bool,
 }
 
 impl Trace {
@@ -108,9 +165,33 @@ impl Trace {
         self.context.trace_id()
     }
 
-    /// Whether this trace is recorded.
+    /// Whether this trace was chosen at its head.
     pub fn is_sampled(&self) -> bool {
         self.context.is_sampled()
+    }
+
+    /// Whether spans are recorded: exported, or held until somebody decides.
+    pub fn is_recorded(&self) -> bool {
+        self.is_sampled() || self.held
+    }
+
+    /// Whether people can look this trace up: chosen at its head, or kept since.
+    pub fn is_kept(&self) -> bool {
+        let kept = || {
+            let exporting = self.tracer.exporting.as_ref();
+            exporting.and_then(|exporting| exporting.keeper.verdict(self.trace_id()))
+        };
+        self.is_sampled() || (self.held && kept() == Some(true))
+    }
+
+    /// Decides, in place of the head, that this trace is worth keeping, or that it is not. The
+    /// first word counts; a trace that the head chose stays chosen.
+    pub fn decide(&self, keep: bool) {
+        if let Some(exporting) = self.tracer.exporting.as_ref().filter(|_| self.held)
+            && !self.is_sampled()
+        {
+            exporting.keeper.decide(self.trace_id(), keep);
+        }
     }
 
     /// The W3C `traceparent` for messages sent on behalf of this span.
@@ -131,18 +212,21 @@ impl Trace {
         span: Range<SystemTime>,
         attributes: impl IntoIterator<Item = (&'static str, Value)>,
     ) {
+        if let Some(mut open) = self.begin_stage(name, &span) {
+            for (key, value) in attributes {
+                open.attribute(key, value);
+            }
+            open.end_at(span.end);
+        }
+    }
+
+    /// Notes how long a stage took; its span, to be described and ended, when it is recorded.
+    pub fn begin_stage(&self, name: &'static str, span: &Range<SystemTime>) -> Option<OpenSpan> {
         if let Some(times) = &self.tracer.stage_times {
             let took = span.end.duration_since(span.start).unwrap_or_default();
             times.observe(name, took, self);
         }
-        if !self.is_sampled() {
-            return;
-        }
-        let mut open = self.open(name, SpanKind::Internal, span.start);
-        for (key, value) in attributes {
-            open.attribute(key, value);
-        }
-        open.end_at(span.end);
+        self.is_recorded().then(|| self.open(name, SpanKind::Internal, span.start))
     }
 
     /// Opens a child span, to be given attributes, events and an end later.
@@ -152,7 +236,7 @@ impl Trace {
         kind: SpanKind,
         start: SystemTime,
     ) -> OpenSpan {
-        self.tracer.open(name.into(), kind, Some(self.context.clone()), start)
+        self.tracer.open((name.into(), kind, start), Some(self.context.clone()), &[])
     }
 }
 

@@ -128,5 +128,6 @@ pub(super) fn token_event(
         finish: outcome.finish,
         opening,
         chunks: extras.chunks,
+        preemptions: sequence.preemptions,
     })
 }

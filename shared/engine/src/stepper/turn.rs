@@ -20,9 +20,10 @@ use tokio::sync::mpsc;
 
 use super::inbox::Inbox;
 use super::outbox::Outbox;
+use super::watch::Watch;
 use super::{HOUSEKEEPING, IDLE_WAIT, row, unix_ms};
 use crate::compute::{Compute, ComputeError};
-use crate::events::{BlockEvent, Events, StepEvent};
+use crate::events::{BlockEvent, Events, StepEvent, StepRecord};
 use crate::handle::{Arrival, COMMANDS_MAX, Command, EngineHandle, Extras};
 use crate::report::{Report, StepTimes};
 use crate::tickets::{Signals, Ticket, Tickets};
@@ -57,6 +58,7 @@ pub struct StepLoop<C> {
     report: Arc<ArcSwap<Report>>,
     speed: SpeedFit,
     times: StepTimes,
+    watch: Watch,
     failed_steps: u32,
     /// When leases are looked at next, and whether anything happened since the last time.
     housekeeping_at: Instant,
@@ -97,6 +99,7 @@ impl<C: Compute> StepLoop<C> {
             report,
             speed: SpeedFit::default(),
             times: StepTimes::default(),
+            watch: Watch::default(),
             failed_steps: 0,
             housekeeping_at: Instant::now(),
             stirred: false,
@@ -256,6 +259,7 @@ impl<C: Compute> StepLoop<C> {
             return;
         }
         self.failed_steps = 0;
+        self.tell_step(began, forward, (prefill, decode));
         self.commit();
         self.speed.observe(prefill, decode, started.elapsed().as_secs_f64() * 1e6);
         self.outbox.send();
@@ -284,6 +288,35 @@ impl<C: Compute> StepLoop<C> {
         let computed = self.compute.forward(&batch, &mut self.output);
         self.batch = row::recycled(batch);
         (counts, computed)
+    }
+
+    /// Tells the shell of a step that worked on recorded requests, unless it was told of many just
+    /// now. Before the step's tokens, whose stages link to it.
+    fn tell_step(&mut self, began: Instant, forward: Duration, (prefill, decode): (u32, u32)) {
+        let (seats, rows) = (&self.seats, &self.rows);
+        let recorded = || {
+            rows.iter().filter_map(|row| {
+                let seat = seats.get(&row.key).filter(|seat| seat.extras.traced)?;
+                Some((row.key, !seat.extras.opened))
+            })
+        };
+        let Some(opens) = recorded().map(|(_, opens)| opens).reduce(|one, other| one || other)
+        else {
+            return;
+        };
+        let now = Instant::now();
+        let Some(unrecorded) = self.watch.step(now, opens) else { return };
+        let ended = SystemTime::now();
+        let record = StepRecord {
+            time: ended - now.duration_since(began)..ended,
+            forward,
+            sequences: rows.len() as u32,
+            prefill_tokens: prefill,
+            decode_sequences: decode,
+            unrecorded,
+            keys: recorded().map(|(key, _)| key).collect(),
+        };
+        self.outbox.note(StepEvent::Stepped(Box::new(record)));
     }
 
     /// Chooses and books the tokens of the step. What was given up meanwhile is passed over.

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bus::Call;
 use chassis::http::axum::Router;
+use chassis::telemetry::Verdicts;
 use chassis::{Settings, Tasks};
 use model::{DeviceChoice, IsaChoice, Model, ModelLimits};
 use modelfile::ModelFile;
 use protocol::subject::WorkerRequest;
-use protocol::{FileDigest, ModelFingerprint, Role};
+use protocol::{FileDigest, ModelFingerprint, Role, TraceVerdicts};
 use scheduling::planner::{Limits, Planner};
 use tokio::net::TcpListener;
 
@@ -176,5 +177,27 @@ where
 {
     let incoming = worker.bus.serve_worker::<M>(&worker.id).await?;
     tasks.spawn(M::VERB, answer(worker.clone(), incoming, tasks.stop(), handle));
+    Ok(())
+}
+
+/// Lets the gateway decide which held spans are wanted.
+pub(super) async fn hear_verdicts(worker: &Arc<Worker>, tasks: &mut Tasks) -> anyhow::Result<()> {
+    if !worker.tracer.is_keeping() {
+        return Ok(());
+    }
+    let (tracer, stop) = (worker.tracer.clone(), tasks.stop());
+    let mut verdicts = worker.bus.verdicts().await.context("listen for verdicts")?;
+    tasks.spawn("verdicts", async move {
+        loop {
+            tokio::select! {
+                heard = verdicts.next() => {
+                    let TraceVerdicts { keep, forget } =
+                        heard.context("the subscription to verdicts ended")?;
+                    tracer.hear(&Verdicts { keep, forget });
+                }
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    });
     Ok(())
 }

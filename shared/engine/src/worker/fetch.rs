@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bus::{PullError, PulledBlock};
+use chassis::telemetry::OpenSpan;
 use protocol::{BLOCK_TOKENS, BlockHash, Leg, Lookup, PromptDone, RequestKey};
 use scheduling::planner::Admitted;
 use tokio::sync::watch;
 
-use super::Worker;
+use super::registry::Moved;
+use super::{Worker, spans};
 
 /// A lookup that takes longer is worth less than computing.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
@@ -40,7 +42,8 @@ pub(super) async fn run(worker: Arc<Worker>, admitted: Admitted) {
         reused(&worker, &admitted, &leg).await
     };
     if let Err(error) = started {
-        tracing::warn!(request = %key.request, %error, "sequence not started");
+        let trace_id = worker.trace_id(&key);
+        tracing::warn!(request = %key.request, trace_id, %error, "sequence not started");
     }
 }
 
@@ -62,7 +65,7 @@ async fn reused(worker: &Worker, admitted: &Admitted, leg: &Leg) -> anyhow::Resu
     let wanted = &admitted.missing[..wanted];
     let mut arrivals = Arrivals::new(local, wanted);
     fetch(worker, key, &mut arrivals, Instant::now() + REUSE_TIMEOUT).await?;
-    finish(worker, key, arrivals.prefix_blocks() * BLOCK_TOKENS).await
+    finish(worker, key, arrivals.prefix_blocks() * BLOCK_TOKENS, arrivals.moved).await
 }
 
 /// Waits for the blocks of a prompt that another worker computes, then for its first token.
@@ -104,9 +107,9 @@ async fn handed_over(
     };
     if here < tokens {
         worker.metrics.recomputed((tokens - here) as u64);
-        tracing::warn!(request = %key.request, missing = tokens - here, "computing what did not come");
+        tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), missing = tokens - here, "computing what did not come");
     }
-    finish(worker, key, here).await?;
+    finish(worker, key, here, arrivals.moved).await?;
     worker.engine.first_token(key, token).await?;
     Ok(())
 }
@@ -115,9 +118,15 @@ async fn wait_for(handover: &mut watch::Receiver<Option<PromptDone>>) -> Option<
     handover.wait_for(Option::is_some).await.ok().and_then(|done| done.clone())
 }
 
-async fn finish(worker: &Worker, key: RequestKey, tokens: usize) -> anyhow::Result<()> {
+async fn finish(
+    worker: &Worker,
+    key: RequestKey,
+    tokens: usize,
+    moved: Moved,
+) -> anyhow::Result<()> {
     if let Some(entry) = worker.registry().get_mut(&key) {
         entry.marks.fetched = Some(SystemTime::now());
+        entry.notes.moved = moved;
     }
     worker.engine.fetched(key, tokens).await?;
     Ok(())
@@ -125,11 +134,16 @@ async fn finish(worker: &Worker, key: RequestKey, tokens: usize) -> anyhow::Resu
 
 /// How many of `blocks`, from the first on, the store has. A store that does not answer has none.
 async fn lookup(worker: &Worker, key: RequestKey, blocks: Vec<BlockHash>) -> usize {
-    let context = worker.context(&key);
+    let trace = worker.registry().get(&key).map(|entry| entry.trace.clone());
     let fingerprint = worker.fingerprint;
     let asked = blocks.len();
+    let span = trace.as_ref().and_then(|trace| spans::lookup(trace, asked));
+    let place = span.as_ref().map(OpenSpan::context).or(trace);
+    let context = place.map(|place| bus::Context::new(place.traceparent())).unwrap_or_default();
     let question = Lookup { fingerprint, blocks, key, lease_ms: LEASE_MS };
-    match worker.bus.ask_store(&question, &context, LOOKUP_TIMEOUT).await {
+    let answer = worker.bus.ask_store(&question, &context, LOOKUP_TIMEOUT).await;
+    spans::looked_up(span, answer.as_ref().map(|reply| reply.stored));
+    match answer {
         Ok(reply) => {
             worker.metrics.looked_up(asked as u64, u64::from(reply.stored));
             if let Some(entry) = worker.registry().get_mut(&key).filter(|_| reply.stored != 0) {
@@ -139,7 +153,7 @@ async fn lookup(worker: &Worker, key: RequestKey, blocks: Vec<BlockHash>) -> usi
         }
         Err(error) => {
             worker.metrics.lookup_failed();
-            tracing::warn!(request = %key.request, %error, "store lookup failed: nothing is reused");
+            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), %error, "store lookup failed: nothing is reused");
             0
         }
     }
@@ -154,10 +168,11 @@ async fn pull(
     told: impl Future<Output = Duration>,
     until: Instant,
 ) -> anyhow::Result<()> {
+    arrivals.moved.path = Some("pull");
     let mut pull = match worker.blocks.pull(arrivals.awaited()).await {
         Ok(pull) => pull,
         Err(error) => {
-            tracing::warn!(request = %key.request, %error, "blocks not pulled");
+            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), %error, "blocks not pulled");
             worker.metrics.pull_failed();
             told.await;
             return Ok(());
@@ -195,6 +210,7 @@ async fn listen(
     if arrivals.settled() {
         return Ok(());
     }
+    arrivals.moved.path = Some("listen");
     let mut expected = worker.tap.expect(arrivals.awaited());
     let mut until = tokio::time::Instant::from_std(deadline);
     let mut told = false;
@@ -231,10 +247,11 @@ async fn fetch(
     if arrivals.settled() {
         return Ok(());
     }
+    arrivals.moved.path = Some("fetch");
     let mut fetch = match worker.blocks.fetch(arrivals.awaited()).await {
         Ok(fetch) => fetch,
         Err(error) => {
-            tracing::warn!(request = %key.request, %error, "blocks not fetched");
+            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), %error, "blocks not fetched");
             worker.metrics.pull_failed();
             return Ok(());
         }
@@ -258,12 +275,12 @@ async fn import(
     match block {
         Some(Ok(block)) => take(worker, key, arrivals, block).await?,
         Some(Err(PullError::Damaged { block, why })) => {
-            tracing::warn!(request = %key.request, name = %block, why, "damaged block: computed here");
+            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), name = %block, why, "damaged block: computed here");
             worker.metrics.damaged();
             arrivals.lost(&block);
         }
         Some(Err(error)) => {
-            tracing::warn!(request = %key.request, %error, "pull ended early");
+            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), %error, "pull ended early");
             worker.metrics.pull_failed();
             return Ok(ControlFlow::Break(()));
         }
@@ -287,6 +304,8 @@ async fn take(
         return Ok(());
     }
     let Some(index) = arrivals.arrived(&block.hash) else { return Ok(()) };
+    arrivals.moved.blocks += 1;
+    arrivals.moved.bytes += bytes as u64;
     worker.metrics.pulled(bytes as u64);
     worker.engine.import(key, index, block.bytes).await?;
     Ok(())
@@ -297,6 +316,7 @@ struct Arrivals {
     first_block: usize,
     wanted: Vec<BlockHash>,
     fates: Vec<Fate>,
+    moved: Moved,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,7 +330,7 @@ enum Fate {
 impl Arrivals {
     fn new(first_block: usize, wanted: &[BlockHash]) -> Self {
         let fates = vec![Fate::Awaited; wanted.len()];
-        Self { first_block, wanted: wanted.to_vec(), fates }
+        Self { first_block, wanted: wanted.to_vec(), fates, moved: Moved::default() }
     }
 
     /// Those of which nothing is known yet.

@@ -8,6 +8,7 @@ mod presence;
 mod registry;
 mod relay;
 mod serve;
+mod spans;
 mod stages;
 mod store;
 
@@ -66,6 +67,12 @@ impl Worker {
 
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// The id of a request's trace, for log lines; empty for one that is not here any more.
+    fn trace_id(&self, key: &RequestKey) -> String {
+        let registry = self.registry();
+        registry.get(key).map(|entry| entry.trace.trace_id().to_string()).unwrap_or_default()
     }
 
     /// The context that messages about a request carry.
@@ -164,6 +171,7 @@ async fn serve(
     tasks.spawn("relay", until(tasks.stop(), relay::run(worker.clone(), engine.steps)));
     tasks.spawn("store", until(tasks.stop(), store::run(worker.clone(), engine.blocks)));
     boot::listen(&worker, &mut tasks).await?;
+    boot::hear_verdicts(&worker, &mut tasks).await?;
     let stop = tasks.stop();
     let state = presence::State { info, health, readiness };
     tasks.spawn("presence", presence::run(worker.clone(), state, stop));

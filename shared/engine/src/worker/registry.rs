@@ -31,6 +31,59 @@ pub(super) struct Marks {
     pub(super) first_put: Option<SystemTime>,
 }
 
+/// Steps that a request's next stage links to, at most.
+const STEPS_MAX: usize = 32;
+/// Times of tokens that a request's span tells, at most.
+const PACES_MAX: usize = 32;
+
+/// What a request's spans tell beyond their times.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notes {
+    /// Steps since the last stage.
+    pub(super) steps: Vec<Trace>,
+    /// How the blocks that were fetched came.
+    pub(super) moved: Moved,
+    /// When how many tokens were known.
+    pub(super) paces: Vec<(u32, SystemTime)>,
+    /// When pages that were taken were here again, for the `n`-th time.
+    pub(super) preempted: Vec<(u32, SystemTime)>,
+}
+
+impl Notes {
+    /// A step worked on the request.
+    pub(super) fn step(&mut self, step: Trace) {
+        if self.steps.len() < STEPS_MAX {
+            self.steps.push(step);
+        }
+    }
+
+    /// So many tokens are known.
+    pub(super) fn pace(&mut self, tokens: u32, at: SystemTime) {
+        if self.paces.len() < PACES_MAX {
+            self.paces.push((tokens, at));
+        }
+    }
+
+    /// The sequence has been preempted so often.
+    pub(super) fn preempted(&mut self, times: u32, at: SystemTime) {
+        let told = self.preempted.last().map_or(0, |(times, _)| *times);
+        if told < times && self.preempted.len() < PACES_MAX {
+            self.preempted.push((times, at));
+        }
+    }
+}
+
+/// Blocks that came from elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// How many.
+    pub(super) blocks: u32,
+    /// Their bytes.
+    pub(super) bytes: u64,
+    /// The way they came last: `listen`, `fetch` or `pull`.
+    pub(super) path: Option<&'static str>,
+}
+
 /// Blocks of a request on their way into the store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Puts {
@@ -71,6 +124,8 @@ pub(super) struct Entry {
     pub(super) marks: Marks,
     /// Its blocks.
     pub(super) puts: Puts,
+    /// What its spans tell.
+    pub(super) notes: Notes,
     /// The token chosen by a prefill leg, and whether the sequence ended with it.
     pub(super) chosen: Option<(Option<TokenId>, bool)>,
     /// The hand-over that a decode leg waits for.
@@ -212,6 +267,7 @@ mod tests {
             log: Vec::new(),
             marks: Marks::default(),
             puts: Puts::default(),
+            notes: Notes::default(),
             chosen: None,
             handover: watch::Sender::new(None),
             tell_stages: false,

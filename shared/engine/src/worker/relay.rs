@@ -8,7 +8,7 @@ use protocol::{Event, GatewayId, Leg, TokenBatch, TokenEvent};
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
-use super::{Worker, fetch, stages};
+use super::{Worker, fetch, spans, stages};
 use crate::events::{Events, StepEvent};
 
 /// A batch that cannot be sent in this time is left to the gateway's own repair.
@@ -17,6 +17,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// Tokens that come faster than one message in this time share one: steps of real models take
 /// longer, and nobody reads faster.
 const PACE: Duration = Duration::from_millis(1);
+/// A request's span tells when each so many tokens were known.
+const PACE_TOKENS: u32 = 32;
 /// Events that may wait for company.
 const COMPANY_MAX: usize = 256;
 
@@ -109,7 +111,11 @@ fn take(worker: &Arc<Worker>, event: StepEvent) -> Option<(GatewayId, Event)> {
             let gateway = worker.registry().get(&key)?.gateway.clone();
             Some((gateway, worker.failure(key, refusal)))
         }
-        StepEvent::Token { key, index, token, logprob, finish, opening, chunks } => {
+        StepEvent::Stepped(step) => {
+            spans::stepped(&worker.tracer, &mut worker.registry(), *step);
+            None
+        }
+        StepEvent::Token { key, index, token, logprob, finish, opening, chunks, preemptions } => {
             let sent = SystemTime::now();
             let sent_us = sent.duration_since(UNIX_EPOCH).map_or(0, |at| at.as_micros() as u64);
             let stages = None;
@@ -119,6 +125,12 @@ fn take(worker: &Arc<Worker>, event: StepEvent) -> Option<(GatewayId, Event)> {
                 let mut registry = worker.registry();
                 let entry = registry.get_mut(&key).filter(|entry| entry.ended.is_none())?;
                 let first = entry.marks.first_token.is_none();
+                if entry.trace.is_recorded() {
+                    entry.notes.preempted(preemptions, sent);
+                    if index % PACE_TOKENS == 0 && !first {
+                        entry.notes.pace(index + 1, sent);
+                    }
+                }
                 worker.metrics.token(&entry.leg, event.opening.as_deref(), entry.tokens);
                 if first {
                     entry.marks.first_token = Some(sent);

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bus::{Call, Context};
+use bus::Call;
+use chassis::telemetry::Trace;
 use protocol::control::MissedReply;
 use protocol::{
     Acknowledged, Answer, Cancel, ErrorClass, Event, Failure, Job, Keep, KeepReply, Leg, Missed,
@@ -13,26 +14,33 @@ use protocol::{
 use scheduling::sequence::{NewSequence, Part};
 use tokio::sync::watch;
 
-use super::Worker;
-use super::registry::{Entry, Marks, Puts, Standing};
+use super::registry::{Entry, Marks, Notes, Puts, Standing};
+use super::{Worker, spans};
 use crate::handle::Extras;
 use crate::stepper::unix_ms;
 
 /// Takes or refuses a job.
 pub(super) async fn job(worker: Arc<Worker>, call: Call<Job>) {
     let Call { message: job, context, responder } = call;
-    let answer = match accept(&worker, &job, &context) {
+    let received = SystemTime::now();
+    let trace = worker.tracer.continue_from(context.of_request());
+    let answer = match accept(&worker, &job, trace.clone()) {
         Ok(()) => Answer::Accepted,
         Err(refusal) => {
             worker.metrics.refused(refusal.class);
-            tracing::info!(request = %job.key.request, %refusal, "job refused");
+            let (request, trace_id) = (job.key.request, trace.trace_id());
+            tracing::info!(%request, %trace_id, %refusal, "job refused");
             Answer::Refused(refusal)
         }
     };
     reply(responder.answer(&answer).await, "job");
+    if trace.is_recorded() && context.request.is_some() {
+        let sending = worker.tracer.continue_from(context.traceparent.as_deref());
+        spans::processed(&sending, &job, &answer, received);
+    }
 }
 
-fn accept(worker: &Worker, job: &Job, context: &Context) -> Result<(), Refusal> {
+fn accept(worker: &Worker, job: &Job, trace: Trace) -> Result<(), Refusal> {
     job.check()?;
     if worker.draining() {
         return Err(Refusal::new(ErrorClass::Retry, "this worker is shutting down"));
@@ -54,9 +62,9 @@ fn accept(worker: &Worker, job: &Job, context: &Context) -> Result<(), Refusal> 
         Standing::New(None) => {}
     }
     // Known before it is submitted, so that its first events find it.
-    let entry = entry(worker, job, context);
-    worker.registry().insert(entry);
-    let extras = Extras::new(job.sampling.clone(), job.top_logprobs, job.prompt_logprobs);
+    let mut extras = Extras::new(job.sampling.clone(), job.top_logprobs, job.prompt_logprobs);
+    extras.traced = trace.is_sampled();
+    worker.registry().insert(entry(job, trace));
     let submitted = worker.engine.submit(sequence(job), extras, unix_ms());
     if submitted.is_err() {
         worker.registry().remove(&job.key);
@@ -81,20 +89,21 @@ fn sequence(job: &Job) -> NewSequence {
     }
 }
 
-fn entry(worker: &Worker, job: &Job, context: &Context) -> Entry {
+fn entry(job: &Job, trace: Trace) -> Entry {
     let left_ms = job.deadline_ms.saturating_sub(unix_ms());
     Entry {
         key: job.key,
         gateway: job.gateway.clone(),
         leg: job.leg.clone(),
         scope: job.scope,
-        trace: worker.tracer.continue_from(context.traceparent.as_deref()),
+        trace,
         sent: sent_at(job.sent_us),
         deadline: Instant::now() + Duration::from_millis(left_ms),
         tokens: job.prompt.len() + job.output.len(),
         log: Vec::new(),
         marks: Marks::default(),
         puts: Puts::default(),
+        notes: Notes::default(),
         chosen: None,
         handover: watch::Sender::new(None),
         tell_stages: job.stages,
@@ -105,7 +114,7 @@ fn entry(worker: &Worker, job: &Job, context: &Context) -> Entry {
 }
 
 /// A clock that runs ahead elsewhere must not make a stage end before it starts.
-fn sent_at(sent_us: u64) -> SystemTime {
+pub(super) fn sent_at(sent_us: u64) -> SystemTime {
     (UNIX_EPOCH + Duration::from_micros(sent_us)).min(SystemTime::now())
 }
 

@@ -1,46 +1,98 @@
 //! A worker's part of a request's trace: stages that touch, siblings under the gateway's span.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
-use chassis::telemetry::Value;
-use chassis::telemetry::names::{stage, tandem};
-use protocol::{Finish, Leg, LegStages, Opening, Role, WorkerId};
+use chassis::telemetry::names::{event, stage, tandem};
+use chassis::telemetry::{OpenSpan, Value};
+use protocol::{BLOCK_TOKENS, Finish, Leg, LegStages, Opening, Role, WorkerId};
 
 use super::registry::Entry;
+use super::spans::epoch_us;
 
 /// The stages up to the first token of this leg, each starting where the one before ended.
-pub(super) fn first_token(entry: &Entry, opening: Option<&Opening>, chunks: u32, sent: SystemTime) {
-    let admitted = entry.marks.admitted.unwrap_or(entry.sent);
-    let fetched = entry.marks.fetched.unwrap_or(admitted);
+pub(super) fn first_token(
+    entry: &mut Entry,
+    opening: Option<&Opening>,
+    chunks: u32,
+    sent: SystemTime,
+) {
+    let (admitted, fetched) = ends(entry);
+    let steps = std::mem::take(&mut entry.notes.steps);
+    let decode = matches!(entry.leg, Leg::Decode { .. });
+    let [queue, fetch, compute] = match decode {
+        true => [stage::DECODE_QUEUE, stage::DECODE_KV_PULL, stage::DECODE_FIRST_STEP],
+        false => [stage::PREFILL_QUEUE, stage::PREFILL_KV_FETCH, stage::PREFILL_COMPUTE],
+    };
     let trace = &entry.trace;
-    let tokens = Value::from(entry.tokens as i64);
-    if matches!(entry.leg, Leg::Decode { .. }) {
-        trace.stage(stage::DECODE_QUEUE, entry.sent..admitted, attempt(entry));
-        trace.stage(stage::DECODE_KV_PULL, admitted..fetched, []);
-        trace.stage(stage::DECODE_FIRST_STEP, fetched..sent, []);
-        return;
+    if let Some(span) = trace.begin_stage(queue, &(entry.sent..admitted)) {
+        end(span, entry, admitted);
     }
-    let (cached, stored) =
-        opening.map_or((0, 0), |opening| (opening.cached_tokens, opening.stored_tokens));
-    trace.stage(stage::PREFILL_QUEUE, entry.sent..admitted, attempt(entry));
-    trace.stage(
-        stage::PREFILL_KV_FETCH,
-        admitted..fetched,
-        [
-            (tandem::CACHED_TOKENS, Value::from(i64::from(cached))),
-            ("tandem.stored_tokens", Value::from(i64::from(stored))),
-        ],
-    );
-    let computed = Value::from(entry.tokens as i64 - i64::from(cached));
-    trace.stage(
-        stage::PREFILL_COMPUTE,
-        fetched..sent,
-        [
-            ("tandem.prompt_tokens", tokens),
-            ("tandem.computed_tokens", computed),
-            ("tandem.chunks", Value::from(i64::from(chunks))),
-        ],
-    );
+    if let Some(mut span) = trace.begin_stage(fetch, &(admitted..fetched)) {
+        let took = fetched.duration_since(admitted).unwrap_or_default();
+        describe_moved(&mut span, entry, took.as_secs_f64());
+        if let Some(opening) = opening.filter(|_| !decode) {
+            let blocks = |tokens: u32| i64::from(tokens) / BLOCK_TOKENS as i64;
+            span.attribute(tandem::CACHED_TOKENS, opening.cached_tokens);
+            span.attribute(tandem::STORED_TOKENS, opening.stored_tokens);
+            span.attribute(tandem::STORED_BLOCKS, blocks(opening.stored_tokens));
+            span.attribute(tandem::HIT, opening.cached_tokens != 0);
+            span.attribute(tandem::TIER, tier(opening));
+        }
+        end(span, entry, fetched);
+    }
+    if let Some(mut span) = trace.begin_stage(compute, &(fetched..sent)) {
+        steps.iter().for_each(|step| span.link(step));
+        if !decode {
+            let cached = opening.map_or(0, |opening| i64::from(opening.cached_tokens));
+            span.attribute(tandem::PROMPT_TOKENS, entry.tokens as i64);
+            span.attribute(tandem::COMPUTED_TOKENS, entry.tokens as i64 - cached);
+            span.attribute(tandem::CHUNKS, chunks);
+        }
+        preempted(&mut span, entry);
+        end(span, entry, sent);
+    }
+    entry.notes.preempted.clear();
+}
+
+/// When pages and blocks were there.
+fn ends(entry: &Entry) -> (SystemTime, SystemTime) {
+    let admitted = entry.marks.admitted.unwrap_or(entry.sent);
+    (admitted, entry.marks.fetched.unwrap_or(admitted))
+}
+
+fn describe_moved(span: &mut OpenSpan, entry: &Entry, seconds: f64) {
+    let moved = &entry.notes.moved;
+    span.attribute(tandem::BLOCKS, moved.blocks);
+    span.attribute(tandem::BYTES, moved.bytes);
+    if let Some(path) = moved.path {
+        span.attribute(tandem::PATH, path);
+    }
+    if moved.bytes != 0 && 0.0 < seconds {
+        span.attribute(tandem::MB_PER_S, moved.bytes as f64 / 1e6 / seconds);
+    }
+}
+
+/// Where reused KV came from.
+fn tier(opening: &Opening) -> &'static str {
+    let pool = opening.cached_tokens.saturating_sub(opening.stored_tokens);
+    match (pool, opening.stored_tokens) {
+        (0, 0) => "none",
+        (_, 0) => "pool",
+        (0, _) => "store",
+        _ => "both",
+    }
+}
+
+fn preempted(span: &mut OpenSpan, entry: &Entry) {
+    for (times, at) in &entry.notes.preempted {
+        span.event(event::PREEMPTED, *at, [(tandem::PREEMPTIONS, Value::from(*times))]);
+    }
+}
+
+fn end(mut span: OpenSpan, entry: &Entry, at: SystemTime) {
+    span.attribute(tandem::ATTEMPT, entry.key.attempt.0);
+    span.attribute(tandem::LEG, entry.leg.as_str());
+    span.end_at(at);
 }
 
 /// What the gateway is told of them, when it asked.
@@ -48,8 +100,7 @@ pub(super) fn told(entry: &Entry, worker: &WorkerId) -> Option<Box<LegStages>> {
     if !entry.tell_stages {
         return None;
     }
-    let admitted = entry.marks.admitted.unwrap_or(entry.sent);
-    let fetched = entry.marks.fetched.unwrap_or(admitted);
+    let (admitted, fetched) = ends(entry);
     let role = match entry.leg {
         Leg::Decode { .. } => Role::Decode,
         Leg::Prefill { .. } | Leg::Whole => Role::Prefill,
@@ -62,22 +113,14 @@ pub(super) fn told(entry: &Entry, worker: &WorkerId) -> Option<Box<LegStages>> {
     }))
 }
 
-fn epoch_us(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
-}
-
 /// All blocks of a prompt are in the store.
-pub(super) fn stored(entry: &Entry, at: SystemTime) {
+pub(super) fn stored(entry: &Entry, unstored: usize, at: SystemTime) {
     let start = entry.marks.first_put.unwrap_or(at);
-    entry.trace.stage(
-        stage::KV_PUT,
-        start..at,
-        [
-            (tandem::BLOCKS, Value::from(i64::from(entry.puts.stored))),
-            (tandem::BYTES, Value::from(entry.puts.bytes as i64)),
-            ("tandem.unstored_blocks", Value::from(entry.puts.unstored.len() as i64)),
-        ],
-    );
+    let Some(mut span) = entry.trace.begin_stage(stage::KV_PUT, &(start..at)) else { return };
+    span.attribute(tandem::BLOCKS, entry.puts.stored);
+    span.attribute(tandem::BYTES, entry.puts.bytes);
+    span.attribute(tandem::UNSTORED_BLOCKS, unstored);
+    end(span, entry, at);
 }
 
 /// A sequence ended on this worker.
@@ -87,17 +130,24 @@ pub(super) fn finished(entry: &Entry, finish: Finish, output_tokens: u32, at: Sy
         Finish::Stop => "stop",
         Finish::Length => "length",
     };
-    entry.trace.stage(
-        stage::DECODE_GENERATE,
-        start..at,
-        [
-            ("tandem.output_tokens", Value::from(i64::from(output_tokens))),
-            ("tandem.finish", Value::from(reason)),
-        ],
-    );
+    if let Some(mut span) = entry.trace.begin_stage(stage::DECODE_GENERATE, &(start..at)) {
+        span.attribute(tandem::OUTPUT_TOKENS, output_tokens);
+        span.attribute(tandem::FINISH, reason);
+        describe_generating(&mut span, entry);
+        end(span, entry, at);
+    }
 }
 
-/// A sequence was given up: the stage it was in ends here, and says why.
+fn describe_generating(span: &mut OpenSpan, entry: &Entry) {
+    entry.notes.steps.iter().for_each(|step| span.link(step));
+    for (tokens, at) in &entry.notes.paces {
+        span.event(event::TOKENS, *at, [(tandem::TOKENS, Value::from(*tokens))]);
+    }
+    preempted(span, entry);
+}
+
+/// A sequence was given up: the stage it was in ends here, and says why. That is no error of this
+/// worker's; what failed says so in the gateway's span.
 pub(super) fn given_up(entry: &Entry, reason: &'static str, at: SystemTime) {
     let decode = matches!(entry.leg, Leg::Decode { .. });
     let marks = &entry.marks;
@@ -111,13 +161,10 @@ pub(super) fn given_up(entry: &Entry, reason: &'static str, at: SystemTime) {
         (None, None, None) if decode => (stage::DECODE_QUEUE, entry.sent),
         (None, None, None) => (stage::PREFILL_QUEUE, entry.sent),
     };
-    let ended = ("tandem.ended", Value::from(reason));
-    entry.trace.stage(name, start..at.max(start), [ended]);
-}
-
-fn attempt(entry: &Entry) -> [(&'static str, Value); 2] {
-    [
-        (tandem::ATTEMPT, Value::from(i64::from(entry.key.attempt.0))),
-        ("tandem.leg", Value::from(entry.leg.as_str())),
-    ]
+    let at = at.max(start);
+    let Some(mut span) = entry.trace.begin_stage(name, &(start..at)) else { return };
+    span.attribute(tandem::ENDED, reason);
+    span.event(event::CANCELLED, at, [(tandem::ENDED, Value::from(reason))]);
+    describe_generating(&mut span, entry);
+    end(span, entry, at);
 }

@@ -66,7 +66,8 @@ async fn put(
     match worker.blocks.put(to.as_ref(), NewBlock { hash: name, tokens, scope, bytes }).await {
         Ok(_) => Some(size),
         Err(error) => {
-            tracing::warn!(request = %key.request, %name, %error, "block not stored");
+            let trace_id = worker.trace_id(&key);
+            tracing::warn!(request = %key.request, trace_id, %name, %error, "block not stored");
             None
         }
     }
@@ -125,7 +126,7 @@ impl Worker {
                 finished,
                 unstored: std::mem::take(&mut entry.puts.unstored),
             };
-            stages::stored(entry, SystemTime::now());
+            stages::stored(entry, done.unstored.len(), SystemTime::now());
             (decode.clone(), done)
         };
         let owner = self.clone();
@@ -161,7 +162,8 @@ async fn hand_over(worker: &Worker, decode: &protocol::WorkerId, done: PromptDon
         match worker.bus.ask_worker(decode, &done, &context, HANDOVER_TIMEOUT).await {
             Ok(_) => return,
             Err(error) => {
-                tracing::warn!(request = %done.key.request, %decode, attempt, %error, "hand-over not taken");
+                let (request, trace_id) = (done.key.request, worker.trace_id(&done.key));
+                tracing::warn!(%request, trace_id, %decode, attempt, %error, "hand-over not taken");
                 tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
             }
         }

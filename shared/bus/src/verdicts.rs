@@ -1,0 +1,63 @@
+//! Decisions about traces: from the gateway, which knows how a request ended, to all services.
+
+use async_nats::{HeaderMap, Subscriber};
+use futures::StreamExt as _;
+use protocol::verdicts::VERDICTS_MAX;
+use protocol::{Subject, TraceVerdicts};
+
+use crate::connect::Bus;
+use crate::serve::{SubscribeError, reason_of, subscribe};
+use crate::tokens::{PublishError, publish};
+
+/// Longest message accepted: [`VERDICTS_MAX`] ids of either kind, each at most 35 bytes.
+const BYTES_MAX: usize = 2 * 35 * VERDICTS_MAX + 64;
+
+impl Bus {
+    /// Tells everyone what was decided about traces. At most once.
+    pub async fn send_verdicts(&self, verdicts: &TraceVerdicts) -> Result<(), PublishError> {
+        let subject = Subject::Verdicts.to_string();
+        let chunks = verdicts.keep.len().max(verdicts.forget.len()).div_ceil(VERDICTS_MAX);
+        let part = |ids: &[[u8; 16]], chunk: usize| -> Vec<[u8; 16]> {
+            ids.chunks(VERDICTS_MAX).nth(chunk).unwrap_or_default().to_vec()
+        };
+        for chunk in 0..chunks {
+            let keep = part(&verdicts.keep, chunk);
+            let message = TraceVerdicts { keep, forget: part(&verdicts.forget, chunk) };
+            let payload = protocol::encode(&message)
+                .map_err(|source| PublishError::Encode { subject: subject.clone(), source })?;
+            let client = &self.inner.control.client;
+            publish(client, subject.clone(), HeaderMap::new(), payload).await?;
+        }
+        Ok(())
+    }
+
+    /// What gateways decide about traces from now on.
+    pub async fn verdicts(&self) -> Result<Verdicts, SubscribeError> {
+        let subject = Subject::Verdicts.to_string();
+        let messages = subscribe(&self.inner.control.client, &subject, None).await?;
+        Ok(Verdicts { bus: self.clone(), messages })
+    }
+}
+
+/// Decisions about traces, as they arrive.
+pub struct Verdicts {
+    bus: Bus,
+    messages: Subscriber,
+}
+
+impl Verdicts {
+    /// The next decisions; `None` when the bus is closed. Safe to abandon.
+    pub async fn next(&mut self) -> Option<TraceVerdicts> {
+        loop {
+            let message = self.messages.next().await?;
+            match protocol::decode(&message.payload, BYTES_MAX) {
+                Ok(verdicts) => return Some(verdicts),
+                Err(error) => {
+                    let (reason, why) = (reason_of(&error), error.to_string());
+                    let counters = &self.bus.inner.counters;
+                    counters.drop_message(reason, message.subject.as_str(), &why);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Spans of requests that the head of the trace did not choose: held until the request's end
+//! decides, then exported or forgotten.
+//!
+//! **Invariant**: what is held is bounded by [`HELD_SPANS_MAX`]; what finds no room pushes the
+//! oldest trace out, and is counted.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use opentelemetry::trace::{SpanContext, TraceFlags, TraceId};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+/// Spans held for undecided requests, in this process.
+const HELD_SPANS_MAX: usize = 16_384;
+/// Decisions remembered, for spans that end after their request.
+const VERDICTS_MAX: usize = 8_192;
+/// Decisions that wait to be told to other services.
+const UNTOLD_MAX: usize = 16_384;
+
+/// What was decided about traces, by their ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// Their spans are to be exported.
+    pub keep: Vec<[u8; 16]>,
+    /// Their spans are not needed.
+    pub forget: Vec<[u8; 16]>,
+}
+
+impl Verdicts {
+    /// True when nothing was decided.
+    pub fn is_empty(&self) -> bool {
+        self.keep.is_empty() && self.forget.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    traces: HashMap<TraceId, Vec<SpanData>>,
+    /// Traces in order of their first span; some may be decided already.
+    order: VecDeque<TraceId>,
+    spans: usize,
+    verdicts: HashMap<TraceId, bool>,
+    decided: VecDeque<TraceId>,
+    untold: Verdicts,
+}
+
+/// What becomes of spans.
+#[derive(Debug, Default, Clone)]
+pub(super) struct SpanCounts {
+    exported: Counter,
+    export_failed: Counter,
+    kept: Counter,
+    forgotten: Counter,
+    pushed_out: Counter,
+}
+
+impl SpanCounts {
+    /// Shows what becomes of spans.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("exported", "Spans that the collector took", &self.exported),
+            ("export_failed", "Spans that the collector did not take", &self.export_failed),
+            ("kept", "Held spans exported since their request failed or was slow", &self.kept),
+            ("forgotten", "Held spans let go since their request went well", &self.forgotten),
+            ("pushed_out", "Held spans dropped for want of room", &self.pushed_out),
+        ] {
+            registry.register(format!("tandem_trace_spans_{name}"), help, counter.clone());
+        }
+    }
+}
+
+/// Holds spans and hands those that are wanted on; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Keeper {
+    held: Arc<Mutex<Held>>,
+    next: Arc<BatchSpanProcessor>,
+    counts: SpanCounts,
+}
+
+impl Keeper {
+    pub(super) fn new(next: BatchSpanProcessor, counts: ExportCounts) -> Self {
+        let counts = SpanCounts {
+            exported: counts.exported,
+            export_failed: counts.failed,
+            ..SpanCounts::default()
+        };
+        Self { held: Arc::default(), next: Arc::new(next), counts }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        self.counts.register(registry);
+    }
+
+    /// What was decided about a trace, if anything was.
+    pub(super) fn verdict(&self, trace: TraceId) -> Option<bool> {
+        self.held().verdicts.get(&trace).copied()
+    }
+
+    /// Decides about a trace, for this process and to be told to others. The first word counts.
+    pub(super) fn decide(&self, trace: TraceId, keep: bool) {
+        let mut held = self.held();
+        if held.verdicts.contains_key(&trace) {
+            return;
+        }
+        let list = if keep { &mut held.untold.keep } else { &mut held.untold.forget };
+        if list.len() < UNTOLD_MAX {
+            list.push(trace.to_bytes());
+        }
+        self.carry_out(&mut held, trace, keep);
+    }
+
+    /// Takes what was decided since the last time.
+    pub(super) fn untold(&self) -> Verdicts {
+        std::mem::take(&mut self.held().untold)
+    }
+
+    /// Carries out what another service decided.
+    pub(super) fn hear(&self, verdicts: &Verdicts) {
+        let mut held = self.held();
+        for (ids, keep) in [(&verdicts.keep, true), (&verdicts.forget, false)] {
+            for id in ids {
+                let trace = TraceId::from_bytes(*id);
+                if !held.verdicts.contains_key(&trace) {
+                    self.carry_out(&mut held, trace, keep);
+                }
+            }
+        }
+    }
+
+    fn carry_out(&self, held: &mut Held, trace: TraceId, keep: bool) {
+        held.verdicts.insert(trace, keep);
+        held.decided.push_back(trace);
+        if VERDICTS_MAX < held.decided.len()
+            && let Some(oldest) = held.decided.pop_front()
+        {
+            held.verdicts.remove(&oldest);
+        }
+        let spans = held.traces.remove(&trace).unwrap_or_default();
+        held.spans -= spans.len();
+        for span in spans {
+            self.settle(span, keep);
+        }
+    }
+
+    fn settle(&self, span: SpanData, keep: bool) {
+        if keep {
+            self.counts.kept.inc();
+            self.next.on_end(chosen(span));
+        } else {
+            self.counts.forgotten.inc();
+        }
+    }
+
+    fn hold(&self, span: SpanData) {
+        let trace = span.span_context.trace_id();
+        let mut held = self.held();
+        if let Some(keep) = held.verdicts.get(&trace).copied() {
+            drop(held);
+            return self.settle(span, keep);
+        }
+        if !held.traces.contains_key(&trace) {
+            held.order.push_back(trace);
+        }
+        held.traces.entry(trace).or_default().push(span);
+        held.spans += 1;
+        while HELD_SPANS_MAX < held.spans || HELD_SPANS_MAX < held.order.len() {
+            let Some(oldest) = held.order.pop_front() else { break };
+            let pushed_out = held.traces.remove(&oldest).map_or(0, |spans| spans.len());
+            held.spans -= pushed_out;
+            self.counts.pushed_out.inc_by(pushed_out as u64);
+        }
+    }
+}
+
+/// The same span, as one that is exported.
+fn chosen(mut span: SpanData) -> SpanData {
+    let context = &span.span_context;
+    span.span_context = SpanContext::new(
+        context.trace_id(),
+        context.span_id(),
+        context.trace_flags() | TraceFlags::SAMPLED,
+        context.is_remote(),
+        context.trace_state().clone(),
+    );
+    span
+}
+
+impl SpanProcessor for Keeper {
+    fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        match span.span_context.is_sampled() {
+            true => self.next.on_end(span),
+            false => self.hold(span),
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.next.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.next.shutdown_with_timeout(timeout)
+    }
+}
+
+/// How many spans were taken by the collector, and how many were not.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ExportCounts {
+    exported: Counter,
+    failed: Counter,
+}
+
+/// An exporter that counts.
+#[derive(Debug)]
+pub(super) struct Counted<E> {
+    exporter: E,
+    counts: ExportCounts,
+}
+
+impl<E: SpanExporter> Counted<E> {
+    pub(super) fn new(exporter: E) -> (Self, ExportCounts) {
+        let counts = ExportCounts::default();
+        (Self { exporter, counts: counts.clone() }, counts)
+    }
+}
+
+impl<E: SpanExporter> SpanExporter for Counted<E> {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len() as u64;
+        let exported = self.exporter.export(batch).await;
+        match &exported {
+            Ok(()) => self.counts.exported.inc_by(spans),
+            Err(_) => self.counts.failed.inc_by(spans),
+        };
+        exported
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::InstrumentationScope;
+    use opentelemetry::trace::{SpanId, SpanKind, Status, TraceState};
+    use opentelemetry_sdk::trace::{SpanEvents, SpanLinks};
+
+    use super::*;
+
+    fn span(trace: u128, id: u64) -> SpanData {
+        let now = std::time::SystemTime::UNIX_EPOCH;
+        SpanData {
+            span_context: SpanContext::new(
+                TraceId::from(trace),
+                SpanId::from(id),
+                TraceFlags::default(),
+                false,
+                TraceState::NONE,
+            ),
+            parent_span_id: SpanId::INVALID,
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Internal,
+            name: "stage".into(),
+            start_time: now,
+            end_time: now,
+            attributes: Vec::new(),
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: InstrumentationScope::default(),
+        }
+    }
+
+    /// What was exported.
+    #[derive(Clone, Debug, Default)]
+    struct Memory(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Memory {
+        async fn export(&self, mut batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().append(&mut batch);
+            Ok(())
+        }
+    }
+
+    fn keeper() -> (Keeper, Memory) {
+        let memory = Memory::default();
+        let (exporter, counts) = Counted::new(memory.clone());
+        (Keeper::new(BatchSpanProcessor::builder(exporter).build(), counts), memory)
+    }
+
+    fn exported(keeper: &Keeper, memory: &Memory) -> Vec<u64> {
+        keeper.force_flush().unwrap();
+        let spans = memory.0.lock().unwrap().clone();
+        assert!(spans.iter().all(|span| span.span_context.is_sampled()));
+        let id = |span: &SpanData| u64::from_be_bytes(span.span_context.span_id().to_bytes());
+        spans.iter().map(id).collect()
+    }
+
+    #[test]
+    fn what_is_kept_leaves_whole_and_what_is_forgotten_never() {
+        let (keeper, memory) = keeper();
+        for (trace, id) in [(1, 10), (2, 20), (1, 11)] {
+            keeper.on_end(span(trace, id));
+        }
+        keeper.decide(TraceId::from(1u128), true);
+        keeper.decide(TraceId::from(2u128), false);
+        keeper.decide(TraceId::from(2u128), true);
+        // Spans that end after their request follow it.
+        keeper.on_end(span(1, 12));
+        keeper.on_end(span(2, 21));
+        assert_eq!(exported(&keeper, &memory), [10, 11, 12]);
+        let told = keeper.untold();
+        assert_eq!((told.keep.len(), told.forget.len()), (1, 1));
+        assert!(keeper.untold().is_empty());
+        assert_eq!((keeper.counts.kept.get(), keeper.counts.forgotten.get()), (3, 2));
+        assert_eq!(keeper.counts.exported.get(), 3);
+    }
+
+    #[test]
+    fn what_others_decide_is_carried_out_and_not_told_again() {
+        let (keeper, memory) = keeper();
+        keeper.on_end(span(7, 1));
+        keeper.hear(&Verdicts { keep: vec![7u128.to_be_bytes()], forget: Vec::new() });
+        assert_eq!(exported(&keeper, &memory), [1]);
+        assert!(keeper.untold().is_empty());
+        assert_eq!(keeper.verdict(TraceId::from(7u128)), Some(true));
+    }
+
+    #[test]
+    fn too_much_pushes_the_oldest_trace_out() {
+        let (keeper, memory) = keeper();
+        keeper.on_end(span(1, 1));
+        for id in 0..HELD_SPANS_MAX as u64 {
+            keeper.on_end(span(2 + u128::from(id), id));
+        }
+        assert_eq!(keeper.counts.pushed_out.get(), 1);
+        keeper.decide(TraceId::from(1u128), true);
+        assert_eq!(exported(&keeper, &memory), [] as [u64; 0]);
+        assert_eq!(keeper.held().spans, HELD_SPANS_MAX);
+    }
+}
