@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chassis::http::axum::Router;
 use chassis::http::axum::body::Body;
 use chassis::http::axum::extract::{Path, Request, State};
-use chassis::http::axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use chassis::http::axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use chassis::http::axum::middleware::{self, Next};
 use chassis::http::axum::response::{IntoResponse, Response};
 use chassis::http::axum::routing::{get, post};
@@ -88,11 +88,14 @@ async fn ready(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    // A browser would save OpenMetrics to a file instead of showing it.
+    let kind = match headers.get(header::ACCEPT).map(HeaderValue::as_bytes) {
+        Some(kinds) if kinds.starts_with(b"text/html") => "text/plain; charset=utf-8",
+        _ => chassis::metrics::CONTENT_TYPE,
+    };
     match app.metrics.encode() {
-        Ok(text) => {
-            ([(header::CONTENT_TYPE, chassis::metrics::CONTENT_TYPE)], text).into_response()
-        }
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
         Err(error) => {
             let message = format!("the metrics cannot be written: {error}");
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message).into_response()

@@ -27,7 +27,7 @@ struct Asset {
 const INDEX: Asset =
     Asset { name: "index.html", kind: HTML, text: include_str!("static/index.html") };
 
-const FILES: [Asset; 12] = [
+const FILES: [Asset; 13] = [
     Asset { name: "page.css", kind: CSS, text: include_str!("static/page.css") },
     Asset { name: "chat.css", kind: CSS, text: include_str!("static/chat.css") },
     Asset { name: "icon.svg", kind: SVG, text: include_str!("static/icon.svg") },
@@ -35,6 +35,7 @@ const FILES: [Asset; 12] = [
     Asset { name: "dom.js", kind: SCRIPT, text: include_str!("static/dom.js") },
     Asset { name: "format.js", kind: SCRIPT, text: include_str!("static/format.js") },
     Asset { name: "live.js", kind: SCRIPT, text: include_str!("static/live.js") },
+    Asset { name: "spark.js", kind: SCRIPT, text: include_str!("static/spark.js") },
     Asset { name: "figures.js", kind: SCRIPT, text: include_str!("static/figures.js") },
     Asset { name: "fleet.js", kind: SCRIPT, text: include_str!("static/fleet.js") },
     Asset { name: "chat.js", kind: SCRIPT, text: include_str!("static/chat.js") },

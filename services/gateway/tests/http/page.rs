@@ -146,6 +146,24 @@ async fn the_fleet_is_told_as_json() {
 }
 
 #[tokio::test]
+async fn a_browser_is_shown_the_metrics_and_prometheus_gets_its_format() {
+    let bench = Bench::start().await;
+    let kind = async |accept: &str| {
+        let request = bench.http.get(format!("{}/metrics", bench.url)).header("accept", accept);
+        let response = request.send().await.unwrap();
+        response.headers()["content-type"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        kind("text/html,application/xhtml+xml,*/*;q=0.8").await,
+        "text/plain; charset=utf-8"
+    );
+    let prometheus = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5,*/*;q=0.1";
+    for accept in [prometheus, "*/*"] {
+        assert_eq!(kind(accept).await, chassis::metrics::CONTENT_TYPE, "{accept}");
+    }
+}
+
+#[tokio::test]
 async fn all_who_watch_share_one_look_a_second() {
     let bench = Bench::start().await;
     let began = std::time::Instant::now();

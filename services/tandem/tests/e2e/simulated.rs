@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::fleet::{assert_at_rest, status, workers};
-use crate::harness::{System, block_on, tandem, turn};
-use crate::http::{ask, post};
+use crate::harness::{System, block_on, tandem, turn, wait_for};
+use crate::http::{ask, get, post};
 
 const REST_LIMIT: Duration = Duration::from_secs(20);
 
@@ -52,6 +52,20 @@ fn blocks_that_travel_do_not_change_an_answer() {
     }
 }
 
+/// What the gateway's page shows of a running system: everybody by role, and the store.
+fn assert_page_shows(system: &System, roles: &[(&str, u64)]) {
+    wait_for(REST_LIMIT, || {
+        let answer = block_on(get(&format!("{}/fleet", system.base)));
+        let (status, text) = answer.ok_or("nobody listens")?;
+        let fleet: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let there = |(role, count): &(&str, u64)| fleet["roles"][role]["ready"] == *count;
+        match status == 200 && roles.iter().all(there) && fleet["store"]["caught_up"] == true {
+            true => Ok(()),
+            false => Err(format!("{status}: {fleet:#}")),
+        }
+    });
+}
+
 #[test]
 fn forty_workers_start_and_serve() {
     let _turn = turn();
@@ -59,6 +73,7 @@ fn forty_workers_start_and_serve() {
     let status = status(&system.nats_url).expect("an answer");
     assert_eq!(workers(&status).len(), 40, "{status:#}");
     assert!(workers(&status).iter().all(|worker| worker["model"] == "simulated"), "{status:#}");
+    assert_page_shows(&system, &["prefill", "decode"].map(|role| (role, 20)));
     block_on(async {
         let asked = (0..40).map(|number| {
             let base = system.base.clone();

@@ -1,10 +1,10 @@
 // The strip of figures: what clients get, over the last minute, from counters that only grow.
 
-import { byId, el, setAttr, setText, svg } from "./dom.js";
+import { byId, el, setAttr, setText } from "./dom.js";
 import * as format from "./format.js";
+import { drawSpark, makeSpark } from "./spark.js";
 
 const WINDOW_MS = 60_000;
-const SPARK = { width: 96, height: 22 };
 
 /** States of the last minute, each reduced to what is needed to compare it with another. */
 const samples = [];
@@ -35,14 +35,13 @@ export function showFigures(state) {
     const [value, note] = figure.of(now, then);
     setText(node.querySelector(".value"), value);
     setText(node.querySelector(".note"), note);
-    setAttr(node.querySelector("polyline"), "points", spark(series(figure)));
+    drawSpark(node, series(figure));
   }
   setAttr(byId("figure-errors"), "data-tone", now.failed ? "bad" : "calm");
 }
 
 function card({ id, name }) {
-  const line = svg("svg", { class: "spark", viewBox: `0 0 ${SPARK.width} ${SPARK.height}`, preserveAspectRatio: "none", "aria-hidden": "true" }, svg("polyline"));
-  return el("div", { class: "figure", id: `figure-${id}` }, el("h3", { text: name }), el("p", { class: "value", text: "–" }), el("p", { class: "note" }), line);
+  return el("div", { class: "figure", id: `figure-${id}` }, el("h3", { text: name }), el("p", { class: "value", text: "–" }), el("p", { class: "note" }), makeSpark());
 }
 
 function reduce(state) {
@@ -106,16 +105,4 @@ function series({ pace, quantile: what, spark: value }) {
     if (pace) return perSecond(sample, samples[at], pace) ?? 0;
     return what ? quantile(sample[what], samples[Math.max(0, at - 4)][what], 0.5) : null;
   });
-}
-
-/** Points of a line that fills the box, newest at the right; gaps carry the value before them. */
-function spark(values) {
-  let last = 0;
-  const filled = values.map((value) => (last = value ?? last));
-  const top = Math.max(...filled, 0);
-  if (filled.length < 2 || top === 0) return "";
-  const step = SPARK.width / 59;
-  const left = SPARK.width - (filled.length - 1) * step;
-  const y = (value) => SPARK.height - 1.5 - (value / top) * (SPARK.height - 3);
-  return filled.map((value, at) => `${(left + at * step).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
 }

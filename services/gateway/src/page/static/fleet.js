@@ -2,8 +2,11 @@
 
 import { byId, el, keyed, setAttr, setText } from "./dom.js";
 import * as format from "./format.js";
+import { VALUES_MAX, drawSpark, makeSpark } from "./spark.js";
 
 const ROLES = ["prefill", "decode"];
+/** What a newcomer felt in each role over the last minute: how the two drift apart. */
+const felt = { prefill: [], decode: [] };
 /** A worker announces itself every second and is gone after three: older than this is doubtful. */
 const STALE_MS = 2500;
 
@@ -15,6 +18,7 @@ export function showFleet(state) {
   showEmpty(state);
   byId("fleet-scroll").hidden = workers.length === 0;
   byId("balance").hidden = workers.length === 0;
+  byId("legend").hidden = workers.length === 0;
   ROLES.forEach((role) => showBalance(role, state.roles[role]));
   const sorted = [...workers].sort((a, b) => ROLES.indexOf(a.role) - ROLES.indexOf(b.role) || a.worker.localeCompare(b.worker, "en", { numeric: true }));
   keyed(byId("workers"), sorted, (worker) => worker.worker, makeRow, updateRow);
@@ -46,11 +50,13 @@ function showBalance(role, sums) {
   const box = byId("balance");
   let node = box.querySelector(`[data-role="${role}"]`);
   if (!node) {
-    node = el("div", { class: "side", data: { role } }, el("h3", { text: role === "prefill" ? "Prefill" : "Decode" }), el("p", { class: "feel" }), el("p", { class: "load" }), bar(["leased", "cached"]));
+    node = el("div", { class: "side", data: { role } }, el("h3", { text: role === "prefill" ? "Prefill" : "Decode" }), makeSpark(), el("p", { class: "feel" }), el("p", { class: "load" }), bar(["leased", "cached"]));
     box.append(node);
   }
-  const feel = role === "prefill" ? ["backlog", sums.backlog_ms] : ["per token", sums.step_ms];
-  setText(node.querySelector(".feel"), sums.ready ? `${format.duration(feel[1])} ${feel[0]}` : "nobody ready");
+  const [what, ms] = role === "prefill" ? ["backlog", sums.backlog_ms] : ["per token", sums.step_ms];
+  setText(node.querySelector(".feel"), sums.ready ? `${format.duration(ms)} ${what}` : "nobody ready");
+  felt[role] = [...felt[role], ms].slice(-VALUES_MAX);
+  drawSpark(node, felt[role]);
   const load = role === "prefill" ? `${format.count(sums.queued_sequences)} queued, ${format.count(sums.queued_tokens)} tokens` : `${format.count(sums.running_sequences)} running of ${format.count(sums.sequences_max)}, ${format.count(sums.queued_sequences)} queued`;
   setText(node.querySelector(".load"), `${format.count(sums.workers)} ${sums.workers === 1 ? "worker" : "workers"} · ${load}`);
   const pages = `KV ${format.percent(sums.pages_leased / sums.pages_total)} in use`;
@@ -102,7 +108,8 @@ function updateRow(row, worker) {
   text(".running-text", running);
   const bars = row.querySelectorAll(".bar");
   fillBar(bars[0], { running: worker.running_sequences }, worker.sequences_max, `${running} running`);
-  text(".queued", worker.queued_sequences || worker.queued_tokens ? `${format.count(worker.queued_sequences)} (${format.count(worker.queued_tokens)} tok)` : "0");
+  const tokens = worker.queued_tokens ? ` (${format.count(worker.queued_tokens)} tok)` : "";
+  text(".queued", format.count(worker.queued_sequences) + tokens);
   const { pool, speed } = worker;
   const leaked = pool.leaked ? `, ${pool.leaked} leaked` : "";
   text(".pages-text", `${format.count(pool.leased)} / ${format.count(pool.total)}${leaked}`);

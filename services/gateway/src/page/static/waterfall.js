@@ -103,7 +103,7 @@ function rowOf(row, end, mark) {
     lane.append(line);
   }
   const pieces = row.spans.map(([from, to]) => {
-    const piece = el("span", { class: `span ${row.kind}` });
+    const piece = el("span", { class: `span ${row.kind}${end + 0.01 < to ? " cut" : ""}` });
     piece.style.left = `${(100 * Math.min(from, end)) / end}%`;
     piece.style.width = `${(100 * (Math.min(to, end) - Math.min(from, end))) / end}%`;
     return piece;
