@@ -98,6 +98,11 @@ pub fn cpu_seconds() -> Option<f64> {
     cpu_of_stat(&std::fs::read_to_string("/proc/self/stat").ok()?)
 }
 
+/// CPU seconds that another process has used.
+pub fn cpu_seconds_of(pid: u32) -> Option<f64> {
+    cpu_of_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
 /// User and system time of a `/proc/…/stat` line, whose ticks are 100 a second on Linux.
 fn cpu_of_stat(stat: &str) -> Option<f64> {
     // The name in parentheses may hold anything; the fields are counted from behind it.

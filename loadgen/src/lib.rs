@@ -8,6 +8,7 @@
 pub mod annotate;
 pub mod arrivals;
 pub mod body;
+pub mod calibrate;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -6,11 +6,13 @@ use clap::Parser;
 use loadgen::cli::Cli;
 use loadgen::clock::SENDER_THREADS;
 use loadgen::session::execute;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 #[expect(clippy::print_stdout, reason = "the report is the output of this program")]
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    allow_open_files();
     let done = match runtime(cli.command.threads()) {
         Ok(runtime) => runtime.block_on(execute(cli)),
         Err(error) => Err(anyhow::Error::new(error).context("cannot start the runtime")),
@@ -37,4 +39,15 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
         builder.worker_threads(threads).thread_name(SENDER_THREADS);
     }
     builder.enable_all().build()
+}
+
+/// Raises the number of connections that may be open to what the system allows at most.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != all.current
+        && let Err(error) = setrlimit(Resource::Nofile, all)
+    {
+        eprintln!("warning: the limit of open files stays at {:?}: {error}", limit.current);
+    }
 }

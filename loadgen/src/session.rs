@@ -13,6 +13,7 @@ use chassis::{Settings, Telemetry};
 
 use crate::annotate::{self, Planned};
 use crate::body::BodyTemplate;
+use crate::calibrate;
 use crate::cli::{self, Cli, Command, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
 use crate::client::{Client, ModelInfo};
 use crate::clock::Clock;
@@ -84,6 +85,10 @@ pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
         }
         Command::Report(args) => cli::report::execute(&args),
         Command::Trace(command) => cli::trace::execute(command),
+        Command::Calibrate(args) => {
+            let program = std::env::current_exe().context("where is this program?")?;
+            calibrate::execute(&args, &program).await
+        }
         Command::NullServer(args) => cli::null_server::execute(args).await,
     }
 }

@@ -47,12 +47,24 @@ pub fn build(
         (None, None, None) => synthetic(load)?,
     };
     if let Some(most) = load.requests {
-        plan.requests.truncate(most);
+        let mut left = most;
+        plan.requests.retain(|request| {
+            let keeps = request.phase == Phase::Cooldown || left > 0;
+            left -= usize::from(request.phase != Phase::Cooldown && left > 0);
+            keeps
+        });
     }
     if plan.requests.is_empty() {
         bail!("--requests 0 leaves nothing to send");
     }
-    if plan.requests.iter().all(|request| request.phase == Phase::Warmup) {
+    let cools_down = plan.requests.iter().any(|request| request.phase == Phase::Cooldown);
+    if load.cooldown.is_some() && !cools_down {
+        bail!(
+            "--cooldown needs requests behind the measured ones: a --rate, or a trace with more \
+             behind its --window"
+        );
+    }
+    if plan.requests.iter().all(|request| request.phase != Phase::Measured) {
         bail!("nothing but requests that fill the cache is left: there is nothing to measure");
     }
     let plan = match context_tokens {
@@ -124,8 +136,18 @@ fn synthetic(load: &LoadArgs) -> Result<Plan> {
         (None, Some(rate)) => (arrivals(load.arrivals, &load.shaping, rate), format!("{rate}/s")),
         (None, None) => bail!("a load needs --rate, --rate-series, --users, --trace or --schedule"),
     };
-    let times = intended_times(&process, bounds, load.seed)?;
-    let plan = Plan::synthetic(&times, load.input_tokens, load.output_tokens, load.seed);
+    let mut times = intended_times(&process, bounds, load.seed)?;
+    let measured = times.len();
+    if let Some(cooldown) = load.cooldown {
+        // The same draws, only further: what is measured stays as it is.
+        let full = load.requests == Some(measured);
+        let last = Nanos(times.last().map_or(0, |at| at + 1));
+        let end = load.duration.filter(|_| !full).unwrap_or(last);
+        let further = Bounds { requests: None, duration: Some(Nanos(end.0 + cooldown.0)) };
+        times = intended_times(&process, further, load.seed)?;
+    }
+    let mut plan = Plan::synthetic(&times, load.input_tokens, load.output_tokens, load.seed);
+    plan.requests.iter_mut().skip(measured).for_each(|request| request.phase = Phase::Cooldown);
     let source = format!(
         "{} arrivals at {words}, {} prompt and {} output tokens, every prompt its own",
         in_words(load.arrivals, &load.shaping),
@@ -178,6 +200,10 @@ fn from_trace(
         (Some(window), Some(from)) => Some(Window { from, ..window }),
         (window, _) => window,
     };
+    let further = |to: Nanos| {
+        Nanos(to.0 + load.cooldown.map_or(0.0, |c| c.0 as f64 * replay.speedup).round() as i64)
+    };
+    let window = window.map(|window| Window { to: window.to.map(further), ..window });
     let options = ReadOptions {
         format: replay.format,
         block_tokens: replay.trace_block,
@@ -210,6 +236,12 @@ fn from_trace(
         let measured_ns = ((window.from.0 - from.0) as f64 / replay.speedup).round() as i64;
         for request in plan.requests.iter_mut().filter(|r| r.intended_ns < measured_ns) {
             request.phase = Phase::Warmup;
+        }
+    }
+    if let Some(Window { from: begin, to: Some(to) }) = replay.window {
+        let end_ns = ((to.0 - from.unwrap_or(begin).0) as f64 / replay.speedup).round() as i64;
+        for request in plan.requests.iter_mut().filter(|r| r.intended_ns >= end_ns) {
+            request.phase = Phase::Cooldown;
         }
     }
     let source = in_words_of(&trace, &shaped, load, replay);

@@ -74,6 +74,10 @@ pub struct LoadArgs {
     /// How long requests are offered.
     #[arg(long, conflicts_with_all = ["trace", "schedule"])]
     pub duration: Option<Nanos>,
+    /// Go on with the load behind its end, for at most this long, until every measured request is
+    /// over, so that the last ones are measured under the same load.
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["users", "schedule"])]
+    pub cooldown: Option<Nanos>,
     /// Prompt tokens, N or LO..HI.
     #[arg(long, default_value = "128", conflicts_with_all = ["trace", "schedule"])]
     pub input_tokens: Range,

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod calibrate;
 pub mod load;
 pub mod null_server;
 pub mod report;
@@ -9,6 +10,7 @@ pub mod trace;
 
 use clap::{Parser, Subcommand};
 
+pub use calibrate::CalibrateArgs;
 pub use load::{LoadArgs, PromptAs, ReplayArgs};
 pub use null_server::NullServerArgs;
 pub use report::ReportArgs;
@@ -40,6 +42,8 @@ pub enum Command {
     /// Work with trace files.
     #[command(subcommand)]
     Trace(TraceCommand),
+    /// Find out which load this machine's generator can be trusted with.
+    Calibrate(CalibrateArgs),
     /// Serve an API that makes no tokens and costs next to nothing.
     NullServer(NullServerArgs),
 }

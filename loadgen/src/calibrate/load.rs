@@ -1,0 +1,162 @@
+//! One step of the ramp: a load of streams, measured once all of them are there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::child::Server;
+use super::{Shape, Step, TTFT};
+use crate::arrivals::{Arrivals, Bounds, Gaps, Rate, intended_times};
+use crate::body::{BodyTemplate, Endpoint};
+use crate::client::Client;
+use crate::clock::{Clock, ThreadTimes};
+use crate::identity::Identity;
+use crate::live::Live;
+use crate::pacer::Pace;
+use crate::plan::{Phase, Plan};
+use crate::progress::{Progress, ProgressMode};
+use crate::prompt::{PromptForm, PromptMaker};
+use crate::quantile::Quantiles;
+use crate::record::RequestRecord;
+use crate::run::{OnFull, RunOutcome, Runner, SendOptions};
+use crate::units::{Nanos, Range};
+use crate::vocabulary::Alphabet;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const LEAD: Duration = Duration::from_millis(200);
+const PROMPT_TOKENS: Range = Range { lo: 16, hi: 16 };
+const TOKEN_IDS: Range = Range { lo: 1000, hi: 2000 };
+
+/// CPU time at one moment.
+pub(super) struct Cpu {
+    at: Instant,
+    threads: ThreadTimes,
+    server_s: Option<f64>,
+}
+
+impl Cpu {
+    pub(super) fn now(server: &Server) -> Self {
+        let (at, threads) = (Instant::now(), ThreadTimes::of_senders());
+        Self { at, threads, server_s: server.cpu_seconds() }
+    }
+
+    /// Busy and starved part of the sending thread, and cores of the server, until `later`.
+    pub(super) fn until(&self, later: &Self) -> (Option<f64>, Option<f64>, Option<f64>) {
+        let span = later.at - self.at;
+        let (busy, starved) = self.threads.until(&later.threads, span.as_nanos() as i64);
+        let server = self.server_s.zip(later.server_s);
+        (busy, starved, server.map(|(from, to)| (to - from) / span.as_secs_f64()))
+    }
+}
+
+/// Drives one load through the very runner that measures servers.
+pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
+    let plan = Arc::new(plan(shape)?);
+    let alphabet = Alphabet::of_range(TOKEN_IDS, 0)?;
+    let prompts = PromptMaker::new(alphabet, PromptForm::Tokens, &plan.origin);
+    let template = BodyTemplate {
+        endpoint: Endpoint::Completions,
+        model: "null".to_owned(),
+        temperature: 0.0,
+        ignore_eos: true,
+        extra: serde_json::Map::new(),
+    };
+    let identity = Identity::random(0.0);
+    let client = Client::new(&server.url, &[], CONNECT_TIMEOUT, &identity.run_id())?;
+    let options = SendOptions {
+        endpoint: Endpoint::Completions,
+        timeout: shape.stream() + Duration::from_secs(30),
+        max_inflight: None,
+        on_full: OnFull::Queue,
+        grace: Duration::ZERO,
+        threads: 1,
+    };
+    let live = Arc::new(Live::default());
+    let runner = Runner { client, options, identity, live, annotations: Vec::new(), tracer: None };
+    let clock = Clock::starting_in(LEAD);
+    let pace = Pace { plan: plan.clone(), prompts, template, clock };
+    let (_stop, stopped) = mpsc::channel(1);
+    let progress = Progress::new(ProgressMode::None, plan.requests.len());
+    let begin = Instant::from_std(clock.instant_of(nanos(shape.stream())));
+    let watch = async {
+        tokio::time::sleep_until(begin).await;
+        let before = Cpu::now(server);
+        tokio::time::sleep_until(begin + shape.hold).await;
+        (before, Cpu::now(server))
+    };
+    let (outcome, (before, after)) = tokio::join!(runner.run(pace, stopped, progress), watch);
+    Ok(figures(shape, &plan, &outcome?, before.until(&after)))
+}
+
+fn nanos(span: Duration) -> i64 {
+    span.as_nanos() as i64
+}
+
+/// Arrivals for as long as it takes until the first streams end, and then for as long as is
+/// measured.
+fn plan(shape: &Shape) -> Result<Plan> {
+    let duration = Nanos(nanos(shape.stream() + shape.hold));
+    let bounds = Bounds { requests: None, duration: Some(duration) };
+    let arrivals = Arrivals { gaps: Gaps::Constant, rate: Rate::Flat(shape.rate()) };
+    let times =
+        intended_times(&arrivals, bounds, 0).context("the load of a step cannot be planned")?;
+    let tokens = Range { lo: shape.tokens, hi: shape.tokens };
+    let mut plan = Plan::synthetic(&times, PROMPT_TOKENS, tokens, 0);
+    plan.origin.blocks = plan.requests.len();
+    for request in &mut plan.requests {
+        if request.intended_ns < nanos(shape.stream()) {
+            request.phase = Phase::Warmup;
+        }
+    }
+    Ok(plan)
+}
+
+fn figures(
+    shape: &Shape,
+    plan: &Plan,
+    outcome: &RunOutcome,
+    (busy, starved, server_cores): (Option<f64>, Option<f64>, Option<f64>),
+) -> Step {
+    let ms = |ns: i64| ns as f64 / 1e6;
+    let window = nanos(shape.stream())..nanos(shape.stream() + shape.hold);
+    let all = &outcome.records;
+    let measured =
+        || all.iter().filter(|record| plan.requests[record.index].phase == Phase::Measured);
+    let came = all.iter().flat_map(|record| record.reply.tokens.iter());
+    let tokens_per_s =
+        came.filter(|at| window.contains(at)).count() as f64 / shape.hold.as_secs_f64();
+    let beyond =
+        |record: &RequestRecord| Some(ms(record.ttft_ns(record.dispatched_ns?)? - nanos(TTFT)));
+    Step {
+        streams: shape.streams,
+        streams_peak: peak(all),
+        tokens_per_s_asked: shape.token_rate(),
+        tokens_per_s,
+        lag_ms: Quantiles::of(measured().map(|record| ms(record.lag_ns())).collect()),
+        ttft_beyond_ms: Quantiles::of(measured().filter_map(beyond).collect()),
+        itl_ms: Quantiles::of(measured().flat_map(|r| r.reply.tokens.gaps()).map(ms).collect()),
+        failed: all.iter().filter(|record| !record.succeeded()).count(),
+        busy,
+        starved,
+        server_cores,
+        cpu_us_per_token: busy.map(|busy| busy * 1e6 / tokens_per_s.max(1e-9)),
+        faults: Vec::new(),
+    }
+    .judge()
+}
+
+/// The most requests that were in flight at once.
+fn peak(records: &[RequestRecord]) -> usize {
+    let begun = records.iter().filter_map(|record| record.dispatched_ns).map(|at| (at, 1_i64));
+    let ended = records.iter().map(|record| (record.finished_ns, -1));
+    let mut changes: Vec<(i64, i64)> = begun.chain(ended).collect();
+    changes.sort_unstable();
+    let in_flight = changes.iter().scan(0, |now, (_, change)| {
+        *now += change;
+        Some(*now)
+    });
+    in_flight.max().unwrap_or(0).max(0) as usize
+}
