@@ -13,6 +13,7 @@ use tracing::debug;
 
 use crate::choice::Step;
 use crate::generate::Work;
+use crate::judge::{Contents, Judge};
 use crate::metrics::HttpMetrics;
 use crate::respond::{ApiError, Endpoint, Reply, Usage};
 use crate::stages::{StageNotes, Timings};
@@ -37,6 +38,10 @@ pub(crate) struct Account {
     last_tokens: Vec<Option<Instant>>,
     finish_reasons: Vec<&'static str>,
     first: First,
+    judge: Judge,
+    slo_missed: bool,
+    /// Kept when spans may tell them.
+    contents: Option<Contents>,
     /// Kept for a client that asked for them.
     timings: Option<Timings>,
     /// The request's place among those in flight.
@@ -58,8 +63,9 @@ impl Account {
     pub(crate) fn open(
         mut span: OpenSpan,
         metrics: Arc<HttpMetrics>,
+        judge: Judge,
         endpoint: Endpoint,
-        arrived_at: SystemTime,
+        (arrived, arrived_at): (Instant, SystemTime),
     ) -> Self {
         span.attribute(names::HTTP_REQUEST_METHOD, "POST");
         span.attribute(names::HTTP_ROUTE, endpoint.path());
@@ -71,7 +77,7 @@ impl Account {
             span: Some(span),
             metrics,
             endpoint,
-            arrived: Instant::now(),
+            arrived,
             arrived_at,
             usage: Usage::default(),
             choices: 1,
@@ -79,6 +85,9 @@ impl Account {
             last_tokens: Vec::new(),
             finish_reasons: Vec::new(),
             first: First::Awaited,
+            judge,
+            slo_missed: false,
+            contents: None,
             timings: None,
             permit: None,
         }
@@ -106,6 +115,10 @@ impl Account {
         self.choices = work.params.choices;
         self.cached_tokens = vec![0; work.prompts.len()];
         self.last_tokens = vec![None; work.prompts.len() * self.choices as usize];
+        if self.judge.contents && self.trace.is_recorded() {
+            let prompts = work.prompts.iter().map(|(prompt, _)| prompt.text.as_str());
+            self.contents = Some(Contents::new(prompts, self.last_tokens.len()));
+        }
         let Some(span) = &mut self.span else { return };
         let sampling = &work.params.sampling;
         span.attribute(names::GEN_AI_REQUEST_MODEL, reply.model.clone());
@@ -155,6 +168,9 @@ impl Account {
     /// Notes a choice's step.
     pub(crate) fn step(&mut self, step: &Step, index: u32) {
         let now = Instant::now();
+        if let Some(contents) = &mut self.contents {
+            contents.add(index as usize, &step.text);
+        }
         if matches!(self.first, First::Awaited) {
             let sent = UNIX_EPOCH + Duration::from_micros(step.sent_us);
             self.first = First::Sent(index, sent);
@@ -180,6 +196,7 @@ impl Account {
         let First::Sent(index, sent) = self.first else { return };
         let (now, ttft) = (SystemTime::now(), self.arrived.elapsed());
         self.first = First::Written(now);
+        self.check_slo(self.judge.is_late(ttft.as_secs_f64() * 1e3), now);
         // Another machine's clock may be ahead of ours.
         self.trace.stage(names::stage::FIRST_TOKEN, sent.min(now)..now, []);
         self.metrics.ttft_seconds.observe_duration(ttft, &self.trace);
@@ -192,6 +209,26 @@ impl Account {
             span.attribute(names::tandem::TTFT_MS, seconds * 1000.0);
             span.event(names::event::FIRST_TOKEN, now, []);
         }
+    }
+
+    /// A request that misses its SLO is worth its trace.
+    fn check_slo(&mut self, missed: bool, now: SystemTime) {
+        if missed && !self.slo_missed {
+            self.slo_missed = true;
+            self.trace.decide(true);
+            if let Some(span) = &mut self.span {
+                span.event(names::event::SLO_MISSED, now, []);
+            }
+        }
+    }
+
+    /// Whether what came after the first token took too long.
+    fn is_slow(&self, now: SystemTime) -> bool {
+        let First::Written(first) = self.first else { return false };
+        let choices = self.last_tokens.len().max(1) as u64;
+        let rest = (self.usage.completion_tokens / choices).saturating_sub(1);
+        let took = now.duration_since(first).unwrap_or_default();
+        self.judge.is_slow(took.as_secs_f64() * 1e3, rest)
     }
 
     /// Closes the account: everything was answered.
@@ -224,15 +261,22 @@ impl Account {
     }
 
     fn close(&mut self, status: u16, failure: Option<(&'static str, &str)>) {
-        let Some(mut span) = self.span.take() else { return };
         let now = SystemTime::now();
+        self.check_slo(self.span.is_some() && status == 200 && self.is_slow(now), now);
+        let Some(mut span) = self.span.take() else { return };
+        self.trace.decide(self.slo_missed || 500 <= status);
         if let First::Written(first) = self.first {
             let tokens = self.usage.completion_tokens;
             let attributes = [(names::tandem::TOKENS, tokens.into())];
             self.trace.stage(names::stage::STREAM, first.min(now)..now, attributes);
         }
         span.attribute(names::HTTP_RESPONSE_STATUS_CODE, status);
-        if self.usage.prompt_tokens != 0 {
+        if let Some(contents) = &self.contents {
+            span.attribute(names::GEN_AI_INPUT_MESSAGES, contents.asked());
+            span.attribute(names::GEN_AI_OUTPUT_MESSAGES, contents.answered());
+        }
+        // What failed before its first token used nothing that anybody could count.
+        if status == 200 || self.usage.completion_tokens != 0 {
             span.attribute(names::GEN_AI_USAGE_OUTPUT_TOKENS, self.usage.completion_tokens);
             span.attribute(names::GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, self.usage.cached_tokens);
             span.attribute(names::GEN_AI_RESPONSE_FINISH_REASONS, self.finish_reasons.join(","));

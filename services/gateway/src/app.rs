@@ -8,6 +8,7 @@ use chassis::telemetry::Tracer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backend::Backend;
+use crate::judge::Judge;
 use crate::metrics::{Exposition, HttpMetrics};
 use crate::page::Page;
 use crate::params::Bounds;
@@ -42,6 +43,8 @@ pub struct AppParts {
     pub metrics: Exposition,
     /// Traces requests.
     pub tracer: Tracer,
+    /// Which of them are worth it.
+    pub judge: Judge,
     /// What is taken on.
     pub limits: Limits,
     /// The page at `/`.
@@ -55,6 +58,7 @@ pub struct App {
     pub(crate) http_metrics: Arc<HttpMetrics>,
     pub(crate) metrics: Exposition,
     pub(crate) tracer: Tracer,
+    pub(crate) judge: Judge,
     pub(crate) limits: Limits,
     pub(crate) page: Page,
     places: Arc<Semaphore>,
@@ -71,6 +75,7 @@ impl App {
             http_metrics: parts.http_metrics,
             metrics: parts.metrics,
             tracer: parts.tracer,
+            judge: parts.judge,
             places: Arc::new(Semaphore::new(parts.limits.max_inflight)),
             desks: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(1, NonZero::get),

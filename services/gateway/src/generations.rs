@@ -1,20 +1,21 @@
 //! The two generation endpoints, from the request to the response.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use chassis::http::axum::extract::Request;
 use chassis::http::axum::http::header::RETRY_AFTER;
 use chassis::http::axum::http::{HeaderMap, HeaderValue, StatusCode};
 use chassis::http::axum::response::{IntoResponse as _, Response};
-use chassis::telemetry::SpanKind;
+use chassis::telemetry::{SpanKind, names};
 use protocol::{ErrorClass, Refusal, RequestId};
 
 use crate::account::Account;
 use crate::app::App;
 use crate::body;
 use crate::generate::{self, Choices, Item, Times, Work};
+use crate::judge;
 use crate::params::{ChatRequest, CompletionRequest};
 use crate::respond::{self, ApiError, Endpoint, Reply, json_response};
 use crate::stages;
@@ -34,14 +35,18 @@ const RETRY_AFTER_S_MAX: f32 = 60.0;
 
 /// Answers a generation request.
 pub(crate) async fn answer(app: Arc<App>, endpoint: Endpoint, request: Request) -> Response {
-    let arrived = SystemTime::now();
+    let (at, arrived) = (Instant::now(), SystemTime::now());
     let (parts, body) = request.into_parts();
     let caller = (text_of(&parts.headers, "traceparent"), text_of(&parts.headers, "tracestate"));
     let mut span = app.tracer.root_span(endpoint.span(), SpanKind::Server, caller, arrived);
     if let Some(id) = text_of(&parts.headers, REQUEST_ID) {
         span.attribute(REQUEST_ID_ATTRIBUTE, id.to_owned());
     }
-    let mut account = Account::open(span, Arc::clone(&app.http_metrics), endpoint, arrived);
+    if let Some(run) = text_of(&parts.headers, "baggage").and_then(judge::run_id) {
+        span.attribute(names::tandem::RUN_ID, run.to_owned());
+    }
+    let metrics = Arc::clone(&app.http_metrics);
+    let mut account = Account::open(span, metrics, app.judge, endpoint, (at, arrived));
     let traceparent = HeaderValue::from_str(&account.trace().traceparent());
     let prepared = match stages::asked_for(&parts.headers) {
         Ok(asked) => {

@@ -26,6 +26,7 @@ mod generate;
 mod stop;
 
 mod account;
+mod judge;
 mod metrics;
 mod respond;
 mod stages;
@@ -37,6 +38,7 @@ pub mod page;
 
 pub use app::{App, AppParts, Limits};
 pub use backend::{Backend, Pieces, Sight};
+pub use judge::Judge;
 pub use metrics::{Exposition, HttpMetrics};
 pub use routes::router;
 pub use service::run;

@@ -18,6 +18,7 @@ use crate::app::{App, AppParts, Limits};
 use crate::backend::Connecting;
 use crate::dispatch::{DispatchLimits, Dispatcher};
 use crate::fleet::Fleet;
+use crate::judge::Judge;
 use crate::metrics::{Exposition, HttpMetrics};
 use crate::page::Page;
 use crate::routes;
@@ -89,7 +90,8 @@ async fn serve(
         backend: Arc::new(backend.clone()),
         http_metrics,
         metrics: metrics.clone(),
-        tracer,
+        tracer: tracer.clone(),
+        judge: Judge::new(&settings.telemetry),
         limits: http_limits(&settings.gateway),
         page: Page::new(settings.links.clone(), tasks.stop()),
     });
@@ -108,7 +110,7 @@ async fn serve(
         let limits = dispatch_limits(settings)?;
         let dispatcher = Dispatcher::new(bus, Fleet::new(text.files()), gateway, limits);
         metrics.extend(|registry| dispatcher.register(registry));
-        dispatcher.spawn(&mut tasks).await.context("follow tokens")?;
+        dispatcher.spawn(&mut tasks, tracer).await.context("follow tokens")?;
         backend.connected(dispatcher);
         info!(url = %host(&settings.nats.url), "connected to NATS");
     }

@@ -184,7 +184,7 @@ impl Timings {
         if self.ttft_ms.is_some() {
             all.push(stage::STREAM, self.written_us..now_us, None);
         }
-        all.stages.sort_by_key(|stage| stage.us.start);
+        all.stages.sort_by_key(|stage| (stage.us.start, stage.us.end));
         all.stages
     }
 
@@ -274,8 +274,8 @@ mod tests {
                 row("admit", 10.0, 2.0),
                 row("route", 12.0, 8.0),
                 row("prefill.queue", 20.0, 0.0),
-                row("prefill.kv_fetch", 20.0, 70.0),
                 row("decode.queue", 20.0, 10.0),
+                row("prefill.kv_fetch", 20.0, 70.0),
                 row("decode.kv_pull", 30.0, 65.0),
                 row("prefill.compute", 90.0, 0.0),
                 row("first_token", 90.0, 10.0),

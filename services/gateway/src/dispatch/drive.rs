@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bus::{Context, RequestError};
-use chassis::telemetry::{Value, names};
+use chassis::telemetry::names;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use protocol::{
@@ -17,6 +17,7 @@ use scheduling::route::{Choice, Placement};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::spans::{self, Publishing};
 use super::{Generation, Piece, Shared, epoch_ms, epoch_us, need};
 use crate::fleet::Load;
 
@@ -287,7 +288,10 @@ impl Drive {
                     notes.sent(key.attempt.0, now);
                     notes.stage(names::stage::ROUTE, self.routing..now);
                 }
-                self.trace_route(now);
+                if let Some(placement) = &self.placement {
+                    let time = self.routing..now;
+                    spans::route(&self.generation, key.attempt, placement, time);
+                }
                 now
             }
         };
@@ -307,10 +311,14 @@ impl Drive {
             scope: generation.scope,
             stages: generation.stages.is_some(),
         };
-        let (shared, context) = (self.shared.clone(), self.context());
+        let shared = self.shared.clone();
+        let to = (&worker, &job.leg, job.key.attempt);
+        let (publishing, context) = Publishing::start(&generation.trace, to, SystemTime::now());
         self.asked.push(Box::pin(async move {
             let attempt = job.key.attempt;
-            match shared.bus.ask_worker(&worker, &job, &context, JOB_TIMEOUT).await {
+            let answer = shared.bus.ask_worker(&worker, &job, &context, JOB_TIMEOUT).await;
+            publishing.end(answer.as_ref());
+            match answer {
                 Ok(answer) => Some(Input::Answered { worker, attempt, answer }),
                 Err(error) => {
                     if matches!(error, RequestError::NoResponders { .. }) {
@@ -366,36 +374,8 @@ impl Drive {
         if let Some(notes) = &self.generation.stages {
             notes.lost(lost.start, lost.end);
         }
-        if !self.generation.trace.is_sampled() {
-            return;
-        }
-        let why = self.journey.last_failure();
-        let (class, message) = why.map_or(("", ""), |why| (why.class.as_str(), &why.message));
-        let attributes: [(&'static str, Value); 4] = [
-            (names::tandem::ATTEMPT, attempt.0.into()),
-            (names::tandem::LOST_CLASS, class.into()),
-            (names::tandem::LOST_REASON, message.to_owned().into()),
-            (names::tandem::TOKENS, self.journey.output().len().into()),
-        ];
-        self.generation.trace.stage(names::stage::LOST_ATTEMPT, lost, attributes);
-    }
-
-    fn trace_route(&self, sent: SystemTime) {
-        let Some(placement) = &self.placement else { return };
-        if !self.generation.trace.is_sampled() {
-            return;
-        }
-        let chosen = placement.chosen();
-        let all: Vec<String> = placement.candidates.iter().map(ToString::to_string).collect();
-        let attributes: [(&'static str, Value); 6] = [
-            (names::tandem::REQUEST_ID, self.generation.request.to_string().into()),
-            (names::tandem::ATTEMPT, self.journey.key().attempt.0.into()),
-            ("tandem.route.chosen", chosen.choice.to_string().into()),
-            ("tandem.route.price_ms", chosen.price.total_ms().into()),
-            ("tandem.route.candidates", all.join("; ").into()),
-            ("tandem.route.considered", placement.considered.into()),
-        ];
-        self.generation.trace.stage(names::stage::ROUTE, self.routing..sent, attributes);
+        let what = (self.journey.last_failure(), self.journey.output().len());
+        spans::lost(&self.generation, attempt, what, lost);
     }
 }
 

@@ -8,7 +8,9 @@ mod drive;
 mod follow;
 mod metrics;
 mod sight;
+mod spans;
 mod table;
+mod verdicts;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bus::{Bus, SubscribeError};
 use chassis::Tasks;
 use chassis::metrics::Registry;
-use chassis::telemetry::{Trace, names};
+use chassis::telemetry::{Trace, Tracer, names};
 use protocol::{
     CancelReason, ErrorClass, GatewayId, Refusal, RequestId, Sampling, Scope, Stopping, TokenEvent,
     TokenId,
@@ -136,13 +138,17 @@ impl Dispatcher {
     }
 
     /// Subscribes to tokens, then follows tokens, presence and keep-alive in `tasks`. On its stop
-    /// they go on until the last generation has ended, for `limits.drain` at most.
-    pub async fn spawn(&self, tasks: &mut Tasks) -> Result<(), SubscribeError> {
+    /// they go on until the last generation has ended, for `limits.drain` at most. What `tracer`
+    /// hears about the worth of traces is told to everyone.
+    pub async fn spawn(&self, tasks: &mut Tasks, tracer: Tracer) -> Result<(), SubscribeError> {
         let tokens = self.shared.bus.tokens(&self.shared.gateway).await?;
         let stop = tasks.stop();
         tasks.spawn("tokens", follow::tokens(self.shared.clone(), tokens, stop.clone()));
         tasks.spawn("presence", follow::presence(self.shared.clone(), stop.clone()));
-        tasks.spawn("keep-alive", follow::keep_alive(self.shared.clone(), stop));
+        tasks.spawn("keep-alive", follow::keep_alive(self.shared.clone(), stop.clone()));
+        if tracer.is_keeping() {
+            tasks.spawn("verdicts", verdicts::tell(self.shared.bus.clone(), tracer, stop));
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use bus::{Bus, BusOptions};
 use chassis::Tasks;
 use chassis::settings::TelemetrySettings;
-use chassis::telemetry::{SpanKind, Telemetry, Trace};
+use chassis::telemetry::{SpanKind, Telemetry, Trace, Tracer};
 use gateway::dispatch::{DispatchLimits, Dispatcher, Generation, Piece, Running};
 use gateway::fleet::Fleet;
 use protocol::*;
@@ -37,7 +37,7 @@ impl Bench {
         let gateway = "gateway-1".parse().unwrap();
         let dispatcher = Dispatcher::new(bus, Fleet::new(files()), gateway, limits);
         let mut tasks = Tasks::new();
-        dispatcher.spawn(&mut tasks).await.unwrap();
+        dispatcher.spawn(&mut tasks, Tracer::off()).await.unwrap();
         let bus = connect(&server, "workers").await;
         Some(Self { dispatcher, bus, workers: JoinSet::new(), _tasks: tasks, _server: server })
     }
@@ -174,7 +174,11 @@ async fn admit_and_route_touch_and_every_attempt_explains_itself() {
     check_whole_answer(&bench, Generation { trace: trace.clone(), ..generation(8) }).await;
     root.end_at(SystemTime::now());
 
-    let spans = receiver.wait_for(PATIENCE, |spans| 4 <= spans.len()).await.expect("four spans");
+    let ended = |spans: &[testbed::SpanRecord]| {
+        let has = |name: &str| spans.iter().any(|span| span.name == name);
+        has("POST") && spans.iter().filter(|span| span.name.starts_with("publish")).count() == 3
+    };
+    let spans = receiver.wait_for(PATIENCE, ended).await.expect("the root and three jobs");
     let tree = testbed::TraceTree::new(spans);
     assert!(tree.orphans().is_empty() && tree.roots().len() == 1);
     let (admit, routes) = (tree.named("admit")[0], tree.named("route"));
@@ -188,6 +192,14 @@ async fn admit_and_route_touch_and_every_attempt_explains_itself() {
         (told(1, "tandem.route.chosen"), told(1, "tandem.attempt")),
         ("p".into(), "1".into())
     );
+    // What was lost between the two is a span of its own, and reads as what it is.
+    let lost = tree.named("lost_attempt")[0];
+    assert_eq!(lost.end_ns, routes[1].start_ns, "{tree}");
+    assert_eq!(lost.attributes["tandem.lost.reason"], "as scripted");
+    assert_eq!((lost.events[0].name.as_str(), lost.error.as_ref()), ("migrated", None));
+    let jobs = tree.named("publish tandem.v1.worker.{worker}.job");
+    assert!(jobs.iter().all(|job| job.kind == testbed::SpanKind::Producer), "{tree}");
+    assert_eq!(jobs[0].attributes["tandem.answer"], "accepted");
     telemetry.shutdown(Duration::from_secs(2)).await;
 }
 

@@ -12,7 +12,7 @@ use gateway::dispatch::{Generation, Piece};
 use gateway::fleet::FleetView;
 use gateway::page::Page;
 use gateway::{
-    App, AppParts, Backend, Exposition, HttpMetrics, Limits, Pieces, Sight, Text, TextParts,
+    App, AppParts, Backend, Exposition, HttpMetrics, Judge, Limits, Pieces, Sight, Text, TextParts,
     Vocabulary,
 };
 use protocol::*;
@@ -314,8 +314,17 @@ impl Bench {
         Self::serving(bytes_model(), limits, tracer).await
     }
 
+    /// A gateway that judges requests.
+    pub(crate) async fn judging(judge: Judge, tracer: Tracer) -> Self {
+        Self::all(bytes_model(), limits(), tracer, judge).await
+    }
+
     /// A gateway that knows the texts of another model.
     pub(crate) async fn serving(text: Text, limits: Limits, tracer: Tracer) -> Self {
+        Self::all(text, limits, tracer, Judge::default()).await
+    }
+
+    async fn all(text: Text, limits: Limits, tracer: Tracer, judge: Judge) -> Self {
         let mut registry = chassis::metrics::registry("gateway");
         let backend = Scripted::default();
         let stop = StopToken::new();
@@ -325,6 +334,7 @@ impl Bench {
             http_metrics: Arc::new(HttpMetrics::new(&mut registry, "bytes")),
             metrics: Exposition::new(registry),
             tracer,
+            judge,
             limits,
             page: Page::new(LinksSettings::default(), stop.clone()),
         });

@@ -5,6 +5,7 @@
 mod answers;
 mod bench;
 mod errors;
+mod judged;
 mod logprobs;
 mod model;
 mod page;
