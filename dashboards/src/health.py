@@ -88,6 +88,10 @@ TROUBLE = row(
            query(total("tandem_worker_handovers_failed_total"), "hand-overs failed"),
            query(total("tandem_kvstore_disconnects_total"), "kvstore lost NATS"),
            query(f"sum(1 - tandem_bus_connected{{{CHOSEN}}})", "now without NATS")]),
+    lines("Trace spans", "Spans per second: taken by the collector, refused by it, and of requests outside the sample those kept since they failed or were "
+          "slow, let go since they went well, or pushed out for want of room.", "cps",
+          [query(total(f"tandem_trace_spans_{name}_total"), legend) for name, legend in (
+              ("exported", "exported"), ("export_failed", "refused"), ("kept", "kept"), ("forgotten", "let go"), ("pushed_out", "pushed out"))]),
 )
 
 OBJECTIVE = row(
