@@ -1,6 +1,6 @@
 //! Prefix caches without a server: how much of each prompt earlier ones already hold.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// What the cache held of one prompt when it arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,27 @@ impl Hit {
             }
         }
         hit
+    }
+}
+
+/// Numbers blocks by what stands before them, so that a block is another one behind another
+/// beginning: what a cache of prefixes goes by.
+#[derive(Default)]
+pub struct Chains {
+    /// By the number of the beginning, 0 if there is none, and the block.
+    numbers: HashMap<(u32, u32), u32>,
+}
+
+impl Chains {
+    /// The same blocks and tokens, numbered so.
+    pub fn of(&mut self, blocks: impl Iterator<Item = (u32, u32)>) -> Vec<(u32, u32)> {
+        let mut before = 0;
+        let chained = blocks.map(|(block, tokens)| {
+            let next = self.numbers.len() as u32 + 1;
+            before = *self.numbers.entry((before, block)).or_insert(next);
+            (before, tokens)
+        });
+        chained.collect()
     }
 }
 
@@ -135,6 +156,17 @@ mod tests {
         let hit = cache.admit([(0, 8), (1, 8), (3, 8), (2, 6)].into_iter());
         assert_eq!(hit, Hit { blocks: 2, tokens: 16, stray_blocks: 1, stray_tokens: 6 });
         assert_eq!(cache.admit(three.into_iter()).tokens, 20);
+    }
+
+    #[test]
+    fn a_block_behind_another_beginning_is_another_block() {
+        let mut chains = Chains::default();
+        let numbers = |chains: &mut Chains, of: &[u32]| {
+            chains.of(blocks(of)).into_iter().map(|(number, _)| number).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(&mut chains, &[7, 8, 9]), [1, 2, 3]);
+        assert_eq!(numbers(&mut chains, &[7, 9, 8]), [1, 4, 5]);
+        assert_eq!(numbers(&mut chains, &[7, 8]), [1, 2]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub(super) struct Table {
     reader: csv::Reader<Guarded>,
     path: PathBuf,
     header: Vec<String>,
+    /// The line that was read last.
+    line: u64,
 }
 
 /// One row of it.
@@ -57,9 +59,11 @@ impl Table {
             .has_headers(false)
             .flexible(true)
             .quoting(false)
+            // What stands before the end of a line is cut off with the spaces around a cell.
+            .terminator(csv::Terminator::Any(b'\n'))
             .from_reader(Guarded::open(path, true)?);
         let header = names.iter().map(|name| (*name).to_owned()).collect();
-        Ok(Self { reader, path: path.to_owned(), header })
+        Ok(Self { reader, path: path.to_owned(), header, line: 0 })
     }
 
     /// The next row, none at the end of the file.
@@ -70,6 +74,12 @@ impl Table {
             Ok(false) => Ok(None),
             Ok(true) => {
                 let line = cells.position().map_or(line, csv::Position::line);
+                self.line += 1;
+                if line > self.line {
+                    return Err(
+                        Problem::new("the line", "empty", "a row").at(&self.path, self.line)
+                    );
+                }
                 let row = Row { header: &self.header, cells, line };
                 if !self.header.is_empty() && row.cells.len() != self.header.len() {
                     let expected = format!("{} columns", self.header.len());

@@ -1,7 +1,9 @@
 //! Files of one or more JSON documents, read piece by piece with the line of every error.
 
-use std::io::BufReader;
+use std::cell::Cell;
+use std::io::{self, BufReader, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use serde::de::DeserializeSeed;
 
@@ -10,13 +12,16 @@ use super::input::Guarded;
 
 /// Where a reader leaves what it found wrong, since a parser only carries text.
 #[derive(Default)]
-pub(super) struct Stop(Option<Problem>);
+pub(super) struct Stop {
+    problem: Option<(Problem, u64)>,
+    line: Rc<Cell<u64>>,
+}
 
 impl Stop {
     /// Keeps the problem; an error for the parser.
     pub(super) fn note<E: serde::de::Error>(&mut self, problem: Problem) -> E {
         let error = E::custom(&problem);
-        self.0 = Some(problem);
+        self.problem = Some((problem, self.line.get()));
         error
     }
 }
@@ -27,30 +32,47 @@ pub(super) trait Sink {
     fn stop(&mut self) -> &mut Stop;
 }
 
+/// Counts the lines that a parser has read: the parser itself goes on before it tells its line.
+struct Counted {
+    file: BufReader<Guarded>,
+    line: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        let ends = buffer[..read].iter().filter(|b| **b == b'\n').count();
+        self.line.set(self.line.get() + ends as u64);
+        Ok(read)
+    }
+}
+
 /// Lets `sink` read every document of a file; the digest of the file.
 pub(super) fn read<S: Sink>(path: &Path, sink: &mut S) -> Result<[u8; 32], TraceError>
 where
     for<'s, 'de> &'s mut S: DeserializeSeed<'de, Value = ()>,
 {
-    let mut file = BufReader::new(Guarded::open(path, false)?);
+    let line = Rc::new(Cell::new(1));
+    sink.stop().line = line.clone();
+    let mut file = Counted { file: BufReader::new(Guarded::open(path, false)?), line };
     let mut parser = serde_json::Deserializer::from_reader(&mut file);
     while parser.end().is_err() {
         if let Err(error) = DeserializeSeed::deserialize(&mut *sink, &mut parser) {
-            let problem = sink.stop().0.take();
+            let problem = sink.stop().problem.take();
             return Err(locate(path, problem, &error));
         }
     }
     drop(parser);
-    Ok(file.get_ref().digest())
+    Ok(file.file.get_ref().digest())
 }
 
-fn locate(path: &Path, problem: Option<Problem>, error: &serde_json::Error) -> TraceError {
-    let line = error.line().max(1) as u64;
-    let problem = problem.unwrap_or_else(|| {
+fn locate(path: &Path, found: Option<(Problem, u64)>, error: &serde_json::Error) -> TraceError {
+    let (problem, line) = found.unwrap_or_else(|| {
         let text = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
         let what = text.strip_suffix(&place).unwrap_or(&text);
-        Problem::new("the document", format!("broken at column {}", error.column()), what)
+        let value = format!("broken at column {}", error.column());
+        (Problem::new("the document", value, what), error.line().max(1) as u64)
     });
     problem.at(path, line)
 }

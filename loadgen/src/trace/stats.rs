@@ -2,7 +2,7 @@
 
 use super::shape::{Quantum, quantum_of};
 use super::{BlockSizes, Record, Trace};
-use crate::prefix::{InfiniteCache, LruCache};
+use crate::prefix::{Chains, InfiniteCache, LruCache};
 use crate::quantile::Quantiles;
 use crate::units::NS_PER_S;
 
@@ -174,7 +174,13 @@ fn sessions(records: &[Record]) -> Option<Sessions> {
 
 fn reuse(records: &[Record], sizes: &BlockSizes) -> Reuse {
     let mut cache = InfiniteCache::default();
-    let hits: Vec<_> = records.iter().map(|r| cache.admit(sizes.split(r))).collect();
+    let mut hits: Vec<_> = records.iter().map(|r| cache.admit(sizes.split(r))).collect();
+    let anywhere = hits.iter().map(|h| h.tokens + h.stray_tokens).sum::<u64>();
+    let prompts = prompts(records, sizes);
+    if let BlockSizes::Each(_) = sizes {
+        let mut cache = InfiniteCache::default();
+        hits = prompts.iter().map(|prompt| cache.admit(prompt.iter().copied())).collect();
+    }
     let highest = records.iter().flat_map(|r| &r.blocks).max().map_or(0, |b| *b as usize + 1);
     let mut uses = vec![0_usize; highest];
     records.iter().flat_map(|r| &r.blocks).for_each(|block| uses[*block as usize] += 1);
@@ -186,7 +192,6 @@ fn reuse(records: &[Record], sizes: &BlockSizes) -> Reuse {
         let hit = hits[from..].iter().map(|h| h.tokens).sum::<u64>();
         ratio(hit as f64, all(&records[from..]) as f64)
     };
-    let anywhere = hits.iter().map(|h| h.tokens + h.stray_tokens).sum::<u64>();
     let part = |n: usize| ratio(n as f64, records.len() as f64);
     let full = |(hit, record): &(&crate::prefix::Hit, &Record)| hit.blocks == record.blocks.len();
     let hit_blocks: usize = hits.iter().map(|h| h.blocks).sum();
@@ -205,15 +210,26 @@ fn reuse(records: &[Record], sizes: &BlockSizes) -> Reuse {
         blocks_used_once: ratio(uses.iter().filter(|n| **n == 1).count() as f64, uses.len() as f64),
         lru_token_hit: LRU_BLOCKS
             .iter()
-            .map(|capacity| (*capacity, lru_token_hit(records, sizes, *capacity)))
+            .map(|capacity| (*capacity, lru_token_hit(&prompts, *capacity)))
             .collect(),
     }
 }
 
+/// The blocks of each prompt with their tokens. Names of blocks of one size say what stands before
+/// them; chunks of unequal length are the same wherever they stand, and are told apart here.
+fn prompts(records: &[Record], sizes: &BlockSizes) -> Vec<Vec<(u32, u32)>> {
+    let mut chains = Chains::default();
+    let prompt = |record: &Record| match sizes {
+        BlockSizes::Each(_) => chains.of(sizes.split(record)),
+        BlockSizes::None | BlockSizes::Uniform(_) => sizes.split(record).collect(),
+    };
+    records.iter().map(prompt).collect()
+}
+
 /// Part of the prompt tokens that a cache of `capacity` blocks held when they arrived.
-fn lru_token_hit(records: &[Record], sizes: &BlockSizes, capacity: usize) -> f64 {
+fn lru_token_hit(prompts: &[Vec<(u32, u32)>], capacity: usize) -> f64 {
     let mut cache = LruCache::new(capacity);
-    let hit: u64 = records.iter().map(|r| cache.admit(sizes.split(r)).tokens).sum();
-    let all: u64 = records.iter().map(|r| u64::from(r.input_tokens)).sum();
+    let hit: u64 = prompts.iter().map(|prompt| cache.admit(prompt.iter().copied()).tokens).sum();
+    let all: u64 = prompts.iter().flatten().map(|(_, tokens)| u64::from(*tokens)).sum();
     hit as f64 / all.max(1) as f64
 }
