@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::prefix::InfiniteCache;
+use crate::prefix::{Chains, InfiniteCache};
 use crate::prompt::Block;
 use crate::random::{Cause, Stream};
 use crate::trace::Trace;
@@ -244,12 +244,13 @@ impl Plan {
 /// What an ideal cache would hit in `requests`, in all and with server blocks of `server_block`
 /// tokens.
 pub fn ideal_hits(requests: &[PlannedRequest], server_block: u32) -> IdealHits {
-    let mut cache = InfiniteCache::default();
+    let (mut cache, mut chains) = (InfiniteCache::default(), Chains::default());
     let (mut blocks, mut tokens, mut hit_blocks, mut hit_tokens) = (0, 0, 0, 0);
     let mut server_tokens = 0;
     let granule = u64::from(server_block.max(1));
     for request in requests {
-        let hit = cache.admit(request.blocks.iter().map(|b| (b.number, b.tokens)));
+        let prompt = chains.of(request.blocks.iter().map(|b| (b.number, b.tokens)));
+        let hit = cache.admit(prompt.into_iter());
         if request.phase != Phase::Measured {
             continue;
         }

@@ -19,6 +19,7 @@ use crate::client::{Client, ModelInfo};
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::live::Live;
+use crate::overhead;
 use crate::pacer::Pace;
 use crate::plan::Plan;
 use crate::progress::Progress;
@@ -115,7 +116,9 @@ pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String
         Client::new(&args.target.url, &args.target.headers, CONNECT_TIMEOUT, &identity.run_id())?;
     let model = choose_model(&client, &args.target).await?;
     let endpoint = args.target.endpoint;
-    let load = workload::build(&args.load, &args.replay, endpoint, model.max_model_len)?;
+    let mut load = workload::build(&args.load, &args.replay, endpoint, model.max_model_len)?;
+    let template = template(&args.sending, &args.target, model.id.clone())?;
+    overhead::leave_room(&client, &template, &identity, &mut load).await;
     let workload = describe(args, &load, &model, &client);
     let Load { plan, prompts, warnings, .. } = load;
     for warning in &warnings {
@@ -128,7 +131,6 @@ pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String
     let annotations = annotations(&args.sending)?;
     let telemetry = telemetry(&args.sending, client.run_id())?;
     let live = Arc::new(Live::default());
-    let template = template(&args.sending, &args.target, model.id)?;
     let progress = Progress::new(args.reporting.progress, plan.requests.len());
     let clock = Clock::starting_in(LEAD);
     let pace = Pace { plan: plan.clone(), prompts, template, clock };

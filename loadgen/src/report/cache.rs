@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
+use crate::expected::lru_token_hits;
 use crate::plan::{IdealHits, ideal_hits};
 
 /// Expected and observed hits.
@@ -16,10 +17,22 @@ pub struct CacheReport {
     pub server_block_tokens: u32,
     /// Ideal hits by prompt tokens with such blocks, the last token always computed.
     pub ideal_server_token_hit: f64,
+    /// The same for caches of so many of those blocks that drop the one unused for longest.
+    #[serde(default)]
+    pub lru_server_token_hit: Vec<LruHit>,
     /// Cached over prompt tokens of completed requests; none if the server does not say.
     pub observed_token_hit: Option<f64>,
     /// Observed over ideal, both by tokens at the server's blocks.
     pub efficiency: Option<f64>,
+}
+
+/// What a cache of limited size could hit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LruHit {
+    /// Its capacity, in blocks of the server.
+    pub blocks: usize,
+    /// Hits by prompt tokens.
+    pub token_hit: f64,
 }
 
 /// Compares the requests that were offered with the server's counts.
@@ -41,6 +54,10 @@ pub fn cache(run: &Measured<'_>, server_block_tokens: u32) -> CacheReport {
         ideal_token_hit: token_hit,
         server_block_tokens,
         ideal_server_token_hit: server_token_hit,
+        lru_server_token_hit: lru_token_hits(offered, server_block_tokens)
+            .into_iter()
+            .map(|(blocks, token_hit)| LruHit { blocks, token_hit })
+            .collect(),
         observed_token_hit: observed,
         efficiency: observed.filter(|_| server_token_hit > 0.0).map(|hit| hit / server_token_hit),
     }

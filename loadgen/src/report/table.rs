@@ -6,6 +6,7 @@ use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use super::Report;
+use super::cache::LruHit;
 use super::stages::StageReport;
 use crate::intervals::{Distribution, Interval};
 use crate::windows::{Settling, WindowReport};
@@ -209,6 +210,11 @@ fn work(report: &Report, out: &mut String) {
         percent(cache.observed_token_hit),
         percent(cache.efficiency)
     );
+    let of_size = |hit: &LruHit| format!("{} {}", hit.blocks, percent(Some(hit.token_hit)));
+    if cache.ideal_server_token_hit > 0.0 {
+        let sizes: Vec<String> = cache.lru_server_token_hit.iter().map(of_size).collect();
+        line!(out, "          expected of an LRU cache by blocks: {}", sizes.join(" · "));
+    }
     if let Some(goodput) = &report.goodput {
         line!(
             out,
