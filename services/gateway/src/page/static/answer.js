@@ -14,7 +14,7 @@ export function makeAnswer(links, onDrawn) {
   const text = el("p", { class: "text" });
   const note = el("p", { class: "took" });
   const below = el("div", { class: "below" });
-  const node = el("article", { class: "turn model", data: { fresh: "1", state: "waiting" } }, el("h3", { class: "unseen", text: "Answer" }), text, note, below);
+  const node = el("article", { class: "turn model", data: { state: "waiting" } }, el("h3", { class: "unseen", text: "Answer" }), text, note, below);
   const clock = { sent: 0, first: null, last: null };
   const got = { content: "", tokens: 0, usage: null, timings: null, finish: null };
   let [drawn, frame] = [0, 0];
@@ -28,7 +28,7 @@ export function makeAnswer(links, onDrawn) {
       node.dataset.state = "writing";
     }
     setText(note, got.tokens ? took() : "");
-    onDrawn(node);
+    onDrawn();
   }
 
   function chunk(data) {
@@ -70,7 +70,7 @@ export function makeAnswer(links, onDrawn) {
     const measured = stages.length ? null : { ttft: ttft(), total: clock.last === null ? null : clock.last - clock.sent };
     const view = waterfall({ ttft: got.timings?.ttft_ms ?? null, stages, measured });
     below.replaceChildren(...(view ? [view] : []), traceLine());
-    onDrawn(node);
+    onDrawn();
   }
 
   function traceLine() {

@@ -6,11 +6,13 @@ import { byId, el } from "./dom.js";
 const EXAMPLES = ["Who are you?", "Explain what a KV cache is, in two sentences.", "Write a short poem about two cyclists."];
 /** Without a word from the server for this long, the answer is given up. */
 const SILENCE_MAX_MS = 130_000;
+/** Whoever is this near to the end of the conversation is at its end. */
+const AT_END_PX = 40;
 
 /** Wires the chat up; `learn(state)` tells it what the gateway says about itself. */
 export function startChat() {
   const parts = Object.fromEntries(["ask", "prompt", "send", "stop", "clear", "talk", "hint", "examples", "said", "temperature", "max-tokens"].map((id) => [id, byId(id)]));
-  const chat = { parts, messages: [], model: null, links: { jaeger: "" }, running: null };
+  const chat = { parts, messages: [], model: null, links: { jaeger: "" }, running: null, atEnd: true };
   parts.ask.addEventListener("submit", (event) => {
     event.preventDefault();
     send(chat, parts.prompt.value);
@@ -24,6 +26,10 @@ export function startChat() {
   parts.stop.addEventListener("click", () => chat.running?.abort("stopped"));
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") chat.running?.abort("stopped");
+  });
+  parts.talk.addEventListener("scroll", () => {
+    const { scrollHeight, scrollTop, clientHeight } = parts.talk;
+    chat.atEnd = scrollHeight - scrollTop - clientHeight < AT_END_PX;
   });
   parts.clear.addEventListener("click", () => forget(chat));
   for (const example of EXAMPLES) {
@@ -64,8 +70,10 @@ async function send(chat, text) {
   parts.clear.disabled = false;
   const question = { role: "user", content: text };
   parts.talk.append(el("article", { class: "turn user" }, el("h3", { class: "unseen", text: "You" }), el("p", { class: "text", text })));
-  const answer = makeAnswer(chat.links, (node) => follow(parts.talk, node));
+  const answer = makeAnswer(chat.links, () => follow(chat));
   parts.talk.append(answer.node);
+  chat.atEnd = true;
+  follow(chat);
   const running = new AbortController();
   busy(chat, running);
   const messages = chat.messages;
@@ -169,9 +177,7 @@ async function* events(stream, heard) {
   }
 }
 
-/** Keeps the end in view for those who were there; whoever scrolled back reads on in peace. */
-function follow(talk, node) {
-  const below = talk.scrollHeight - talk.scrollTop - talk.clientHeight;
-  if (below < 160 || node.dataset.fresh) talk.scrollTop = talk.scrollHeight;
-  delete node.dataset.fresh;
+/** Keeps the end in view for those who are there; whoever scrolled back reads on in peace. */
+function follow(chat) {
+  if (chat.atEnd) chat.parts.talk.scrollTop = chat.parts.talk.scrollHeight;
 }

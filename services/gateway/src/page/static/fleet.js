@@ -10,8 +10,43 @@ const felt = { prefill: [], decode: [] };
 /** A worker announces itself every second and is gone after three: older than this is doubtful. */
 const STALE_MS = 2500;
 
+/** Orders of the table: by role and name, or whoever has most of something first. */
+const ORDERS = {
+  role: byRole,
+  running: most((worker) => worker.running_sequences),
+  queued: most((worker) => worker.queued_sequences + worker.queued_tokens / 1e6),
+  pages: most((worker) => worker.pool.leased / worker.pool.total),
+};
+let order = "role";
+let latest = null;
+
+function byRole(a, b) {
+  return ROLES.indexOf(a.role) - ROLES.indexOf(b.role) || a.worker.localeCompare(b.worker, "en", { numeric: true });
+}
+
+function most(of) {
+  return (a, b) => of(b) - of(a) || byRole(a, b);
+}
+
+/** Lets the heads of the table choose its order. */
+export function startFleet() {
+  for (const button of document.querySelectorAll(".fleet .sort")) {
+    button.addEventListener("click", () => {
+      order = button.dataset.by;
+      for (const other of document.querySelectorAll(".fleet .sort")) {
+        const here = other === button && order !== "role";
+        if (here) other.parentElement.setAttribute("aria-sort", "descending");
+        else other.parentElement.removeAttribute("aria-sort");
+      }
+      if (latest) showFleet(latest);
+    });
+  }
+}
+
 /** Shows one state of `/fleet`. */
 export function showFleet(state) {
+  if (latest?.time_ms !== state.time_ms) ROLES.forEach((role) => noteFelt(role, state.roles[role]));
+  latest = state;
   const { workers } = state;
   const ready = workers.filter((worker) => worker.state === "ready").length;
   setText(byId("fleet-count"), workers.length ? `${ready} of ${workers.length} ready` : "");
@@ -20,7 +55,7 @@ export function showFleet(state) {
   byId("balance").hidden = workers.length === 0;
   byId("legend").hidden = workers.length === 0;
   ROLES.forEach((role) => showBalance(role, state.roles[role]));
-  const sorted = [...workers].sort((a, b) => ROLES.indexOf(a.role) - ROLES.indexOf(b.role) || a.worker.localeCompare(b.worker, "en", { numeric: true }));
+  const sorted = [...workers].sort(ORDERS[order]);
   keyed(byId("workers"), sorted, (worker) => worker.worker, makeRow, updateRow);
   showStore(state);
   showChanges(state.changes);
@@ -45,6 +80,15 @@ function showEmpty(state) {
   }
 }
 
+/** The time that a newcomer feels: what waits before it at prefill, a token at decode. */
+function feelMs(role, sums) {
+  return role === "prefill" ? sums.backlog_ms : sums.step_ms;
+}
+
+function noteFelt(role, sums) {
+  felt[role] = [...felt[role], feelMs(role, sums)].slice(-VALUES_MAX);
+}
+
 /** One line per role: how full it is, and the time that a newcomer feels there. */
 function showBalance(role, sums) {
   const box = byId("balance");
@@ -53,9 +97,8 @@ function showBalance(role, sums) {
     node = el("div", { class: "side", data: { role } }, el("h3", { text: role === "prefill" ? "Prefill" : "Decode" }), makeSpark(), el("p", { class: "feel" }), el("p", { class: "load" }), bar(["leased", "cached"]));
     box.append(node);
   }
-  const [what, ms] = role === "prefill" ? ["backlog", sums.backlog_ms] : ["per token", sums.step_ms];
-  setText(node.querySelector(".feel"), sums.ready ? `${format.duration(ms)} ${what}` : "nobody ready");
-  felt[role] = [...felt[role], ms].slice(-VALUES_MAX);
+  const what = role === "prefill" ? "backlog" : "per token";
+  setText(node.querySelector(".feel"), sums.ready ? `${format.duration(feelMs(role, sums))} ${what}` : "nobody ready");
   drawSpark(node, felt[role]);
   const load = role === "prefill" ? `${format.count(sums.queued_sequences)} queued, ${format.count(sums.queued_tokens)} tokens` : `${format.count(sums.running_sequences)} running of ${format.count(sums.sequences_max)}, ${format.count(sums.queued_sequences)} queued`;
   setText(node.querySelector(".load"), `${format.count(sums.workers)} ${sums.workers === 1 ? "worker" : "workers"} · ${load}`);

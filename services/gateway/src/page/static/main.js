@@ -3,7 +3,7 @@
 import { startChat } from "./chat.js";
 import { byId, setAttr, setText, webAddress } from "./dom.js";
 import { showFigures } from "./figures.js";
-import { showFleet } from "./fleet.js";
+import { showFleet, startFleet } from "./fleet.js";
 import * as format from "./format.js";
 import { follow } from "./live.js";
 
@@ -57,4 +57,5 @@ function showBanner(text) {
   document.body.classList.toggle("old", text !== "");
 }
 
+startFleet();
 follow(onState, onLost);

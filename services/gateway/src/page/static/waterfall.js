@@ -17,11 +17,13 @@ const MEANING = {
   "decode.kv_pull": "decode takes the prompt's KV blocks",
   "decode.first_step": "decode's first step",
   "decode.generate": "decode's further steps",
+  lost_attempt: "an attempt that came to nothing, until the next one was sent",
   stream: "gateway: sending tokens to the client",
 };
 /** A gap shorter than this, or than its share of the whole, is the rounding of clocks. */
 const GAP_MS = 0.5;
 const GAP_SHARE = 0.02;
+const ROUNDING_MS = 0.05;
 
 /** The element that shows it, or null when nothing was measured. `measured` stands in for stages. */
 export function waterfall({ ttft, stages, measured }) {
@@ -33,16 +35,11 @@ export function waterfall({ ttft, stages, measured }) {
   if (ttft !== null && ttft < end * 0.8) {
     const before = known.filter((stage) => stage.start_ms < ttft && stage.name !== "stream");
     box.append(table(`To the first token: ${format.duration(ttft)}`, before, ttft, null));
-    const after = known.filter((stage) => ttft <= stage.start_ms + stage.duration_ms + 0.01 && !isFirstPart(stage));
+    const after = known.filter((stage) => ttft + ROUNDING_MS < stage.start_ms + stage.duration_ms);
     const first = { name: "to the first token", start_ms: 0, duration_ms: ttft, summary: true };
     box.append(table(`The whole request: ${format.duration(end)}`, [first, ...after], end, ttft));
   } else box.append(table(`The whole request: ${format.duration(end)}`, known, end, ttft));
   return box;
-}
-
-/** Stages that the first token waits for: in the second table they are one row. */
-function isFirstPart({ name }) {
-  return /^(tokenize|admit|route|first_token|prefill\.)/.test(name);
 }
 
 /** What this browser saw, where the gateway gave no stages: a stopped answer, say. */
@@ -59,14 +56,14 @@ function table(caption, stages, end, mark) {
   return el("table", {}, el("caption", { text: caption }), columns, el("thead", { class: "unseen" }, head), el("tbody", {}, ...rows.map((row) => rowOf(row, end, mark))));
 }
 
-/** Several spans of one stage at one worker, such as chunks, share a row. */
+/** Several spans of one stage at one worker and in one attempt, such as chunks, share a row. */
 function group(stages) {
   const rows = new Map();
   for (const stage of stages) {
-    const key = `${stage.name} ${stage.worker ?? ""}`;
+    const key = `${stage.name} ${stage.worker ?? ""} ${stage.attempt ?? 0}`;
     const from = Math.max(0, stage.start_ms);
     const to = Math.max(from, stage.start_ms + stage.duration_ms);
-    const row = rows.get(key) ?? { name: stage.name, worker: stage.worker, kind: kindOf(stage), spans: [], start: from, end: to, ms: 0 };
+    const row = rows.get(key) ?? { name: stage.name, worker: stage.worker, attempt: stage.attempt, kind: kindOf(stage), spans: [], start: from, end: to, ms: 0 };
     row.spans.push([from, to]);
     row.start = Math.min(row.start, from);
     row.end = Math.max(row.end, to);
@@ -90,6 +87,7 @@ function gaps(stages, end) {
 
 function kindOf({ name, summary }) {
   if (summary) return "first";
+  if (name === "lost_attempt") return "lost";
   if (name.startsWith("kv.") || name.includes(".kv_")) return "kv";
   if (name.startsWith("prefill")) return "prefill";
   return name.startsWith("decode") ? "decode" : "gateway";
@@ -103,15 +101,17 @@ function rowOf(row, end, mark) {
     lane.append(line);
   }
   const pieces = row.spans.map(([from, to]) => {
-    const piece = el("span", { class: `span ${row.kind}${end + 0.01 < to ? " cut" : ""}` });
+    const piece = el("span", { class: `span ${row.kind}${end + ROUNDING_MS < to ? " cut" : ""}` });
     piece.style.left = `${(100 * Math.min(from, end)) / end}%`;
     piece.style.width = `${(100 * (Math.min(to, end) - Math.min(from, end))) / end}%`;
     return piece;
   });
   lane.append(...pieces, el("span", { class: "unseen", text: `from ${format.duration(row.start)}` }));
   const times = row.spans.length < 2 ? "" : `, in ${row.spans.length} parts`;
-  const title = `${MEANING[row.name] ?? row.name}${row.worker ? ` (${row.worker})` : ""}: from ${format.duration(row.start)} to ${format.duration(row.end)}${times}`;
+  const again = row.attempt ? `, attempt ${row.attempt + 1}` : "";
+  const title = `${MEANING[row.name] ?? row.name}${row.worker ? ` (${row.worker})` : ""}${again}: from ${format.duration(row.start)} to ${format.duration(row.end)}${times}`;
   const name = el("th", { scope: "row", title }, row.name);
   if (row.worker) name.append(" ", el("small", { class: "mono", text: row.worker }));
+  if (row.attempt) name.append(" ", el("small", { text: `#${row.attempt + 1}` }));
   return el("tr", { title }, name, lane, el("td", { class: "num", text: format.duration(row.ms) }));
 }
