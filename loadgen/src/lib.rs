@@ -15,6 +15,7 @@ pub mod clock;
 mod connection;
 mod due;
 pub mod expected;
+pub mod exposition;
 mod flight;
 pub mod identity;
 pub mod intervals;

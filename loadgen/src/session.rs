@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use chassis::settings::TelemetrySettings;
-use chassis::{Settings, Telemetry};
+use chassis::{Settings, Tasks, Telemetry};
 
 use crate::annotate::{self, Planned};
 use crate::body::BodyTemplate;
@@ -17,6 +17,7 @@ use crate::calibrate;
 use crate::cli::{self, Cli, Command, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
 use crate::client::{Client, ModelInfo};
 use crate::clock::Clock;
+use crate::exposition;
 use crate::identity::Identity;
 use crate::live::Live;
 use crate::overhead;
@@ -36,6 +37,8 @@ const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last spans may take to be exported.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a scrape that is under way may take at the end.
+const METRICS_LIMIT: Duration = Duration::from_secs(2);
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +133,11 @@ pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String
     }
     let annotations = annotations(&args.sending)?;
     let telemetry = telemetry(&args.sending, client.run_id())?;
-    let live = Arc::new(Live::default());
+    let live = Arc::new(Live::new(args.reporting.slos.clone()));
+    let mut tasks = Tasks::new();
+    if let Some(listen) = &args.sending.metrics_listen {
+        exposition::start(listen, live.clone(), &mut tasks).await?;
+    }
     let progress = Progress::new(args.reporting.progress, plan.requests.len());
     let clock = Clock::starting_in(LEAD);
     let pace = Pace { plan: plan.clone(), prompts, template, clock };
@@ -139,6 +146,7 @@ pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String
     let runner = Runner { client, options, identity, live, annotations, tracer };
     let outcome = runner.run(pace, stop, progress).await?;
     telemetry.shutdown(EXPORT_LIMIT).await;
+    tasks.run_until(std::future::ready(()), METRICS_LIMIT).await?;
     finish(&args.reporting, args.sending.on_full, workload, (&plan, &outcome))
 }
 

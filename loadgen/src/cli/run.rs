@@ -73,6 +73,9 @@ pub struct SendingArgs {
     /// Export a span for each sampled request to this OTLP gRPC endpoint.
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
+    /// Serve /metrics (OpenMetrics) at this address while the run goes on.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub metrics_listen: Option<String>,
     /// Part of the requests whose trace context asks to be sampled.
     #[arg(long, default_value_t = 1.0)]
     pub trace_ratio: f64,

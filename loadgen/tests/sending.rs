@@ -1,0 +1,296 @@
+//! Runs against the built-in null server, whose times are known, and against servers that hang up.
+
+#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command as Process, Stdio};
+use std::time::Duration;
+
+use clap::Parser;
+use loadgen::cli::{Cli, Command};
+use loadgen::null::{NullOptions, NullServer};
+use loadgen::session::{Ending, run};
+use serde_json::Value;
+use testbed::OtlpReceiver;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// What a run left behind.
+struct Done {
+    report: Value,
+    requests: Vec<Value>,
+    ending: Ending,
+}
+
+/// Runs `loadgen run` with these arguments; one of more than one word stands in `quoted`. The lag of
+/// a busy test machine decides nothing.
+async fn load(url: &str, arguments: &str, quoted: &[&str]) -> Done {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, jsonl) = (folder.path().join("report.json"), folder.path().join("lines.jsonl"));
+    let fixed = format!(
+        "loadgen run --progress none --lag-limit 60s --url {url} --json {} --jsonl {}",
+        json.display(),
+        jsonl.display()
+    );
+    let words = fixed.split(' ').chain(arguments.split_whitespace()).chain(quoted.iter().copied());
+    let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else { panic!("no run") };
+    let (_stop, stopped) = mpsc::channel(1);
+    let (_, ending) = run(&args, stopped).await.unwrap();
+    let lines = std::fs::read_to_string(jsonl).unwrap();
+    Done {
+        report: serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap(),
+        requests: lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
+        ending,
+    }
+}
+
+async fn null(ttft_ms: u64, itl_ms: u64, slots: Option<usize>) -> NullServer {
+    let options = NullOptions {
+        ttft: Duration::from_millis(ttft_ms),
+        itl: Duration::from_millis(itl_ms),
+        slots,
+        ..NullOptions::default()
+    };
+    NullServer::start("127.0.0.1:0", options).await.unwrap()
+}
+
+fn ns(request: &Value, name: &str) -> i64 {
+    request[name].as_i64().unwrap_or_else(|| panic!("{name} in {request}"))
+}
+
+fn ms(value: &Value) -> f64 {
+    value.as_f64().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_measured_is_what_the_server_was_told_to_do() {
+    let server = null(40, 15, None).await;
+    let arguments = "--rate 40 --arrivals constant --requests 12 --output-tokens 6";
+    for endpoint in ["completions", "chat"] {
+        let done = load(&server.url(), &format!("{arguments} --endpoint {endpoint}"), &[]).await;
+        assert_eq!(done.report["counts"]["completed"], 12, "{}", done.report);
+        assert_eq!(done.report["counts"]["wrong_length"], 0);
+        for request in &done.requests {
+            let order = ["dispatched_ns", "written_ns", "first_byte_ns", "first_token_ns"];
+            let stamps = order.map(|name| ns(request, name));
+            assert!(stamps.is_sorted(), "{request}");
+            // The server's own account and ours are of the same request: ours is the longer one.
+            let served = ms(&request["server_ttft_ms"]);
+            assert!(served >= 40.0, "{request}");
+            assert!((stamps[3] - stamps[0]) as f64 / 1e6 >= served, "{request}");
+            let tokens: Vec<i64> = request["token_ns"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|t| t.as_i64().unwrap())
+                .collect();
+            assert_eq!(tokens.len(), 6);
+            // Five gaps of 15 ms; the first token may have been late by as much as it says.
+            let late_ms = served - 40.0;
+            assert!((tokens[5] - tokens[0]) as f64 / 1e6 >= 75.0 - late_ms - 5.0, "{request}");
+            let stages = request["stages"].as_array().unwrap();
+            let names: Vec<&str> = stages.iter().map(|s| s["name"].as_str().unwrap()).collect();
+            assert_eq!(names, ["prefill.queue", "prefill.compute", "decode.generate"]);
+            assert!(ms(&stages[1]["duration_ms"]) >= 40.0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_with_few_slots_says_how_long_a_request_waited() {
+    let server = null(50, 1, Some(1)).await;
+    let arguments = "--rate 1000 --arrivals constant --requests 5 --output-tokens 1";
+    let done = load(&server.url(), arguments, &[]).await;
+    let mut waits: Vec<f64> =
+        done.requests.iter().map(|r| ms(&r["stages"][0]["duration_ms"])).collect();
+    waits.sort_by(f64::total_cmp);
+    // One after the other: the last one waited for four of 50 ms, less the 4 ms it came later.
+    assert!(waits[4] >= 4.0 * 50.0 - 10.0, "{waits:?}");
+    assert!(waits[0] < waits[1], "{waits:?}");
+}
+
+#[tokio::test]
+async fn a_cool_down_keeps_the_load_up_until_the_last_measured_request_is_over() {
+    let server = null(20, 4, None).await;
+    let arguments =
+        "--rate 100 --arrivals constant --requests 10 --output-tokens 1..100 --cooldown 20s";
+    let done = load(&server.url(), arguments, &[]).await;
+    assert_eq!(done.ending, Ending::Good, "{}", done.report["verdict"]);
+    assert_eq!(done.report["latency"]["ttft_response_ms"]["count"], 10);
+    assert_eq!(done.report["counts"]["cancelled"], 0);
+    // Short ones that came later were over before the last of the ten; 20 s would be 2,000.
+    let over = done.requests.len();
+    assert!((11..500).contains(&over), "{over}");
+    let hit = load(&server.url(), &arguments.replace("20s", "50ms"), &[]).await;
+    assert_eq!(hit.ending, Ending::Invalid, "{}", hit.report["verdict"]);
+}
+
+#[tokio::test]
+async fn a_user_sends_the_next_request_after_the_answer_and_a_thought() {
+    let server = null(20, 1, None).await;
+    let arguments = "--users 3 --requests 12 --think-time 30ms --think constant --output-tokens 2";
+    let done = load(&server.url(), arguments, &[]).await;
+    assert_eq!(done.report["counts"]["completed"], 12, "{}", done.report);
+    let mut spans: Vec<(i64, i64)> =
+        done.requests.iter().map(|r| (ns(r, "intended_ns"), ns(r, "finished_ns"))).collect();
+    spans.sort_unstable();
+    for (at, (intended, _)) in spans.iter().enumerate() {
+        let in_flight = spans.iter().filter(|(from, to)| from < intended && intended < to).count();
+        assert!(in_flight < 3, "{spans:?}");
+        // All but the first of each user were due exactly 30 ms after an answer.
+        let follows = spans.iter().any(|(_, finished)| finished + 30_000_000 == *intended);
+        assert!(at < 3 || follows, "{spans:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_else_happens_is_noted_with_its_time_and_its_end() {
+    let server = null(1, 1, None).await;
+    let arguments = "--rate 20 --arrivals constant --requests 10 --output-tokens 2";
+    let quoted =
+        ["--at", "100ms", "echo gone; exit 3", "--mark", "50ms", "half", "--at", "1h", "never"];
+    let done = load(&server.url(), arguments, &quoted).await;
+    let text = done.report["marks"].to_string();
+    for part in ["half", "echo gone; exit 3", "exit 3"] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    assert_eq!(done.report["counts"]["completed"], 10);
+}
+
+#[tokio::test]
+async fn a_span_of_each_request_is_exported_where_asked_for() {
+    let collector = OtlpReceiver::start().await;
+    let server = null(5, 1, None).await;
+    let arguments = format!(
+        "--rate 100 --requests 4 --output-tokens 2 --otlp-endpoint {} --trace-ratio 1",
+        collector.url()
+    );
+    let done = load(&server.url(), &arguments, &[]).await;
+    let spans =
+        collector.wait_for(Duration::from_secs(20), |spans| spans.len() == 4).await.unwrap();
+    let run_id = done.report["workload"]["run_id"].as_str().unwrap();
+    for request in &done.requests {
+        let of_request =
+            |span: &&testbed::SpanRecord| request["trace_id"] == span.trace_id.as_str();
+        let span = spans.iter().find(of_request).unwrap();
+        assert_eq!(
+            (span.name.as_str(), span.service.as_str()),
+            ("POST /v1/completions", "loadgen")
+        );
+        assert_eq!(span.parent_span_id, None);
+        assert_eq!(span.attributes["loadgen.run_id"], run_id);
+        let ttft: f64 = span.attributes["loadgen.ttft_ms"].parse().unwrap();
+        assert!(ttft >= 5.0, "{span:?}");
+        assert!(span.attributes.contains_key("loadgen.lag_ms"));
+    }
+}
+
+/// Answers each connection's first request and hangs up `after` it, without saying so beforehand.
+async fn hangs_up(answers: usize) -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        for _ in 0..answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            let body = br#""ignore_eos":true}"#;
+            while !seen.ends_with(body) && !seen.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0);
+            }
+            let (kind, text) = if seen.starts_with(b"GET") {
+                ("application/json", r#"{"data":[{"id":"m","max_model_len":4096}]}"#.to_owned())
+            } else {
+                let choice = r#"{"choices":[{"text":"a","finish_reason":"length"}]}"#;
+                ("text/event-stream", format!("data: {choice}\n\ndata: [DONE]\n\n"))
+            };
+            let head = "HTTP/1.1 200 OK\r\n";
+            let answer = format!(
+                "{head}content-type: {kind}\r\ncontent-length: {}\r\n\r\n{text}",
+                text.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (url, server)
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_the_server_closed_is_replaced() {
+    let (url, _server) = hangs_up(4).await;
+    let arguments = "--rate 10 --arrivals constant --requests 3 --output-tokens 1";
+    let done = load(&url, arguments, &[]).await;
+    assert_eq!(done.report["counts"]["completed"], 3, "{}", done.report["errors"]);
+}
+
+/// Starts the program; gives it and the address in the first line it prints.
+fn start(arguments: &[&str]) -> (Child, String) {
+    let mut child = Process::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("listening at ").unwrap().to_owned();
+    (child, url)
+}
+
+#[test]
+fn the_exit_status_tells_how_it_ended() {
+    let serve = ["null-server", "--tethered", "--listen", "127.0.0.1:0", "--ttft", "1s"];
+    let (mut server, url) = start(&serve);
+    let run = |words: &str| {
+        let mut process = Process::new(env!("CARGO_BIN_EXE_loadgen"));
+        process.args(["run", "--progress", "none", "--url", &url]).args(words.split(' '));
+        process.stdout(Stdio::piped()).stderr(Stdio::null());
+        process
+    };
+    let load = "--rate 20 --output-tokens 1 --lag-limit 60s";
+    let good = run(&format!("{load} --requests 2")).output().unwrap();
+    assert_eq!(good.status.code(), Some(0), "{}", String::from_utf8_lossy(&good.stdout));
+    let dropped = format!("{load} --requests 10 --max-inflight 1 --on-full abort --grace 0s");
+    let invalid = run(&dropped).output().unwrap();
+    assert!(matches!(invalid.status.code(), Some(3 | 130)), "{:?}", invalid.status);
+    let late = run(&format!("{load} --requests 2 --timeout 100ms")).output().unwrap();
+    assert_eq!(late.status.code(), Some(4));
+    let wrong = run("--rate fast").output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    let mut cut = run(&format!("{load} --requests 100000 --grace 100ms")).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    let id = cut.id().to_string();
+    assert!(Process::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let mut report = String::new();
+    std::io::Read::read_to_string(cut.stdout.as_mut().unwrap(), &mut report).unwrap();
+    assert_eq!(cut.wait().unwrap().code(), Some(130));
+    assert!(report.contains("Ctrl-C"), "{report}");
+    // The end of its standard input ends a tethered server.
+    drop(server.stdin.take());
+    assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn calibrate_measures_its_own_server_and_the_bare_loop() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("calibration.json");
+    let words = "calibrate --streams 20 --itl 20ms --tokens 6 --hold 1s --json";
+    let done = Process::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(words.split(' '))
+        .arg(&json)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&done.stdout);
+    // Whether the step is to be trusted is up to the machine; what it consists of is not.
+    assert!(matches!(done.status.code(), Some(0 | 3)), "{text}");
+    let all: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    let step = &all["steps"][0];
+    assert_eq!((&step["streams"], &step["failed"]), (&20.into(), &0.into()), "{all}");
+    assert!(ms(&step["itl_ms"]["p50"]) > 1.0, "{all}");
+    let trusted = step["faults"].as_array().unwrap().is_empty();
+    assert_eq!(all["raw"].is_object(), trusted, "{all}");
+    assert_eq!(done.status.code() == Some(0), trusted);
+    assert!(text.contains(all["verdict"].as_str().unwrap()));
+}
