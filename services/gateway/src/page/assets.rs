@@ -111,8 +111,8 @@ mod tests {
     fn every_file_that_the_page_names_is_there_and_none_comes_from_elsewhere() {
         let mut named = 0;
         for asset in std::iter::once(&INDEX).chain(&FILES) {
-            for (at, _) in asset.text.match_indices("/page/") {
-                let name = asset.text[at + "/page/".len()..].split('"').next().unwrap();
+            for (at, _) in asset.text.match_indices("\"page/") {
+                let name = asset.text[at + "\"page/".len()..].split('"').next().unwrap();
                 assert!(FILES.iter().any(|file| file.name == name), "{}: {name}", asset.name);
                 named += 1;
             }

@@ -66,6 +66,8 @@ async function send(chat, text) {
   if (!parts.ask.reportValidity()) return;
   parts.prompt.value = "";
   grow(parts.prompt);
+  // The example that was clicked is about to vanish, and the focus with it.
+  if (parts.hint.contains(document.activeElement)) parts.prompt.focus();
   parts.hint.hidden = true;
   parts.clear.disabled = false;
   const question = { role: "user", content: text };
@@ -128,7 +130,7 @@ async function ask(chat, answer, running) {
   try {
     heard();
     answer.sent();
-    const response = await fetch("/v1/chat/completions", {
+    const response = await fetch("v1/chat/completions", {
       method: "POST",
       headers: { "content-type": "application/json", "x-tandem-timings": "stages", traceparent: answer.traceparent, "x-request-id": answer.traceId },
       body: JSON.stringify(body),

@@ -34,7 +34,7 @@ export function follow(onState, onLost) {
 
   function open() {
     close();
-    source = new EventSource("/fleet/events");
+    source = new EventSource("fleet/events");
     watch();
     source.onmessage = (event) => {
       wait = RETRY_FIRST_MS;
@@ -48,7 +48,7 @@ export function follow(onState, onLost) {
   async function again() {
     close();
     try {
-      const answer = await fetch("/fleet", { signal: AbortSignal.timeout(ASK_TIMEOUT_MS) });
+      const answer = await fetch("fleet", { signal: AbortSignal.timeout(ASK_TIMEOUT_MS) });
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       told(await answer.text());
     } catch {
