@@ -222,13 +222,13 @@ impl Account {
         }
     }
 
-    /// Whether what came after the first token took too long.
-    fn is_slow(&self, now: SystemTime) -> bool {
-        let First::Written(first) = self.first else { return false };
+    /// Milliseconds of the tokens after the first, and how many there were per choice.
+    fn rest(&self, now: SystemTime) -> Option<(f64, u64)> {
+        let First::Written(first) = self.first else { return None };
         let choices = self.last_tokens.len().max(1) as u64;
         let rest = (self.usage.completion_tokens / choices).saturating_sub(1);
         let took = now.duration_since(first).unwrap_or_default();
-        self.judge.is_slow(took.as_secs_f64() * 1e3, rest)
+        (rest != 0).then_some((took.as_secs_f64() * 1e3, rest))
     }
 
     /// Closes the account: everything was answered.
@@ -262,8 +262,13 @@ impl Account {
 
     fn close(&mut self, status: u16, failure: Option<(&'static str, &str)>) {
         let now = SystemTime::now();
-        self.check_slo(self.span.is_some() && status == 200 && self.is_slow(now), now);
+        let rest = self.rest(now).filter(|_| self.span.is_some() && status == 200);
+        let slow = rest.is_some_and(|(ms, tokens)| self.judge.is_slow(ms, tokens));
+        self.check_slo(slow, now);
         let Some(mut span) = self.span.take() else { return };
+        if let Some((ms, tokens)) = rest {
+            self.metrics.tpot_seconds.observe(ms / 1e3 / tokens as f64, &self.trace);
+        }
         self.trace.decide(self.slo_missed || 500 <= status);
         if let First::Written(first) = self.first {
             let tokens = self.usage.completion_tokens;

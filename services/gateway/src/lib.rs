@@ -41,7 +41,7 @@ pub use backend::{Backend, Pieces, Sight};
 pub use judge::Judge;
 pub use metrics::{Exposition, HttpMetrics};
 pub use routes::router;
-pub use service::run;
+pub use service::{instruments, run};
 pub use stages::StageNotes;
 pub use text::{Text, TextParts};
 pub use vocabulary::Vocabulary;

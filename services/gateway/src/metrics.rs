@@ -11,6 +11,8 @@ use chassis::metrics::{
     ITL_SECONDS, REQUEST_SECONDS, Registry, TOKENS, TTFT_SECONDS, TracedHistogram,
 };
 
+use crate::respond::Endpoint;
+
 /// What `/metrics` shows; grows when the bus is there. Cheap to clone.
 #[derive(Clone)]
 pub struct Exposition {
@@ -43,6 +45,7 @@ type Labels = Vec<(&'static str, String)>;
 pub struct HttpMetrics {
     pub(crate) ttft_seconds: TracedHistogram,
     pub(crate) itl_seconds: TracedHistogram,
+    pub(crate) tpot_seconds: TracedHistogram,
     pub(crate) request_seconds: TracedHistogram,
     pub(crate) prompt_tokens: Counter,
     pub(crate) cached_tokens: Counter,
@@ -60,6 +63,7 @@ impl HttpMetrics {
         let metrics = Self {
             ttft_seconds: TracedHistogram::new(&TTFT_SECONDS),
             itl_seconds: TracedHistogram::new(&ITL_SECONDS),
+            tpot_seconds: TracedHistogram::new(&ITL_SECONDS),
             request_seconds: TracedHistogram::new(&REQUEST_SECONDS),
             prompt_tokens: Counter::default(),
             cached_tokens: Counter::default(),
@@ -85,6 +89,11 @@ impl HttpMetrics {
             "vllm:inter_token_latency_seconds",
             "Between two tokens of a choice",
             self.itl_seconds.clone(),
+        );
+        registry.register(
+            "vllm:request_time_per_output_token_seconds",
+            "Time per token of a request after its first",
+            self.tpot_seconds.clone(),
         );
         registry.register(
             "vllm:e2e_request_latency_seconds",
@@ -123,6 +132,15 @@ impl HttpMetrics {
             "Answers to generation requests, by endpoint and status",
             self.responses.clone(),
         );
+        // What did not happen is 0, not unknown.
+        for reason in ["stop", "length", "abort"] {
+            drop(self.successes.get_or_create(&vec![("finished_reason", reason.to_owned())]));
+        }
+        for endpoint in [Endpoint::Chat, Endpoint::Completion] {
+            let labels =
+                vec![("endpoint", endpoint.path().to_owned()), ("status", "200".to_owned())];
+            drop(self.responses.get_or_create(&labels));
+        }
     }
 
     /// A choice ended for `reason`.

@@ -1,10 +1,11 @@
 //! The gateway's life: load the text half of the model, listen, connect, serve, drain.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bus::{Bus, BusOptions};
+use chassis::metrics::Registry;
 use chassis::settings::{GatewaySettings, Settings};
 use chassis::telemetry::{Telemetry, Tracer};
 use chassis::{Tasks, identity};
@@ -16,7 +17,7 @@ use tracing::info;
 
 use crate::app::{App, AppParts, Limits};
 use crate::backend::Connecting;
-use crate::dispatch::{DispatchLimits, Dispatcher};
+use crate::dispatch::{self, DispatchLimits, Dispatcher};
 use crate::fleet::Fleet;
 use crate::judge::Judge;
 use crate::metrics::{Exposition, HttpMetrics};
@@ -64,6 +65,16 @@ async fn load_text(settings: &Settings) -> anyhow::Result<Text> {
         Text::open(&path, name.as_deref()).with_context(|| format!("open {}", path.display()))
     };
     tokio::task::spawn_blocking(open).await?
+}
+
+/// Every instrument of the gateway, for those who describe them.
+pub fn instruments() -> Registry {
+    let mut registry = chassis::metrics::registry(SERVICE);
+    HttpMetrics::new(&mut registry, "model");
+    let trace = Tracer::off().timing_stages(&mut registry).continue_from(None);
+    trace.stage(chassis::telemetry::names::stage::ROUTE, UNIX_EPOCH..UNIX_EPOCH, []);
+    dispatch::Counters::default().register(&mut registry);
+    registry
 }
 
 /// What is there before NATS is.

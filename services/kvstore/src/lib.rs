@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use chassis::http::{self, Readiness};
-use chassis::metrics::Metrics;
-use chassis::{Settings, Tasks, Telemetry};
+use chassis::metrics::{Metrics, Registry};
+use chassis::{Settings, Tasks, Telemetry, Tracer};
 use tokio::net::TcpListener;
 
 use crate::keeper::Keeper;
@@ -24,6 +24,14 @@ use crate::metrics::StoreMetrics;
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 const NATS: &str = "nats";
 const INDEX: &str = "index";
+
+/// Every instrument of the kvstore, for those who describe them.
+pub fn instruments() -> Registry {
+    let mut registry = chassis::metrics::registry("kvstore");
+    StoreMetrics::register(&mut registry);
+    Tracer::off().timing_stages(&mut registry);
+    registry
+}
 
 /// Serves until `stop` resolves.
 ///
@@ -51,6 +59,7 @@ pub async fn serve(
     let readiness = Readiness::waiting_for([NATS, INDEX]);
     let mut registry = chassis::metrics::registry("kvstore");
     let metrics = StoreMetrics::register(&mut registry);
+    let tracer = telemetry.tracer().timing_stages(&mut registry);
     let health_address = listener.local_addr().context("read the health address")?;
     tracing::info!(%health_address, nats = settings.nats.url, "kvstore starts");
 
@@ -59,14 +68,7 @@ pub async fn serve(
     let router = http::health_router(readiness.clone(), Metrics::new(registry));
     let health = http::serve(listener, router, tasks.stop());
     tasks.spawn("health", async move { Ok(health.await?) });
-    let keeper = Keeper {
-        settings,
-        instance,
-        readiness,
-        metrics,
-        tracer: telemetry.tracer(),
-        stop: tasks.stop(),
-    };
+    let keeper = Keeper { settings, instance, readiness, metrics, tracer, stop: tasks.stop() };
     tasks.spawn("keeper", keeper.run());
     let served = tasks.run_until(stop, drain_timeout).await;
     telemetry.shutdown(FLUSH_LIMIT).await;

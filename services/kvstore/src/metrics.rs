@@ -61,6 +61,9 @@ impl StoreMetrics {
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
         }
+        for reason in DropReason::ALL {
+            drop(metrics.dropped.get_or_create(&vec![("reason", reason.as_str())]));
+        }
         registry.register("messages_dropped", "Messages not used", metrics.dropped.clone());
         metrics
     }

@@ -3,6 +3,11 @@
 use chassis::Settings;
 use protocol::Role;
 
+/// Every instrument of such a worker, for those who describe them.
+pub fn instruments() -> chassis::metrics::Registry {
+    engine::worker::instruments(Role::Prefill)
+}
+
 /// Serves until `stop` resolves, then finishes what runs.
 ///
 /// # Errors

@@ -13,8 +13,11 @@ use crate::fetch_model::FetchModelArgs;
 use crate::healthcheck::HealthcheckArgs;
 use crate::service::ServiceKind;
 use crate::status::StatusArgs;
+use crate::trace::TraceArgs;
 use crate::up::UpArgs;
-use crate::{bench, chat, config, doctor, fetch_model, healthcheck, service, status, up};
+use crate::{
+    bench, chat, config, doctor, fetch_model, healthcheck, metrics, service, status, trace, up,
+};
 
 /// Serves a language model with prefill and decode on different workers.
 #[derive(Debug, Parser)]
@@ -37,6 +40,10 @@ enum Command {
     },
     /// Show the workers and the store of a running system
     Status(StatusArgs),
+    /// Show one request as a waterfall, or the slowest ones, from Jaeger
+    Trace(TraceArgs),
+    /// Describe every metric of every service, as Markdown
+    Metrics,
     /// Show every setting, its value and where it came from
     Config(SettingsArgs),
     /// Look whether this machine has what `tandem up` needs
@@ -71,6 +78,8 @@ impl Cli {
                 chat::run(chat, &base).await.map(done)
             }
             Command::Status(args) => status::run(args).await.map(done),
+            Command::Trace(args) => trace::run(args).await.map(done),
+            Command::Metrics => metrics::run().map(done),
             Command::Config(args) => config::run(&args).map(done),
             Command::Doctor(args) => doctor::run(args).await,
             Command::Bench(args) => bench::run(args).await.map(done),

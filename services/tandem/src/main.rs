@@ -9,8 +9,10 @@ mod console;
 mod doctor;
 mod fetch_model;
 mod healthcheck;
+mod metrics;
 mod service;
 mod status;
+mod trace;
 mod up;
 
 use std::process::ExitCode;

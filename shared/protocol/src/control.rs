@@ -55,6 +55,10 @@ pub enum CancelReason {
 }
 
 impl CancelReason {
+    /// Every reason.
+    pub const ALL: [Self; 5] =
+        [Self::ClientGone, Self::StopString, Self::Deadline, Self::Superseded, Self::Shutdown];
+
     /// The reason as a metric label or trace attribute.
     pub fn as_str(self) -> &'static str {
         match self {

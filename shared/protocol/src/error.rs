@@ -22,6 +22,16 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// Every class.
+    pub const ALL: [Self; 6] = [
+        Self::Invalid,
+        Self::Overloaded,
+        Self::Retry,
+        Self::Deadline,
+        Self::Cancelled,
+        Self::Internal,
+    ];
+
     /// The class as a metric label or trace attribute.
     pub fn as_str(self) -> &'static str {
         match self {

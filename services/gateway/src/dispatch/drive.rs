@@ -231,12 +231,26 @@ impl Drive {
     /// what it has must stay without a gap.
     fn deliver(&mut self, mut event: TokenEvent) -> Option<Input> {
         self.last_sign = SystemTime::now();
+        if event.index == 0 {
+            self.compare_prediction();
+        }
         self.note_stages(&mut event);
         if self.client.gone {
             return None;
         }
         self.client.gone = self.client.pieces.try_send(Piece::Token(event)).is_err();
         self.client.gone.then_some(Input::Stop(CancelReason::ClientGone))
+    }
+
+    /// How well the router foresaw the first token, which is here.
+    fn compare_prediction(&self) {
+        if let (Some(placement), Some((_, sent))) = (&self.placement, self.sent) {
+            let measured = self.last_sign.duration_since(sent).unwrap_or_default();
+            let predicted_ms = f64::from(placement.chosen().price.ttft_ms());
+            let trace = &self.generation.trace;
+            let counters = &self.shared.counters;
+            counters.predicted(predicted_ms, measured.as_secs_f64() * 1e3, trace);
+        }
     }
 
     fn note_stages(&self, event: &mut TokenEvent) {

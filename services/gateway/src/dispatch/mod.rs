@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use self::drive::{Client, Drive};
-use self::metrics::Counters;
+pub(crate) use self::metrics::Counters;
 use self::table::Table;
 use crate::fleet::Fleet;
 use crate::stages::StageNotes;

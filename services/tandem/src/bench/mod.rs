@@ -1,9 +1,10 @@
-//! `tandem bench`: measures the engine, the path around it, and the hand-over of KV blocks.
+//! `tandem bench`: measures the engine, the path around it, the hand-over of KV blocks, and tracing.
 
 mod engine;
 mod fleet;
 mod handover;
 mod path;
+mod tracing;
 mod usage;
 
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ pub(crate) struct BenchArgs {
     /// Measure the hand-over of KV blocks instead, and the reuse of a stored prompt
     #[arg(long, conflicts_with = "path")]
     handover: bool,
+    /// Measure what tracing every request costs instead
+    #[arg(long, conflicts_with_all = ["path", "handover"])]
+    tracing: bool,
 }
 
 /// What every measurement understands.
@@ -45,6 +49,9 @@ pub(crate) struct CommonArgs {
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     if args.path {
         return path::run(args.common).await;
+    }
+    if args.tracing {
+        return tracing::run(args.common).await;
     }
     if args.handover {
         return handover::run(args.common).await;

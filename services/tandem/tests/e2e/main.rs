@@ -10,6 +10,7 @@ mod fleet;
 mod harness;
 mod http;
 mod hub;
+mod kept;
 mod openai;
 mod processes;
 mod simulated;

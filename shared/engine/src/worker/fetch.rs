@@ -125,7 +125,11 @@ async fn finish(
     moved: Moved,
 ) -> anyhow::Result<()> {
     if let Some(entry) = worker.registry().get_mut(&key) {
-        entry.marks.fetched = Some(SystemTime::now());
+        let now = SystemTime::now();
+        let admitted = entry.marks.admitted.unwrap_or(now);
+        let took = now.duration_since(admitted).unwrap_or_default();
+        worker.metrics.times.moved(&moved, took, &entry.trace);
+        entry.marks.fetched = Some(now);
         entry.notes.moved = moved;
     }
     worker.engine.fetched(key, tokens).await?;

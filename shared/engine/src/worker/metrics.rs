@@ -8,6 +8,7 @@ use chassis::metrics::prometheus_client::metrics::family::Family;
 use chassis::metrics::prometheus_client::metrics::gauge::Gauge;
 use protocol::{CancelReason, ErrorClass, Leg, Opening, WorkerState};
 
+use super::times::Times;
 use crate::report::{Report, StepTimes};
 
 /// One label: its name and its value, both from closed sets.
@@ -47,6 +48,7 @@ pub(super) struct Metrics {
     step_seconds: Family<Label, Counter<f64, std::sync::atomic::AtomicU64>>,
     step_overhead: Gauge<f64, std::sync::atomic::AtomicU64>,
     reported: Mutex<StepTimes>,
+    pub(super) times: Times,
 }
 
 impl Metrics {
@@ -113,7 +115,29 @@ impl Metrics {
         registry.register("tandem_worker_step_seconds", seconds, it.step_seconds.clone());
         let overhead = "Share of the last second's steps outside the model, 0 to 1";
         registry.register("tandem_step_overhead_ratio", overhead, it.step_overhead.clone());
+        it.times.register(registry);
+        it.show_all();
         it
+    }
+
+    /// Every label is shown from the beginning: what did not happen is 0, not unknown.
+    fn show_all(&self) {
+        for class in ErrorClass::ALL {
+            drop(self.refused.get_or_create(&[("class", class.as_str())]));
+            drop(self.failed.get_or_create(&[("class", class.as_str())]));
+        }
+        for reason in CancelReason::ALL {
+            drop(self.cancelled.get_or_create(&[("reason", reason.as_str())]));
+        }
+        for source in ["stored", "local", "computed"] {
+            drop(self.prompt_tokens.get_or_create(&[("source", source)]));
+        }
+        for state in ["free", "cached", "leased"] {
+            drop(self.pages.get_or_create(&[("state", state)]));
+        }
+        for part in ["model", "export", "loop"] {
+            drop(self.step_seconds.get_or_create(&[("part", part)]));
+        }
     }
 
     pub(super) fn refused(&self, class: ErrorClass) {

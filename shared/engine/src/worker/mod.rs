@@ -11,11 +11,12 @@ mod serve;
 mod spans;
 mod stages;
 mod store;
+mod times;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bus::{Blocks, Bus, BusOptions, Call, Incoming, TAP_BYTES_MAX, Tap};
@@ -83,6 +84,15 @@ impl Worker {
             .map(|entry| bus::Context::new(entry.trace.traceparent()))
             .unwrap_or_default()
     }
+}
+
+/// Every instrument of a worker, for those who describe them.
+pub fn instruments(role: Role) -> chassis::metrics::Registry {
+    let mut registry = chassis::metrics::registry(role.as_str());
+    Metrics::new(&mut registry);
+    let trace = Tracer::off().timing_stages(&mut registry).continue_from(None);
+    trace.stage(chassis::telemetry::names::stage::KV_PUT, UNIX_EPOCH..UNIX_EPOCH, []);
+    registry
 }
 
 /// Serves until `stop` resolves, then finishes what runs, within the drain time.

@@ -134,7 +134,9 @@ fn take(worker: &Arc<Worker>, event: StepEvent) -> Option<(GatewayId, Event)> {
                 worker.metrics.token(&entry.leg, event.opening.as_deref(), entry.tokens);
                 if first {
                     entry.marks.first_token = Some(sent);
-                    stages::first_token(entry, event.opening.as_deref(), chunks, sent);
+                    let opening = event.opening.as_deref();
+                    worker.metrics.times.first_token(entry, opening, sent);
+                    stages::first_token(entry, opening, chunks, sent);
                     event.stages = stages::told(entry, &worker.id);
                 }
                 entry.log.push(Event::Token(event.clone()));
@@ -142,6 +144,7 @@ fn take(worker: &Arc<Worker>, event: StepEvent) -> Option<(GatewayId, Event)> {
                 if prefill {
                     entry.chosen = Some((event.token, event.finish.is_some()));
                 } else if let Some(finish) = event.finish {
+                    worker.metrics.times.finished(entry, sent);
                     stages::finished(entry, finish, index + 1, sent);
                 }
                 let gateway = entry.gateway.clone();

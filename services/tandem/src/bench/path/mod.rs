@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 
 use self::client::Sample;
+pub(super) use self::client::load;
 use super::CommonArgs;
 use super::fleet::{Fleet, Traffic, kinds};
 use super::usage::{CLIENT, Usage};

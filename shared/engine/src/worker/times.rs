@@ -1,0 +1,88 @@
+//! How long the parts of requests took on this worker, under the names that dashboards know.
+
+use std::time::{Duration, SystemTime};
+
+use chassis::metrics::prometheus_client::metrics::counter::Counter;
+use chassis::metrics::prometheus_client::metrics::family::Family;
+use chassis::metrics::{REQUEST_SECONDS, Registry, STEP_SECONDS, TracedHistogram};
+use chassis::telemetry::Trace;
+use protocol::{Leg, Opening};
+
+use super::registry::{Entry, Moved};
+
+type Path = [(&'static str, &'static str); 1];
+
+/// The instruments.
+#[derive(Debug)]
+pub(super) struct Times {
+    queue: TracedHistogram,
+    prefill: TracedHistogram,
+    decode: TracedHistogram,
+    transfer: Family<Path, TracedHistogram, fn() -> TracedHistogram>,
+    cache_queries: Counter,
+    cache_hits: Counter,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let request = || TracedHistogram::new(&REQUEST_SECONDS);
+        let step = || TracedHistogram::new(&STEP_SECONDS);
+        Self {
+            queue: request(),
+            prefill: request(),
+            decode: request(),
+            transfer: Family::new_with_constructor(step as fn() -> _),
+            cache_queries: Counter::default(),
+            cache_hits: Counter::default(),
+        }
+    }
+}
+
+impl Times {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        for (name, help, histogram) in [
+            ("queue", "From the gateway's sending until pages were there", &self.queue),
+            ("prefill", "From there until the first token of the prompt", &self.prefill),
+            ("decode", "From this worker's first token to its last", &self.decode),
+        ] {
+            registry.register(format!("vllm:request_{name}_time_seconds"), help, histogram.clone());
+        }
+        for path in ["listen", "fetch", "pull"] {
+            self.transfer.get_or_create_owned(&[("path", path)]);
+        }
+        let help = "Time in which the blocks of a sequence came, by the way they came last";
+        registry.register("tandem_worker_kv_transfer_seconds", help, self.transfer.clone());
+        let queries = "Prompt tokens looked up in the pool and the store";
+        registry.register("vllm:prefix_cache_queries", queries, self.cache_queries.clone());
+        let hits = "Prompt tokens found there";
+        registry.register("vllm:prefix_cache_hits", hits, self.cache_hits.clone());
+    }
+
+    /// The first token of a leg is known.
+    pub(super) fn first_token(&self, entry: &Entry, opening: Option<&Opening>, at: SystemTime) {
+        let admitted = entry.marks.admitted.unwrap_or(entry.sent);
+        self.queue.observe_duration(between(entry.sent, admitted), &entry.trace);
+        if let (Some(opening), Leg::Prefill { .. } | Leg::Whole) = (opening, &entry.leg) {
+            self.prefill.observe_duration(between(admitted, at), &entry.trace);
+            self.cache_queries.inc_by(entry.tokens as u64);
+            self.cache_hits.inc_by(u64::from(opening.cached_tokens));
+        }
+    }
+
+    /// The last token is known.
+    pub(super) fn finished(&self, entry: &Entry, at: SystemTime) {
+        let first = entry.marks.first_token.unwrap_or(at);
+        self.decode.observe_duration(between(first, at), &entry.trace);
+    }
+
+    /// Blocks came.
+    pub(super) fn moved(&self, moved: &Moved, took: Duration, trace: &Trace) {
+        if let Some(path) = moved.path.filter(|_| moved.blocks != 0) {
+            self.transfer.get_or_create_owned(&[("path", path)]).observe_duration(took, trace);
+        }
+    }
+}
+
+fn between(start: SystemTime, end: SystemTime) -> Duration {
+    end.duration_since(start).unwrap_or_default()
+}
