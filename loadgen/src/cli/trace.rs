@@ -161,6 +161,8 @@ pub fn execute(command: TraceCommand) -> Result<(String, Ending)> {
             }
             let mut trace = from.read()?;
             dequantize(&mut trace, how, from.seed)?;
+            let format = write::natural(&trace);
+            write::to_steps(&mut trace, format);
             into.write_same(&trace)?
         }
     };

@@ -138,6 +138,9 @@ pub(super) fn covers(
     if ids == blocks {
         return Ok(());
     }
-    let expected = format!("{blocks}, since {input_tokens} tokens make so many of {block_tokens}");
+    let expected = format!(
+        "{blocks}, since {input_tokens} tokens make so many blocks of {block_tokens} (another size: \
+         --trace-block)"
+    );
     Err(Problem::new(field, format!("a list of {ids} ids"), expected))
 }

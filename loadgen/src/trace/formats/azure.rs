@@ -39,9 +39,8 @@ impl TraceFormat for Azure {
         Ok(draft)
     }
 
-    fn losses(&self, trace: &Trace) -> Option<Vec<String>> {
-        let holds = Holds { blocks: false, sessions: false, thinking: false, step_ns: 100 };
-        Some(holds.losses(trace))
+    fn holds(&self) -> Option<Holds> {
+        Some(Holds { blocks: false, sessions: false, thinking: false, clock: true, step_ns: 100 })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {

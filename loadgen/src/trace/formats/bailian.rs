@@ -51,9 +51,14 @@ impl TraceFormat for Bailian {
         Ok(draft)
     }
 
-    fn losses(&self, trace: &Trace) -> Option<Vec<String>> {
-        let holds = Holds { blocks: true, sessions: true, thinking: false, step_ns: NS_PER_MS };
-        Some(holds.losses(trace))
+    fn holds(&self) -> Option<Holds> {
+        Some(Holds {
+            blocks: true,
+            sessions: true,
+            thinking: false,
+            clock: true,
+            step_ns: NS_PER_MS,
+        })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {

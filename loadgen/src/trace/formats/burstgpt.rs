@@ -1,5 +1,6 @@
 //! BurstGPT CSV: one request a row, time in seconds, with or without session ids.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -9,7 +10,6 @@ use crate::trace::columns::{Row, Table};
 use crate::trace::detect::Sample;
 use crate::trace::draft::{Arrival, Draft, Order};
 use crate::trace::error::{Problem, TraceError};
-use crate::units::NS_PER_S;
 
 const COLUMNS: [&str; 6] =
     ["Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type"];
@@ -36,23 +36,41 @@ impl TraceFormat for BurstGpt {
         Ok(draft)
     }
 
-    fn losses(&self, trace: &Trace) -> Option<Vec<String>> {
-        let holds = Holds { blocks: false, sessions: true, thinking: false, step_ns: NS_PER_S };
-        Some(holds.losses(trace))
+    fn holds(&self) -> Option<Holds> {
+        Some(Holds { blocks: false, sessions: true, thinking: true, clock: true, step_ns: 1 })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{},{}", COLUMNS.join(","), SESSION_COLUMNS[0])?;
-        for record in &trace.records {
-            let (at, input) = (record.at_ns / NS_PER_S, record.input_tokens);
-            let (output, total) =
-                (record.output_tokens, u64::from(input) + u64::from(record.output_tokens));
+        writeln!(out, "{},{}", COLUMNS.join(","), SESSION_COLUMNS.join(","))?;
+        let services = services(trace);
+        for (record, service) in trace.records.iter().zip(services) {
+            let (at, input, output) =
+                (seconds(record.at_ns), record.input_tokens, record.output_tokens);
+            let total = u64::from(input) + u64::from(output);
             let session = record.session.map_or(String::new(), |session| session.to_string());
             let log = if record.session.is_some() { "Conversation log" } else { "API log" };
-            writeln!(out, "{at},unknown,{input},{output},{total},{log},{session}")?;
+            writeln!(out, "{at},unknown,{input},{output},{total},{log},{session},{service}")?;
         }
         Ok(())
     }
+}
+
+fn seconds(ns: i64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// How long the answer to each request took, as its next turn tells; empty where none does.
+fn services(trace: &Trace) -> Vec<String> {
+    let mut services = vec![String::new(); trace.records.len()];
+    let mut latest: HashMap<u32, usize> = HashMap::new();
+    for (at, record) in trace.records.iter().enumerate() {
+        let Some(before) = record.session.and_then(|session| latest.insert(session, at)) else {
+            continue;
+        };
+        let gap_ns = record.at_ns - trace.records[before].at_ns;
+        services[before] = seconds((gap_ns - record.think_ns).max(0)).to_string();
+    }
+    services
 }
 
 fn record(row: &Row<'_>, draft: &mut Draft) -> Result<(), Problem> {

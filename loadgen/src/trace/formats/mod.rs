@@ -10,6 +10,7 @@ mod sharegpt;
 mod splitwise;
 mod weka;
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 use super::detect::Sample;
 use super::draft::Draft;
 use super::error::TraceError;
-use super::{Format, Trace};
-use crate::units::Window;
+use super::{Format, Record, Trace};
+use crate::units::{Nanos, Window};
 use crate::vocabulary::Vocabulary;
 
 /// How a trace is read.
@@ -48,8 +49,8 @@ pub(super) trait TraceFormat: Sync {
     /// Reads a file or folder.
     fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError>;
 
-    /// What of `trace` a file of this format cannot hold; none if such files cannot be written.
-    fn losses(&self, _trace: &Trace) -> Option<Vec<String>> {
+    /// What a file of this format can hold; none if such files cannot be written.
+    fn holds(&self) -> Option<Holds> {
         None
     }
 
@@ -74,40 +75,55 @@ pub(super) fn of(format: Format) -> &'static dyn TraceFormat {
     }
 }
 
-/// What a target loses of a trace, piece by piece.
+/// What a format can hold of a trace.
 #[derive(Clone, Copy)]
-struct Holds {
+pub(super) struct Holds {
     /// Names of blocks of one length.
-    blocks: bool,
+    pub(super) blocks: bool,
     /// Which requests are turns of one session.
-    sessions: bool,
-    /// How long users think before a turn.
-    thinking: bool,
+    pub(super) sessions: bool,
+    /// How long users think before a turn, where that is not the gap since the turn before.
+    pub(super) thinking: bool,
+    /// One clock for all sessions.
+    pub(super) clock: bool,
     /// The step of its time stamps.
-    step_ns: i64,
+    pub(super) step_ns: i64,
 }
 
 impl Holds {
-    fn losses(self, trace: &Trace) -> Vec<String> {
+    /// What it cannot hold of `trace`.
+    pub(super) fn losses(self, trace: &Trace) -> Vec<String> {
         let mut lost = Vec::new();
-        let has_blocks = trace.sizes.any();
-        if has_blocks && !self.blocks {
-            lost.push("block names, and with them which prompts share a prefix".to_owned());
-        } else if has_blocks && trace.sizes.uniform().is_none() {
-            lost.push("blocks of unequal length, and with them which prompts share one".to_owned());
+        let mut lose = |what: &str| lost.push(what.to_owned());
+        if trace.sizes.any() && !self.blocks {
+            lose("block names, and with them which prompts share a prefix");
+        } else if trace.sizes.any() && trace.sizes.uniform().is_none() {
+            lose("blocks of unequal length, and with them which prompts share one");
         }
         if trace.records.iter().any(|r| r.session.is_some()) && !self.sessions {
-            lost.push("which requests are turns of one session".to_owned());
+            lose("which requests are turns of one session");
         }
-        if trace.records.iter().any(|r| r.think_ns > 0) && !self.thinking {
-            lost.push("think times, other than as gaps between time stamps".to_owned());
+        if gaps(trace).any(|(record, gap_ns)| record.think_ns != gap_ns) && !self.thinking {
+            lose("how long users think, apart from the gaps between time stamps");
+        }
+        let begins_late = |r: &Record| r.at_ns != 0 && (r.turn == 0 || r.session.is_none());
+        if trace.timed && trace.records.iter().any(begins_late) && !self.clock {
+            lose("when sessions begin");
         }
         if trace.records.iter().any(|r| r.at_ns % self.step_ns != 0) {
-            let step = crate::units::Nanos(self.step_ns);
-            lost.push(format!("time stamps, to steps of {step}"));
+            lose(&format!("time stamps finer than {}", Nanos(self.step_ns)));
         }
         lost
     }
+}
+
+/// The records that have a turn before them, with the time since then.
+fn gaps(trace: &Trace) -> impl Iterator<Item = (&Record, i64)> {
+    let mut latest: HashMap<u32, i64> = HashMap::new();
+    trace.records.iter().filter_map(move |record| {
+        let before_ns = latest.insert(record.session?, record.at_ns)?;
+        Some((record, record.at_ns - before_ns))
+    })
 }
 
 /// The ids of each prompt's blocks in a format that must name blocks of one length: those of the

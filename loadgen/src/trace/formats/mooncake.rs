@@ -40,9 +40,14 @@ impl TraceFormat for Mooncake {
         Ok(draft)
     }
 
-    fn losses(&self, trace: &Trace) -> Option<Vec<String>> {
-        let holds = Holds { blocks: true, sessions: false, thinking: false, step_ns: NS_PER_MS };
-        Some(holds.losses(trace))
+    fn holds(&self) -> Option<Holds> {
+        Some(Holds {
+            blocks: true,
+            sessions: false,
+            thinking: false,
+            clock: true,
+            step_ns: NS_PER_MS,
+        })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {

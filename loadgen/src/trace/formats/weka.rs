@@ -35,8 +35,12 @@ impl TraceFormat for Weka {
 
     fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
         let mut draft = Draft::new(Order::PerSession);
-        let files = if path.is_dir() { files_of(path)? } else { vec![path.to_owned()] };
-        for file in files.iter().filter(|file| is_json(file)) {
+        let mut files = vec![path.to_owned()];
+        if path.is_dir() {
+            files = files_of(path)?;
+            files.retain(|file| is_json(file));
+        }
+        for file in &files {
             let mut session = Session { draft: &mut draft, stop: Stop::default(), place: None };
             let digest = documents::read(file, &mut session)?;
             draft.absorb(digest);
@@ -44,14 +48,8 @@ impl TraceFormat for Weka {
         Ok(draft)
     }
 
-    fn losses(&self, trace: &Trace) -> Option<Vec<String>> {
-        let holds = Holds { blocks: true, sessions: true, thinking: true, step_ns: 1 };
-        let mut lost = holds.losses(trace);
-        if trace.records.iter().any(|r| r.session.is_none()) {
-            lost.push("that requests belong to no session: each becomes one".to_owned());
-        }
-        lost.push("when sessions begin: each has its own clock".to_owned());
-        Some(lost)
+    fn holds(&self) -> Option<Holds> {
+        Some(Holds { blocks: true, sessions: true, thinking: true, clock: false, step_ns: 1 })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {
