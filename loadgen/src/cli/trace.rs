@@ -141,7 +141,14 @@ pub fn execute(command: TraceCommand) -> Result<(String, Ending)> {
             if end.is_some_and(|end| end <= start) {
                 bail!("--to is not after --from {start}");
             }
+            let whole = stats(&trace).reuse;
             cut(&mut trace, Window { from: start, to: end })?;
+            if let (Some(whole), Some(piece)) = (whole, stats(&trace).reuse) {
+                note(&format!(
+                    "the piece allows a token hit rate of {:.4}, the whole trace one of {:.4}",
+                    piece.token_hit, whole.token_hit
+                ));
+            }
             into.write_same(&trace)?
         }
         TraceCommand::Scale { from, into, by } => {
