@@ -290,7 +290,7 @@ fn calibrate_measures_its_own_server_and_the_bare_loop() {
     assert_eq!((&step["streams"], &step["failed"]), (&20.into(), &0.into()), "{all}");
     assert!(ms(&step["itl_ms"]["p50"]) > 1.0, "{all}");
     let trusted = step["faults"].as_array().unwrap().is_empty();
-    assert_eq!(all["raw"].is_object(), trusted, "{all}");
+    assert!(ms(&all["raw"]["messages_per_s"]) > 100.0, "{all}");
     assert_eq!(done.status.code() == Some(0), trusted);
     assert!(text.contains(all["verdict"].as_str().unwrap()));
 }

@@ -102,8 +102,8 @@ pub(crate) struct Calibration {
     schema_version: u32,
     cores: usize,
     steps: Vec<Step>,
-    /// The bare loop, at the largest step that can be trusted.
-    raw: Option<RawStep>,
+    /// The bare loop, at the largest step that can be trusted, or else the last one.
+    raw: RawStep,
     /// CPU time for a token over that of the bare loop for a message.
     ratio: Option<f64>,
     verdict: String,
@@ -130,14 +130,13 @@ pub async fn execute(args: &CalibrateArgs, program: &Path) -> Result<(String, En
         }
     }
     let best = steps.iter().rfind(|step| step.faults.is_empty());
-    let mut raw = None;
-    if let Some(best) = best {
-        eprintln!("the same bytes, read by a bare loop …");
-        raw = Some(raw::drive(&server, &shape(best.streams)).await?);
-    }
+    // Shown in any case; a ratio is told only of a step that can be trusted, since a loop that is
+    // kept from running reads several messages at once.
+    let compared = best.or(steps.last()).context("--streams names no step")?;
+    eprintln!("the same bytes, read by a bare loop …");
+    let raw = raw::drive(&server, &shape(compared.streams)).await?;
     let ours = best.and_then(|step| step.cpu_us_per_token);
-    let bare = raw.as_ref().and_then(|raw| raw.cpu_us_per_message);
-    let ratio = ours.zip(bare).map(|(ours, bare)| ours / bare);
+    let ratio = ours.zip(raw.cpu_us_per_message).map(|(us, bare)| us / bare);
     let reached = best.map_or(0, |step| step.streams);
     let verdict = verdict(best, ratio);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -152,8 +151,7 @@ pub async fn execute(args: &CalibrateArgs, program: &Path) -> Result<(String, En
 
 fn verdict(best: Option<&Step>, ratio: Option<f64>) -> String {
     let Some(best) = best else {
-        return "not even the first step can be trusted: the machine is busy or too slow"
-            .to_owned();
+        return "not one step can be trusted: the machine is busy or too slow".to_owned();
     };
     let mut text = format!(
         "one thread is to be trusted with {} streams and {:.0} tokens/s on this machine: p99 lag \

@@ -32,14 +32,12 @@ pub(super) fn render(all: &Calibration) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = format!("{table}\n");
-    if let Some(raw) = &all.raw {
-        text += &format!(
-            "bare TCP loop, {} streams: {:.0} messages/s, {} µs for each\n",
-            raw.streams,
-            raw.messages_per_s,
-            one(raw.cpu_us_per_message)
-        );
-    }
+    text += &format!(
+        "bare TCP loop, {} streams: {:.0} messages/s, {} µs for each\n",
+        all.raw.streams,
+        all.raw.messages_per_s,
+        one(all.raw.cpu_us_per_message)
+    );
     for step in all.steps.iter().filter(|step| !step.faults.is_empty()) {
         text += &format!("{} streams: {}\n", step.streams, step.faults.join("; "));
     }

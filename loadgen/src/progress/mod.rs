@@ -3,6 +3,7 @@
 mod screen;
 mod view;
 
+use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -40,8 +41,12 @@ pub struct Progress {
     interval: Interval,
     planned: usize,
     started: Instant,
-    last: (Instant, Snapshot),
+    /// The states of the last moments, by which rates are told.
+    past: VecDeque<(Instant, Snapshot)>,
 }
+
+/// Over how many intervals rates are told: those of 200 ms alone would jump.
+const RATE_INTERVALS: usize = 10;
 
 impl Progress {
     /// A display for `planned` requests; it must be made inside a runtime.
@@ -67,8 +72,8 @@ impl Progress {
         let now = Instant::now();
         let mut interval = interval_at(now + step, step);
         interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let last = (now, Snapshot::default());
-        Self { display, interval, planned, started: now, last }
+        let past = VecDeque::from([(now, Snapshot::default())]);
+        Self { display, interval, planned, started: now, past }
     }
 
     /// Waits until the display is due.
@@ -79,13 +84,16 @@ impl Progress {
     /// Shows `snapshot`.
     pub fn show(&mut self, snapshot: &Snapshot) {
         let now = Instant::now();
+        let kept = if matches!(self.display, Display::Screen(_)) { RATE_INTERVALS } else { 1 };
+        self.past.drain(..self.past.len().saturating_sub(kept));
+        let (since, before) = self.past.front().copied().unwrap_or((self.started, *snapshot));
         let view = View::new(
             (now - self.started).as_secs_f64(),
-            (now - self.last.0).as_secs_f64(),
-            (&self.last.1, snapshot),
+            (now - since).as_secs_f64(),
+            (&before, snapshot),
             self.planned,
         );
-        self.last = (now, *snapshot);
+        self.past.push_back((now, *snapshot));
         match &self.display {
             Display::Screen(screen) => screen.show(view),
             Display::Plain => eprintln!("{}", view.line()),
