@@ -189,7 +189,41 @@
       dataZoom: [{ type: "slider", xAxisIndex: 0, bottom: 6, height: 18, borderColor: colours.line, textStyle: { color: colours.soft }, showDataShadow: false }],
     };
   };
-  const DRAW = { rates, flight, tokens, ttft_time: over("ttft"), tpot_time: over("tpot"), ttft_shape: shape("ttft"), tpot_shape: shape("tpot"), stages, lanes };
+  const search = () => {
+    const { asked, probes, low, high } = data.search;
+    const judged = { held: colours.completed, missed: colours.failed, invalid: colours.offered };
+    const all = [...probes].sort((a, b) => a.rate - b.rate), hues = [colours.sent, colours.p99, ...OTHERS];
+    const tried = all.filter((probe) => probe.judgement !== "invalid");
+    const drawn = asked.flatMap((requirement, which) => {
+      const percent = (probe, end) => 100 * probe.attained[which][end];
+      const bars = {
+        name: requirement.name, type: "custom", z: 1, itemStyle: { color: hues[which] }, encode: { x: 0, y: [1, 2] }, data: tried.map((probe) => [probe.rate, percent(probe, "low"), percent(probe, "high")]),
+        renderItem: (_, api) => {
+          const [x, bottom] = api.coord([api.value(0), api.value(1)]), [, top] = api.coord([api.value(0), api.value(2)]);
+          const stroke = (x1, y1, x2, y2) => ({ type: "line", shape: { x1, y1, x2, y2 }, style: { stroke: hues[which], lineWidth: 1.5, opacity: 0.7 } });
+          return { type: "group", children: [stroke(x, bottom, x, top), stroke(x - 4, bottom, x + 4, bottom), stroke(x - 4, top, x + 4, top)] };
+        },
+      };
+      const points = line(requirement.name, tried.map((probe) => ({ value: [probe.rate, percent(probe, "part")], probe, itemStyle: { color: judged[probe.judgement] } })), hues[which], { symbol: "circle", symbolSize: 9, lineStyle: { color: hues[which], width: 1, opacity: 0.6 } });
+      points.markLine = { symbol: "none", silent: true, lineStyle: { color: colours.bound, type: "dotted", width: 2 }, label: { color: colours.bound, position: "insideEndBottom", formatter: `${number(100 * requirement.needed)} % needed` }, data: [{ yAxis: 100 * requirement.needed }] };
+      return [bars, points];
+    });
+    const last = all.length ? all[all.length - 1].rate : 1;
+    if (drawn.length && (low !== null || high !== null)) {
+      drawn[1].markArea = { silent: true, itemStyle: { color: colours.shade }, label: { color: colours.soft, position: "insideBottom" }, data: [[{ name: "capacity", xAxis: low ?? 0 }, { xAxis: high ?? last }]] };
+    }
+    const floor = Math.min(...tried.flatMap((probe) => probe.attained.map((a) => a.part)), ...asked.map((r) => r.needed), 1);
+    const format = (item) => {
+      const probe = item.data.probe;
+      if (!probe) return escape(item.seriesName);
+      return tip(`${number(probe.rate)} requests/s: ${probe.judgement}${probe.sure ? "" : ", not surely"}`, [["requests", probe.requests], ["TTFT p50", `${number(probe.ttft_ms[0])} ms`], ["TTFT p99", `${number(probe.ttft_ms[1])} ms`], ["why", probe.why]]);
+    };
+    return {
+      ...base(), tooltip: tooltip(format, { extraCssText: "max-width: 420px; white-space: normal" }), xAxis: axis("requests/s offered", { min: 0 }),
+      yAxis: axis("% of requests", { nameGap: 44, min: Math.max(0, Math.floor(100 * floor) - 5), max: 100 }), series: drawn,
+    };
+  };
+  const DRAW = { search, rates, flight, tokens, ttft_time: over("ttft"), tpot_time: over("tpot"), ttft_shape: shape("ttft"), tpot_shape: shape("tpot"), stages, lanes };
 
   const shown = [];
   const watch = new ResizeObserver((entries) => entries.forEach((entry) => shown.find((s) => s.place === entry.target)?.chart.resize()));

@@ -225,6 +225,9 @@ async fn read_stream(
         let now_ns = connection.last_read().map_or_else(|| clock.now_ns(), |at| clock.ns_of(at));
         let before = reply.tokens.len();
         let read = decoder.push(&bytes, |event| reply.accept(event, now_ns).map_err(Broken::Reply));
+        if before == 0 && !reply.tokens.is_empty() {
+            live.begun();
+        }
         live.tokens((reply.tokens.len() - before) as u64);
         read.map_err(Failure::from)?;
     }

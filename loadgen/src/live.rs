@@ -19,6 +19,7 @@ pub struct Live {
     slos: Vec<Slo>,
     issued: AtomicU64,
     sent: AtomicU64,
+    begun: AtomicU64,
     finished: AtomicU64,
     failed: AtomicU64,
     dropped: AtomicU64,
@@ -109,6 +110,16 @@ impl Live {
         self.sent.fetch_add(1, Relaxed);
     }
 
+    /// The first token of a request arrived.
+    pub fn begun(&self) {
+        self.begun.fetch_add(1, Relaxed);
+    }
+
+    /// Requests that are due and have no token yet.
+    pub fn waiting(&self) -> u64 {
+        self.issued.load(Relaxed).saturating_sub(self.begun.load(Relaxed))
+    }
+
     /// Text arrived.
     pub fn tokens(&self, count: u64) {
         self.tokens.fetch_add(count, Relaxed);
@@ -117,6 +128,8 @@ impl Live {
     /// A request is over.
     pub fn finished(&self, record: &RequestRecord) {
         self.finished.fetch_add(1, Relaxed);
+        // Over without a token, it waits no longer.
+        self.begun.fetch_add(u64::from(record.reply.tokens.is_empty()), Relaxed);
         let failed = !record.succeeded() && !record.failed_as(FailureClass::Cancelled);
         self.failed.fetch_add(u64::from(failed), Relaxed);
         let dropped = record.failed_as(FailureClass::Dropped);

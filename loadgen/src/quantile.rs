@@ -49,11 +49,15 @@ impl Quantiles {
 
 /// The 95 % Wilson score interval of `hits` in `trials`; `(0, 1)` when nothing was tried.
 pub fn wilson(hits: usize, trials: usize) -> (f64, f64) {
-    if trials == 0 {
+    wilson_of(hits as f64 / trials.max(1) as f64, trials as f64)
+}
+
+/// The 95 % Wilson score interval of a proportion that was seen in as many as `n` independent trials.
+pub fn wilson_of(p: f64, n: f64) -> (f64, f64) {
+    if n <= 0.0 {
         return (0.0, 1.0);
     }
-    let (n, z) = (trials as f64, 1.959_963_984_540_054);
-    let p = hits as f64 / n;
+    let z = 1.959_963_984_540_054;
     let centre = p + z * z / (2.0 * n);
     let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + z * z / n;

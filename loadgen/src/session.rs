@@ -14,7 +14,7 @@ use chassis::{Settings, Tasks, Telemetry};
 use crate::annotate::{self, Planned};
 use crate::body::BodyTemplate;
 use crate::calibrate;
-use crate::cli::{self, Cli, Command, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
+use crate::cli::{self, Cli, Command, RunArgs, SendingArgs, TargetArgs};
 use crate::client::{Client, ModelInfo};
 use crate::clock::Clock;
 use crate::exposition;
@@ -49,6 +49,8 @@ pub enum Ending {
     Invalid,
     /// Not one request was answered.
     NothingCompleted,
+    /// An SLO is missed at every rate, or a gate was not kept.
+    Missed,
     /// The operator ended it.
     CutShort,
 }
@@ -73,6 +75,7 @@ impl Ending {
             Self::Good => 0,
             Self::Invalid => 3,
             Self::NothingCompleted => 4,
+            Self::Missed => 5,
             Self::CutShort => 130,
         }
     }
@@ -87,6 +90,13 @@ pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
             listener.spawn(listen_for_stop(stop));
             run(&args, stopped).await
         }
+        Command::Search(args) => {
+            let (stop, stopped) = mpsc::channel(4);
+            let mut listener = JoinSet::new();
+            listener.spawn(listen_for_stop(stop));
+            cli::search::execute(*args, stopped).await
+        }
+        Command::Compare(args) => cli::compare::execute(&args),
         Command::Report(args) => cli::report::execute(&args),
         Command::Trace(command) => cli::trace::execute(command),
         Command::Calibrate(args) => {
@@ -112,8 +122,33 @@ async fn listen_for_stop(stop: mpsc::Sender<String>) {
     }
 }
 
+/// A run that is over.
+pub struct Measurement {
+    /// What was to be sent.
+    pub plan: Arc<Plan>,
+    /// What became of it.
+    pub outcome: RunOutcome,
+    /// What that says.
+    pub report: Report,
+}
+
 /// Makes a load, sends it and reports. Each message in `stop` stops more of it.
 pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String, Ending)> {
+    let live = Arc::new(Live::new(args.reporting.slos.clone()));
+    let Measurement { plan, outcome, report } = measure(args, live, stop).await?;
+    write_all(&args.reporting.files(), &report)?;
+    if let Some(path) = &args.reporting.jsonl {
+        write_file(path, |out| lines::write(out, &plan, &outcome))?;
+    }
+    Ok((table::render(&report), Ending::of(&report)))
+}
+
+/// Makes a load and sends it, counted in `live`. Each message in `stop` stops more of it.
+pub async fn measure(
+    args: &RunArgs,
+    live: Arc<Live>,
+    stop: mpsc::Receiver<String>,
+) -> Result<Measurement> {
     let identity = Identity::random(args.sending.trace_ratio);
     let client =
         Client::new(&args.target.url, &args.target.headers, CONNECT_TIMEOUT, &identity.run_id())?;
@@ -133,7 +168,6 @@ pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String
     }
     let annotations = annotations(&args.sending)?;
     let telemetry = telemetry(&args.sending, client.run_id())?;
-    let live = Arc::new(Live::new(args.reporting.slos.clone()));
     let mut tasks = Tasks::new();
     if let Some(listen) = &args.sending.metrics_listen {
         exposition::start(listen, live.clone(), &mut tasks).await?;
@@ -147,7 +181,8 @@ pub async fn run(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String
     let outcome = runner.run(pace, stop, progress).await?;
     telemetry.shutdown(EXPORT_LIMIT).await;
     tasks.run_until(std::future::ready(()), METRICS_LIMIT).await?;
-    finish(&args.reporting, args.sending.on_full, workload, (&plan, &outcome))
+    let report = Report::new(workload, &plan, &outcome, &limits(args));
+    Ok(Measurement { plan, outcome, report })
 }
 
 async fn choose_model(client: &Client, target: &TargetArgs) -> Result<ModelInfo> {
@@ -226,25 +261,14 @@ fn send_options(args: &RunArgs) -> SendOptions {
     }
 }
 
-fn finish(
-    reporting: &ReportingArgs,
-    on_full: OnFull,
-    workload: Workload,
-    (plan, outcome): (&Plan, &RunOutcome),
-) -> Result<(String, Ending)> {
-    let limits = Limits {
+fn limits(args: &RunArgs) -> Limits {
+    let reporting = &args.reporting;
+    Limits {
         slos: reporting.slos.clone(),
         lag: reporting.lag_limit,
-        drops_allowed: on_full == OnFull::Drop,
+        drops_allowed: args.sending.on_full == OnFull::Drop,
         server_block_tokens: reporting.server_block,
         slowest: reporting.slowest,
         warmup: reporting.warmup,
-    };
-    let report = Report::new(workload, plan, outcome, &limits);
-    write_all(&reporting.files(), &report)?;
-    if let Some(path) = &reporting.jsonl {
-        write_file(path, |out| lines::write(out, plan, outcome))?;
     }
-    let ending = Ending::of(&report);
-    Ok((table::render(&report), ending))
 }

@@ -1,21 +1,25 @@
 //! The command line.
 
 pub mod calibrate;
+pub mod compare;
 pub mod load;
 pub mod null_server;
 pub mod report;
 pub mod reporting;
 pub mod run;
+pub mod search;
 pub mod trace;
 
 use clap::{Parser, Subcommand};
 
 pub use calibrate::CalibrateArgs;
+pub use compare::CompareArgs;
 pub use load::{LoadArgs, PromptAs, ReplayArgs};
 pub use null_server::NullServerArgs;
 pub use report::ReportArgs;
 pub use reporting::ReportingArgs;
 pub use run::{RunArgs, SendingArgs, TargetArgs};
+pub use search::SearchArgs;
 pub use trace::TraceCommand;
 
 /// Open-loop load for servers that speak the OpenAI API.
@@ -24,7 +28,7 @@ pub use trace::TraceCommand;
     name = "loadgen",
     version,
     after_help = "Exit status: 0 valid run, 1 error, 2 wrong usage, 3 INVALID run, 4 no request \
-                  completed, 130 cut short by Ctrl-C."
+                  completed, 5 an SLO or a gate was missed, 130 cut short by Ctrl-C."
 )]
 pub struct Cli {
     /// What to do.
@@ -37,6 +41,10 @@ pub struct Cli {
 pub enum Command {
     /// Send a load and report on it.
     Run(Box<RunArgs>),
+    /// Search the highest rate that keeps its SLOs.
+    Search(Box<SearchArgs>),
+    /// Compare two saved reports of one schedule.
+    Compare(CompareArgs),
     /// Render a saved report again.
     Report(ReportArgs),
     /// Work with trace files.

@@ -94,6 +94,7 @@ impl Report {
             latency,
             throughput,
             errors,
+            search: None,
         }
     }
 }

@@ -22,6 +22,7 @@ pub mod verdict;
 use serde::{Deserialize, Serialize};
 
 use crate::annotate::Annotation;
+use crate::search::SearchReport;
 use crate::units::{NS_PER_S, Nanos, Slo};
 use crate::windows::{Warmup, WindowReport};
 
@@ -173,6 +174,9 @@ pub struct Report {
     pub goodput: Option<Goodput>,
     /// Where the time to first token goes, if the server says.
     pub stages: Option<StageReport>,
+    /// The search that this run was part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchReport>,
     /// Failures by class.
     pub errors: Vec<ErrorCount>,
     /// The slowest requests by time to first token.

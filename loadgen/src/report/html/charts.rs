@@ -6,6 +6,9 @@ use super::super::Report;
 use super::super::series::Band;
 use super::super::shapes::Shape;
 use super::{Safe, line, number, table};
+use crate::search::SearchReport;
+use crate::search::judge::Probe;
+use crate::search::table as search_table;
 use std::fmt::Write;
 
 /// The most requests that are drawn as dots.
@@ -27,6 +30,7 @@ pub(super) fn data(report: &Report) -> Value {
         "stages": report.stages,
         "timeline": report.timeline,
         "dots": dots(report),
+        "search": report.search,
     })
 }
 
@@ -97,6 +101,11 @@ impl Figure<'_> {
 
 /// Writes all charts.
 pub(super) fn render(report: &Report, out: &mut String) {
+    if let Some(search) = &report.search {
+        line!(out, "<h2>Search over the rate</h2><div class=\"grid\">");
+        searched(search, out);
+        line!(out, "</div><p class=\"soft\">What follows is the run at the highest held rate.</p>");
+    }
     line!(out, "<h2>Over time</h2><div class=\"grid\">");
     load(report, out);
     for (name, chart, band) in [
@@ -112,6 +121,38 @@ pub(super) fn render(report: &Report, out: &mut String) {
     stages(report, out);
     lanes(report, out);
     line!(out, "</div>");
+}
+
+fn searched(search: &SearchReport, out: &mut String) {
+    let names: Vec<String> = search.asked.iter().map(ToString::to_string).collect();
+    let head = ["requests/s", "requests", "TTFT p50 ms", "TTFT p99 ms"];
+    let header: Vec<&str> = head
+        .into_iter()
+        .chain(names.iter().map(String::as_str))
+        .chain(["judgement", "why"])
+        .collect();
+    let row = |probe: &Probe| {
+        let head = [
+            number(Some(probe.rate)),
+            probe.requests.to_string(),
+            number(probe.ttft_ms.0),
+            number(probe.ttft_ms.1),
+        ];
+        let parts = probe.attained.iter().map(|a| {
+            format!("{:.2} % ({:.2} to {:.2})", 100.0 * a.part, 100.0 * a.low, 100.0 * a.high)
+        });
+        let tail = [search_table::word(probe), probe.why.clone()];
+        head.into_iter().chain(parts).chain(tail).collect()
+    };
+    let rows: Vec<Vec<String>> = search.probes.iter().map(row).collect();
+    let title = search_table::conclusion(search);
+    let caption =
+        "Part of the requests that kept what is asked, at each rate tried, with its 95 % \
+                   interval; shaded: where the capacity lies."
+            .to_owned();
+    let empty = rows.is_empty().then_some("No rate was tried to its end.");
+    Figure { chart: "search", title: &title, caption, class: "", wide: true, empty }
+        .render(&header, &rows, out);
 }
 
 const NOTHING_SENT: &str = "No request was sent.";

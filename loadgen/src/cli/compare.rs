@@ -1,0 +1,121 @@
+//! `loadgen compare`: did it become better or worse?
+
+use std::fmt::Write;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
+use serde_json::json;
+
+use crate::compare::{Comparison, Finding, Row, compare};
+use crate::gate::{Gate, Passage, passage};
+use crate::report::{output, saved};
+use crate::session::Ending;
+
+/// Two reports, and what may not happen between them.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// The report before, written with --json.
+    pub before: PathBuf,
+    /// The report after.
+    pub after: PathBuf,
+    /// What a figure may lose, such as ttft_p99=+5% or goodput=-2%; beyond it the exit status is 5.
+    /// May be repeated.
+    #[arg(long = "gate", value_name = "GATE")]
+    pub gates: Vec<Gate>,
+    /// A gate that the requests are too few to judge fails too.
+    #[arg(long)]
+    pub strict: bool,
+    /// Seed of the bootstrap.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Write the comparison as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// Carries out the comparison; the text for standard output and whether the gates were kept.
+pub fn execute(args: &CompareArgs) -> Result<(String, Ending)> {
+    let (before, after) = (saved::read(&args.before)?, saved::read(&args.after)?);
+    let comparison = compare(&before, &after, args.seed)?;
+    let mut out = render(&comparison);
+    let (mut missed, mut judged) = (false, Vec::new());
+    for gate in &args.gates {
+        let passage = passage(gate, &comparison).with_context(|| format!("--gate {gate}"))?;
+        missed |= passage == Passage::Broken || (args.strict && passage == Passage::Unclear);
+        let word = match passage {
+            Passage::Kept => "kept",
+            Passage::Unclear => "UNCLEAR: the interval reaches beyond it, offer more requests",
+            Passage::Broken => "BROKEN",
+        };
+        let _ = writeln!(out, "gate {gate}  {word}");
+        judged.push(json!({ "gate": gate, "passage": passage }));
+    }
+    if let Some(path) = &args.json {
+        let value = json!({ "comparison": comparison, "gates": judged });
+        output::write_file(path, |file| writeln!(file, "{value:#}"))?;
+    }
+    Ok((out, if missed { Ending::Missed } else { Ending::Good }))
+}
+
+fn render(comparison: &Comparison) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(vec![
+        "",
+        "before",
+        "after",
+        "difference",
+        "95 %",
+        "relative",
+        "finding",
+    ]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for row in &comparison.rows {
+        table.add_row(cells(row));
+    }
+    let (a, b) = &comparison.runs;
+    let mut out = format!(
+        "before: run {a}, {} requests · after: run {b}, {} requests · bootstrap seed {}\n{table}\n",
+        comparison.requests.0, comparison.requests.1, comparison.seed
+    );
+    for warning in &comparison.warnings {
+        let _ = writeln!(out, "warning: {warning}");
+    }
+    out
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    // Latencies in milliseconds, parts in percent.
+    let part = matches!(row.name.as_str(), "errors" | "goodput");
+    let show = |value: f64| {
+        if part { format!("{:.2} %", 100.0 * value) } else { format!("{value:.2} ms") }
+    };
+    let signed = |value: f64| {
+        if part { format!("{:+.2} %", 100.0 * value) } else { format!("{value:+.2}") }
+    };
+    let relative = if row.a == 0.0 {
+        "–".to_owned()
+    } else {
+        format!("{:+.1} %", 100.0 * row.difference / row.a)
+    };
+    let finding = match row.finding {
+        Finding::Better => "better",
+        Finding::Worse => "WORSE",
+        Finding::NoDifference => "no difference",
+        Finding::TooFew => "too few requests",
+    };
+    vec![
+        row.name.clone(),
+        show(row.a),
+        show(row.b),
+        signed(row.difference),
+        format!("{}..{}", signed(row.low), signed(row.high)),
+        relative,
+        finding.to_owned(),
+    ]
+}

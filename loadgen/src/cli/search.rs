@@ -1,0 +1,154 @@
+//! `loadgen search`: the highest rate that keeps its SLOs.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser};
+use tokio::sync::mpsc;
+
+use super::{LoadArgs, ReplayArgs, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
+use crate::progress::ProgressMode;
+use crate::report::{output, table};
+use crate::search::goal::{Bound, Requirement};
+use crate::search::machine::{Outcome, Space};
+use crate::search::shell::Search;
+use crate::search::table as search_table;
+use crate::session::Ending;
+use crate::units::Nanos;
+
+/// Everything about a search. `--rate` says where it begins; with a trace its own rate does, and
+/// other rates replay it faster or slower.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// The server.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The requests.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// A trace to replay.
+    #[command(flatten)]
+    pub replay: ReplayArgs,
+    /// How requests are sent.
+    #[command(flatten)]
+    pub sending: SendingArgs,
+    /// Where to look and what for.
+    #[command(flatten)]
+    pub looking: LookingArgs,
+}
+
+/// Where to look and what for.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Search")]
+pub struct LookingArgs {
+    /// What must be kept: a percentile, ttft_p99=500ms, or a bound for goodput, tpot=50ms. May be
+    /// repeated.
+    #[arg(long = "slo", value_name = "SLO", required = true)]
+    pub slos: Vec<Bound>,
+    /// Part of the requests that must keep all bounds together; 0.99 for bounds without percentile.
+    #[arg(long)]
+    pub goodput: Option<f64>,
+    /// The lowest rate to try, requests per second.
+    #[arg(long, default_value_t = 0.1)]
+    pub lowest: f64,
+    /// The highest.
+    #[arg(long, default_value_t = 10_000.0)]
+    pub highest: f64,
+    /// How close held and missed rates must come, as a part of the rate.
+    #[arg(long, default_value_t = 0.05)]
+    pub precision: f64,
+    /// How long a probe lasts at least.
+    #[arg(long, default_value = "30s")]
+    pub probe: Nanos,
+    /// How long a probe may be made so that it has requests enough for the percentile.
+    #[arg(long, default_value = "2m")]
+    pub longest: Nanos,
+    /// Rest between probes.
+    #[arg(long, default_value = "2s")]
+    pub settle: Nanos,
+    /// The most probes.
+    #[arg(long, default_value_t = 30)]
+    pub probes: usize,
+    /// p99 lag that is still valid: unless given, the larger of 1 ms and 1 % of the median TTFT.
+    #[arg(long)]
+    pub lag_limit: Option<Nanos>,
+    /// Write the search, and its run at the highest held rate, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write it as one page of HTML.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write it as Markdown.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Where the page's slowest requests link to their traces, such as http://127.0.0.1:16686.
+    #[arg(long, value_name = "URL")]
+    pub jaeger: Option<String>,
+}
+
+/// Carries out the search; the text for standard output and how it ended.
+pub async fn execute(args: SearchArgs, stop: mpsc::Receiver<String>) -> Result<(String, Ending)> {
+    let SearchArgs { target, load, replay, sending, looking } = args;
+    let space = space(&looking, load.rate)?;
+    if load.rate.is_none() && replay.trace.is_none() {
+        bail!("a search needs --rate to begin with, or --trace: it moves the rate of an open loop");
+    }
+    let mut reporting = usual_reporting();
+    reporting.slos = looking.slos.iter().map(|bound| bound.slo).collect();
+    reporting.slos.dedup();
+    reporting.lag_limit = looking.lag_limit;
+    reporting.progress = ProgressMode::None;
+    let search = Search {
+        run: RunArgs { target, load, replay, sending, reporting },
+        asked: Requirement::all(&looking.slos, looking.goodput),
+        space,
+        probe: looking.probe,
+        longest: looking.longest,
+        settle: looking.settle,
+    };
+    let done = search.carry_out(stop).await?;
+    let files = output::Files {
+        json: looking.json.as_deref(),
+        html: looking.html.as_deref(),
+        markdown: looking.markdown.as_deref(),
+        csv: None,
+        jaeger: looking.jaeger.as_deref(),
+    };
+    output::write_all(&files, &done.report)?;
+    let Some(found) = &done.report.search else { bail!("the search left no result") };
+    let ending = match &found.outcome {
+        _ if done.stopped => Ending::CutShort,
+        Outcome::Found { .. } | Outcome::HeldAtHighest { .. } => Ending::Good,
+        Outcome::MissedAtLowest { .. } => Ending::Missed,
+        Outcome::GeneratorLimited { .. } | Outcome::OutOfProbes { .. } => Ending::Invalid,
+    };
+    Ok((format!("{}\n{}", table::render(&done.report), search_table::render(found)), ending))
+}
+
+fn space(looking: &LookingArgs, start: Option<f64>) -> Result<Space> {
+    let &LookingArgs { lowest, highest, precision, probes, goodput, .. } = looking;
+    let start = start.unwrap_or(1.0);
+    if !(0.0 < lowest && lowest < highest && highest.is_finite()) {
+        bail!("--lowest {lowest} must be positive and below --highest {highest}");
+    }
+    if !(lowest..=highest).contains(&start) {
+        bail!("--rate {start} does not lie between --lowest {lowest} and --highest {highest}");
+    }
+    if !(0.001..=1.0).contains(&precision) {
+        bail!("--precision {precision} must lie between 0.001 and 1");
+    }
+    if goodput.is_some_and(|part| !(0.0 < part && part < 1.0)) {
+        bail!("--goodput must lie between 0 and 1: all of the requests can never be shown");
+    }
+    Ok(Space { start, lowest, highest, precision, probes })
+}
+
+/// Reporting as it is when nothing is asked for.
+fn usual_reporting() -> ReportingArgs {
+    #[derive(Parser)]
+    struct Usual {
+        #[command(flatten)]
+        reporting: ReportingArgs,
+    }
+    Usual::parse_from(["search"]).reporting
+}

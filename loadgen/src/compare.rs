@@ -1,0 +1,283 @@
+//! Compares two runs of one schedule: differences of quantiles with bootstrap intervals, and gates.
+
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Beta, Binomial, Distribution as _};
+use serde::Serialize;
+
+use crate::report::Report;
+
+/// Draws of the bootstrap.
+const DRAWS: usize = 4000;
+/// The percentiles that are compared, with their names.
+const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];
+/// The metrics that are compared.
+const METRICS: [&str; 3] = ["ttft", "tpot", "e2e"];
+
+/// Why two reports cannot be compared.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompareError {
+    /// One does not believe itself.
+    #[error("{which} is INVALID, so that it says nothing of its server: {why}")]
+    Invalid {
+        /// Which of the two.
+        which: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// Not the same load.
+    #[error(
+        "the schedules differ ({a} and {b}): only runs of equal requests at equal times can be \
+         compared; use the same seed, rate, lengths and trace, or --schedule with one file"
+    )]
+    Schedules {
+        /// Digest of the first.
+        a: String,
+        /// Digest of the second.
+        b: String,
+    },
+    /// Nothing to compare.
+    #[error("{0} has no measured request")]
+    Empty(&'static str),
+}
+
+/// What a difference amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// The second run is better, beyond doubt at 95 %.
+    Better,
+    /// It is worse.
+    Worse,
+    /// The interval holds no difference.
+    NoDifference,
+    /// There are too few requests to say.
+    TooFew,
+}
+
+/// One figure of both runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// `ttft_p99`, `goodput`, `errors`.
+    pub name: String,
+    /// Of the first run.
+    pub a: f64,
+    /// Of the second run.
+    pub b: f64,
+    /// Whether less of it is better.
+    pub less_is_better: bool,
+    /// Second less first.
+    pub difference: f64,
+    /// Lower end of its 95 % interval.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+    /// What it amounts to.
+    pub finding: Finding,
+}
+
+/// Both runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Run ids.
+    pub runs: (String, String),
+    /// Measured requests.
+    pub requests: (usize, usize),
+    /// Seed of the bootstrap.
+    pub seed: u64,
+    /// All figures.
+    pub rows: Vec<Row>,
+    /// Things the reader must know.
+    pub warnings: Vec<String>,
+}
+
+/// Compares run `b` with run `a`.
+pub fn compare(a: &Report, b: &Report, seed: u64) -> Result<Comparison, CompareError> {
+    for (which, report) in [("the first report", a), ("the second report", b)] {
+        if let Some(reason) = report.verdict.reasons.first() {
+            return Err(CompareError::Invalid { which, why: reason.finding.clone() });
+        }
+        if report.samples.at_ms.is_empty() {
+            return Err(CompareError::Empty(which));
+        }
+    }
+    let digest = |report: &Report| report.workload.schedule_digest.clone();
+    if digest(a) != digest(b) {
+        return Err(CompareError::Schedules { a: digest(a), b: digest(b) });
+    }
+    let mut draws = Draws(ChaCha12Rng::seed_from_u64(seed));
+    let mut rows = Vec::new();
+    for metric in METRICS {
+        let column = |report: &Report| {
+            let values = report.samples.column(metric).unwrap_or_default();
+            let mut values: Vec<f64> = values.iter().flatten().copied().collect();
+            values.sort_unstable_by(f64::total_cmp);
+            values
+        };
+        let (of_a, of_b) = (column(a), column(b));
+        for (name, q) in PERCENTILES {
+            rows.extend(draws.quantiles(format!("{metric}_{name}"), q, (&of_a, &of_b)));
+        }
+    }
+    let failed = |report: &Report| report.samples.failed.iter().filter(|failed| **failed).count();
+    let n = |report: &Report| report.samples.failed.len();
+    rows.extend(draws.parts("errors", (failed(a), n(a)), (failed(b), n(b))));
+    if let Some((of_a, of_b)) = a.goodput.as_ref().zip(b.goodput.as_ref())
+        && a.slos == b.slos
+    {
+        let good = ((of_a.good, of_a.offered), (of_b.good, of_b.offered));
+        rows.extend(draws.parts("goodput", good.0, good.1));
+    }
+    Ok(Comparison {
+        runs: (a.workload.run_id.clone(), b.workload.run_id.clone()),
+        requests: (n(a), n(b)),
+        seed,
+        rows,
+        warnings: warnings(a, b),
+    })
+}
+
+fn warnings(a: &Report, b: &Report) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if a.window.from_s != b.window.from_s {
+        warnings.push(format!(
+            "the windows differ: measured from {:.2} s and from {:.2} s on",
+            a.window.from_s, b.window.from_s
+        ));
+    }
+    if a.slos != b.slos {
+        warnings.push("the SLOs differ, so that goodput is not compared".to_owned());
+    }
+    if a.workload.model != b.workload.model {
+        warnings.push(format!("the models differ: {} and {}", a.workload.model, b.workload.model));
+    }
+    warnings
+}
+
+/// The random draws of the bootstrap.
+struct Draws(ChaCha12Rng);
+
+impl Draws {
+    /// A quantile of both. Which of `n` samples is the k-th of a resample follows from a Beta
+    /// variate, so that no resample has to be made.
+    fn quantiles(&mut self, name: String, q: f64, (a, b): (&[f64], &[f64])) -> Option<Row> {
+        let fewest = a.len().min(b.len());
+        let rank = |n: usize| ((q * n as f64).ceil() as usize).clamp(1, n.max(1));
+        let (of_a, of_b) = (*a.get(rank(a.len()) - 1)?, *b.get(rank(b.len()) - 1)?);
+        let beta = |n: usize| Beta::new(rank(n) as f64, (n + 1 - rank(n)) as f64).ok();
+        let (beta_a, beta_b) = (beta(a.len())?, beta(b.len())?);
+        let pick =
+            |of: &[f64], part: f64| of[((part * of.len() as f64) as usize).min(of.len() - 1)];
+        let differences: Vec<f64> = (0..DRAWS)
+            .map(|_| pick(b, beta_b.sample(&mut self.0)) - pick(a, beta_a.sample(&mut self.0)))
+            .collect();
+        // Below one expected sample beyond it, a percentile is but the largest sample.
+        let enough = fewest as f64 * (1.0 - q) >= 1.0;
+        Some(row(name, (of_a, of_b), true, differences, enough))
+    }
+
+    /// A part of the requests of both.
+    fn parts(&mut self, name: &str, a: (usize, usize), b: (usize, usize)) -> Option<Row> {
+        let part = |(hits, n): (usize, usize)| hits as f64 / n.max(1) as f64;
+        let binomial = |of: (usize, usize)| Binomial::new(of.1 as u64, part(of)).ok();
+        let (of_a, of_b) = (binomial(a)?, binomial(b)?);
+        let draw = |of: &Binomial, n: usize, rng: &mut ChaCha12Rng| {
+            of.sample(rng) as f64 / n.max(1) as f64
+        };
+        let differences: Vec<f64> = (0..DRAWS)
+            .map(|_| draw(&of_b, b.1, &mut self.0) - draw(&of_a, a.1, &mut self.0))
+            .collect();
+        let less_is_better = name == "errors";
+        let enough = a.1.min(b.1) >= 20;
+        Some(row(name.to_owned(), (part(a), part(b)), less_is_better, differences, enough))
+    }
+}
+
+fn row(
+    name: String,
+    (a, b): (f64, f64),
+    less_is_better: bool,
+    mut differences: Vec<f64>,
+    enough: bool,
+) -> Row {
+    differences.sort_unstable_by(f64::total_cmp);
+    let at = |part: f64| differences[((DRAWS - 1) as f64 * part).round() as usize];
+    let (low, high) = (at(0.025), at(0.975));
+    let finding = match (low > 0.0, high < 0.0) {
+        _ if !enough => Finding::TooFew,
+        (false, false) => Finding::NoDifference,
+        (more, _) if more == less_is_better => Finding::Worse,
+        _ => Finding::Better,
+    };
+    Row { name, a, b, less_is_better, difference: b - a, low, high, finding }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Cause, Stream};
+
+    fn exponential(n: usize, mean: f64, seed: u64) -> Vec<f64> {
+        let mut random = Stream::new(seed, Cause::Arrivals);
+        let mut values: Vec<f64> = (0..n).map(|_| mean * random.exponential()).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values
+    }
+
+    fn finding(a: &[f64], b: &[f64], q: f64, seed: u64) -> Row {
+        Draws(ChaCha12Rng::seed_from_u64(seed)).quantiles("x".to_owned(), q, (a, b)).unwrap()
+    }
+
+    #[test]
+    fn equal_servers_rarely_differ_and_unlike_ones_do() {
+        let mut differing = 0;
+        for seed in 0..200 {
+            let (a, b) = (exponential(500, 10.0, seed), exponential(500, 10.0, 1000 + seed));
+            differing += usize::from(finding(&a, &b, 0.9, seed).finding != Finding::NoDifference);
+            let slower = exponential(500, 18.0, 2000 + seed);
+            assert_eq!(finding(&a, &slower, 0.5, seed).finding, Finding::Worse, "{seed}");
+            assert_eq!(finding(&slower, &a, 0.5, seed).finding, Finding::Better, "{seed}");
+        }
+        assert!((2..=20).contains(&differing), "{differing} of 200 equal pairs differ");
+    }
+
+    #[test]
+    fn the_interval_matches_a_bootstrap_by_resampling() {
+        let (a, b) = (exponential(300, 10.0, 1), exponential(300, 12.0, 2));
+        let quick = finding(&a, &b, 0.9, 3);
+        let mut random = Stream::new(9, Cause::Arrivals);
+        let mut resampled = |of: &[f64]| {
+            let mut again: Vec<f64> =
+                of.iter().map(|_| of[(random.unit() * of.len() as f64) as usize]).collect();
+            again.sort_unstable_by(f64::total_cmp);
+            again[269]
+        };
+        let mut differences: Vec<f64> = (0..4000).map(|_| resampled(&b) - resampled(&a)).collect();
+        differences.sort_unstable_by(f64::total_cmp);
+        let width = quick.high - quick.low;
+        assert!(
+            (quick.low - differences[100]).abs() < 0.1 * width,
+            "{quick:?} {}",
+            differences[100]
+        );
+        assert!((quick.high - differences[3899]).abs() < 0.1 * width, "{quick:?}");
+    }
+
+    #[test]
+    fn a_percentile_needs_requests_beyond_it() {
+        let (a, b) = (exponential(99, 10.0, 1), exponential(99, 90.0, 2));
+        assert_eq!(finding(&a, &b, 0.99, 1).finding, Finding::TooFew);
+        assert_eq!(finding(&a, &b, 0.9, 1).finding, Finding::Worse);
+        assert_eq!(finding(&a, &b, 0.9, 1), finding(&a, &b, 0.9, 1));
+    }
+
+    #[test]
+    fn parts_are_compared_in_their_own_direction() {
+        let mut draws = Draws(ChaCha12Rng::seed_from_u64(1));
+        let mut of = |name: &str, a, b| draws.parts(name, a, b).unwrap().finding;
+        assert_eq!(of("goodput", (900, 1000), (990, 1000)), Finding::Better);
+        assert_eq!(of("errors", (900, 1000), (990, 1000)), Finding::Worse);
+        assert_eq!(of("errors", (0, 1000), (0, 1000)), Finding::NoDifference);
+        assert_eq!(of("goodput", (5, 10), (10, 10)), Finding::TooFew);
+    }
+}

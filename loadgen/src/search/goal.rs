@@ -1,0 +1,155 @@
+//! What a rate must keep to count as held: percentiles under bounds, and goodput.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::samples::Samples;
+use crate::units::{Slo, UnitError};
+
+/// Part of the requests that must keep plain bounds when no goodput is asked for.
+const USUAL_GOODPUT: f64 = 0.99;
+
+/// A bound of the command line: `ttft_p99=500ms`, or `ttft=500ms` for goodput.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bound {
+    /// Metric and bound.
+    pub slo: Slo,
+    /// The part of the requests that must keep it, if it is a percentile.
+    pub percentile: Option<f64>,
+}
+
+/// Why a bound was not understood.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BoundError {
+    /// The percentile is none.
+    #[error("{0:?} is not a percentile: write p50, p90, p95, p99 or p99.9")]
+    Percentile(String),
+    /// The rest is no SLO.
+    #[error(transparent)]
+    Slo(#[from] UnitError),
+}
+
+impl FromStr for Bound {
+    type Err = BoundError;
+
+    fn from_str(text: &str) -> Result<Self, BoundError> {
+        let (name, bound) = text.split_once('=').unwrap_or((text, ""));
+        let Some((metric, percentile)) = name.split_once('_') else {
+            return Ok(Self { slo: text.parse()?, percentile: None });
+        };
+        let wrong = || BoundError::Percentile(percentile.to_owned());
+        let digits = percentile.strip_prefix('p').ok_or_else(wrong)?;
+        let percent: f64 = digits.parse().map_err(|_| wrong())?;
+        if !(0.0 < percent && percent < 100.0) {
+            return Err(wrong());
+        }
+        let slo = format!("{metric}={bound}").parse()?;
+        Ok(Self { slo, percentile: Some(percent / 100.0) })
+    }
+}
+
+/// One thing that must hold: enough of the requests keep all its bounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Requirement {
+    /// In words.
+    pub name: String,
+    /// Metric and bound in milliseconds.
+    pub bounds: Vec<(String, f64)>,
+    /// The part of the requests that must keep them.
+    pub needed: f64,
+}
+
+impl Requirement {
+    /// What `bounds` and a goodput ask for together.
+    pub fn all(bounds: &[Bound], goodput: Option<f64>) -> Vec<Self> {
+        let pair = |b: &Bound| (b.slo.metric.name().to_owned(), b.slo.bound.0 as f64 / 1e6);
+        let one = |b: &Bound| {
+            let needed = b.percentile?;
+            let metric = b.slo.metric.name();
+            let name = format!("{metric}_p{}={}", percent(needed), b.slo.bound);
+            Some(Self { name, bounds: vec![pair(b)], needed })
+        };
+        let mut all: Vec<Self> = bounds.iter().filter_map(one).collect();
+        let joint: Vec<&Bound> =
+            bounds.iter().filter(|b| goodput.is_some() || b.percentile.is_none()).collect();
+        if !joint.is_empty() {
+            let needed = goodput.unwrap_or(USUAL_GOODPUT);
+            let slos: Vec<String> = joint.iter().map(|b| b.slo.to_string()).collect();
+            all.push(Self {
+                name: format!("{} % of {}", percent(needed), slos.join(" and ")),
+                bounds: joint.into_iter().map(pair).collect(),
+                needed,
+            });
+        }
+        all
+    }
+
+    /// Whether each measured request missed it, in order of arrival; a failure misses everything.
+    pub fn misses(&self, samples: &Samples) -> Vec<bool> {
+        let kept = |row: usize| {
+            self.bounds.iter().all(|(metric, bound)| {
+                let value = samples.column(metric).and_then(|column| *column.get(row)?);
+                // One token has no time per further token.
+                value.map_or(metric == "tpot", |value| value <= *bound)
+            })
+        };
+        samples.failed.iter().enumerate().map(|(row, failed)| *failed || !kept(row)).collect()
+    }
+
+    /// The fewest requests that can show it to hold: with no miss at all among them.
+    pub fn least_requests(&self) -> usize {
+        (4.0 / (1.0 - self.needed)).ceil() as usize
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// `99`, `99.9`.
+fn percent(part: f64) -> String {
+    let text = format!("{:.3}", 100.0 * part);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(texts: &[&str]) -> Vec<Bound> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn bounds_are_read() {
+        let all = Requirement::all(&bounds(&["ttft_p99=500ms", "tpot_p99.9=50ms"]), None);
+        let names: Vec<&str> = all.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(names, ["ttft_p99=500ms", "tpot_p99.9=50ms"]);
+        assert_eq!((all[0].needed, all[0].bounds[0].1), (0.99, 500.0));
+        let all = Requirement::all(&bounds(&["ttft=1s", "tpot=50ms"]), Some(0.95));
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].name, "95 % of ttft=1s and tpot=50ms");
+        // A goodput is asked of percentile bounds together too.
+        assert_eq!(Requirement::all(&bounds(&["ttft_p50=1s"]), Some(0.9)).len(), 2);
+        for bad in ["ttft_q9=1s", "ttft_p100=1s", "ttft_p99", "itl_p99=1s", "ttft_p99=1"] {
+            assert!(bad.parse::<Bound>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn failures_miss_everything_and_one_token_has_no_tpot() {
+        let samples = Samples {
+            at_ms: vec![0.0; 4],
+            ttft_ms: vec![Some(400.0), Some(600.0), None, Some(1.0)],
+            tpot_ms: vec![None, Some(1.0), None, Some(90.0)],
+            e2e_ms: vec![Some(1.0); 4],
+            failed: vec![false, false, true, false],
+        };
+        let all = Requirement::all(&bounds(&["ttft=500ms", "tpot=50ms"]), None);
+        assert_eq!(all[0].misses(&samples), [false, true, true, true]);
+    }
+}

@@ -1,0 +1,265 @@
+//! Decides which rate to try next: doubling, halving, bisection, confirmation. It never waits and
+//! never measures; it is handed each probe and answers with the next step.
+
+use serde::{Deserialize, Serialize};
+
+use super::judge::{Judgement, Probe};
+
+/// Confirmations that may fail before the search settles for what it knows.
+const CONFIRMATIONS: usize = 4;
+
+/// Where and how finely to look.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Space {
+    /// The first rate.
+    pub start: f64,
+    /// The lowest rate that is tried.
+    pub lowest: f64,
+    /// The highest.
+    pub highest: f64,
+    /// How close the highest held and the lowest missed rate must come, as a part of the rate.
+    pub precision: f64,
+    /// The most probes.
+    pub probes: usize,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Try this rate.
+    Try(f64),
+    /// Try it for longer, with other arrivals, to be sure.
+    Confirm(f64),
+    /// It is over.
+    Done(Outcome),
+}
+
+/// How a search ends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The capacity lies at a rate.
+    Found {
+        /// The highest rate that was held.
+        rate: f64,
+        /// Whether a longer run with other arrivals held it too.
+        confirmed: bool,
+    },
+    /// Even the lowest rate is not held.
+    MissedAtLowest {
+        /// That rate.
+        rate: f64,
+    },
+    /// Even the highest rate is held.
+    HeldAtHighest {
+        /// That rate.
+        rate: f64,
+    },
+    /// The generator could not keep its schedule: of the server nothing is known above a rate.
+    GeneratorLimited {
+        /// The rate that it could not offer.
+        rate: f64,
+        /// The highest rate that was held.
+        held: Option<f64>,
+        /// What was wrong.
+        why: String,
+    },
+    /// Nothing more may be tried.
+    OutOfProbes {
+        /// The highest rate that was held.
+        held: Option<f64>,
+    },
+}
+
+/// The next step after `probes`.
+pub fn next(space: &Space, probes: &[Probe]) -> Step {
+    if let Some(step) = generator_fault(probes) {
+        return step;
+    }
+    let Bracket { held, missed } = Bracket::of(probes);
+    if probes.len() >= space.probes {
+        let confirmed = held.is_some_and(|rate| is_confirmed(probes, rate));
+        return Step::Done(match (held, missed) {
+            (Some(rate), Some(_)) if confirmed => Outcome::Found { rate, confirmed },
+            (held, _) => Outcome::OutOfProbes { held },
+        });
+    }
+    match (held, missed) {
+        (None, None) => Step::Try(space.start),
+        (Some(held), None) if held >= space.highest => {
+            Step::Done(Outcome::HeldAtHighest { rate: held })
+        }
+        (Some(held), None) => Step::Try((2.0 * held).min(space.highest)),
+        (None, Some(missed)) if missed <= space.lowest => {
+            Step::Done(Outcome::MissedAtLowest { rate: missed })
+        }
+        (None, Some(missed)) => Step::Try((missed / 2.0).max(space.lowest)),
+        (Some(held), Some(missed)) if missed / held > 1.0 + space.precision => {
+            Step::Try((held * missed).sqrt())
+        }
+        (Some(rate), Some(_)) => {
+            let confirmed = is_confirmed(probes, rate);
+            let tries = probes.iter().filter(|probe| probe.confirming).count();
+            if confirmed || tries >= CONFIRMATIONS {
+                Step::Done(Outcome::Found { rate, confirmed })
+            } else {
+                Step::Confirm(rate)
+            }
+        }
+    }
+}
+
+/// A rate that the generator failed at is tried once more; then the search ends.
+fn generator_fault(probes: &[Probe]) -> Option<Step> {
+    let last = probes.last().filter(|probe| probe.judgement == Judgement::Invalid)?;
+    let before = probes.len().checked_sub(2).map(|place| &probes[place]);
+    let again = before
+        .is_some_and(|probe| probe.judgement == Judgement::Invalid && probe.rate == last.rate);
+    Some(if again {
+        let held = Bracket::of(probes).held;
+        Step::Done(Outcome::GeneratorLimited { rate: last.rate, held, why: last.why.clone() })
+    } else if last.confirming {
+        Step::Confirm(last.rate)
+    } else {
+        Step::Try(last.rate)
+    })
+}
+
+fn is_confirmed(probes: &[Probe], rate: f64) -> bool {
+    let at = probes.iter().filter(|probe| probe.rate == rate && probe.confirming);
+    at.last().is_some_and(|probe| probe.judgement == Judgement::Held)
+}
+
+/// What is known between two rates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Bracket {
+    /// The highest held rate below every missed one.
+    held: Option<f64>,
+    /// The lowest missed rate.
+    missed: Option<f64>,
+}
+
+impl Bracket {
+    /// A rate is as it was judged last: a confirmation overrules.
+    fn of(probes: &[Probe]) -> Self {
+        let latest = |probe: &&Probe| {
+            let same =
+                |other: &&Probe| other.rate == probe.rate && other.judgement != Judgement::Invalid;
+            probes.iter().rfind(same).is_some_and(|last| std::ptr::eq(last, *probe))
+        };
+        let judged = |judgement| {
+            let of = move |probe: &&Probe| probe.judgement == judgement;
+            probes.iter().filter(latest).filter(of).map(|probe| probe.rate)
+        };
+        let missed = judged(Judgement::Missed).min_by(f64::total_cmp);
+        let below = |rate: &f64| missed.is_none_or(|missed| *rate < missed);
+        let held = judged(Judgement::Held).filter(below).max_by(f64::total_cmp);
+        Self { held, missed }
+    }
+}
+
+/// The interval that the capacity lies in: from the highest rate that was surely held to the lowest
+/// one that was surely missed; an end is missing where no probe was sure.
+pub fn interval(probes: &[Probe]) -> (Option<f64>, Option<f64>) {
+    let sure = |judgement| {
+        let of = move |probe: &&Probe| probe.sure && probe.judgement == judgement;
+        probes.iter().filter(of).map(|probe| probe.rate)
+    };
+    let high = sure(Judgement::Missed).min_by(f64::total_cmp);
+    let below = |rate: &f64| high.is_none_or(|high| *rate < high);
+    (sure(Judgement::Held).filter(below).max_by(f64::total_cmp), high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPACE: Space =
+        Space { start: 4.0, lowest: 0.5, highest: 64.0, precision: 0.05, probes: 40 };
+
+    fn probe(rate: f64, judgement: Judgement, confirming: bool) -> Probe {
+        Probe {
+            rate,
+            requests: 100,
+            judgement,
+            sure: true,
+            confirming,
+            attained: Vec::new(),
+            ttft_ms: (None, None),
+            why: "because".to_owned(),
+        }
+    }
+
+    /// Searches with a server that holds rates up to a capacity.
+    fn search(space: Space, judge: impl Fn(f64, usize) -> Judgement) -> (Outcome, Vec<Probe>) {
+        let mut probes = Vec::new();
+        loop {
+            let (rate, confirming) = match next(&space, &probes) {
+                Step::Try(rate) => (rate, false),
+                Step::Confirm(rate) => (rate, true),
+                Step::Done(outcome) => return (outcome, probes),
+            };
+            probes.push(probe(rate, judge(rate, probes.len()), confirming));
+        }
+    }
+
+    fn up_to(capacity: f64) -> impl Fn(f64, usize) -> Judgement {
+        move |rate, _| if rate <= capacity { Judgement::Held } else { Judgement::Missed }
+    }
+
+    #[test]
+    fn a_capacity_anywhere_in_the_space_is_found_and_confirmed() {
+        for capacity in [0.6, 3.0, 4.0, 17.3, 63.0] {
+            let (outcome, probes) = search(SPACE, up_to(capacity));
+            let Outcome::Found { rate, confirmed: true } = outcome else { panic!("{outcome:?}") };
+            assert!(rate <= capacity && capacity <= rate * 1.05, "{capacity}: {rate}");
+            assert!(probes.len() <= 14, "{capacity}: {} probes", probes.len());
+            let (low, high) = interval(&probes);
+            assert!(low.unwrap() <= capacity && capacity < high.unwrap());
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_space_are_said_to_be_ends() {
+        assert_eq!(search(SPACE, up_to(0.1)).0, Outcome::MissedAtLowest { rate: 0.5 });
+        assert_eq!(search(SPACE, up_to(1e9)).0, Outcome::HeldAtHighest { rate: 64.0 });
+    }
+
+    #[test]
+    fn nothing_is_concluded_from_a_generator_at_fault() {
+        // It fails above 20: twice at one rate ends the search, and what was held is kept.
+        let judge = |rate: f64, _| if rate > 20.0 { Judgement::Invalid } else { Judgement::Held };
+        let (outcome, probes) = search(SPACE, judge);
+        let Outcome::GeneratorLimited { rate, held, .. } = outcome else { panic!("{outcome:?}") };
+        assert_eq!((rate, held, probes.len()), (32.0, Some(16.0), 5));
+        // A single fault is not held against anybody.
+        let once = |rate: f64, place: usize| {
+            if place == 2 { Judgement::Invalid } else { up_to(10.0)(rate, place) }
+        };
+        assert!(matches!(search(SPACE, once).0, Outcome::Found { confirmed: true, .. }));
+    }
+
+    #[test]
+    fn a_confirmation_that_misses_sends_the_search_down() {
+        // Short probes flatter: only a confirmation finds out that 12 is the limit.
+        let mut probes: Vec<Probe> = Vec::new();
+        let outcome = loop {
+            let (rate, confirming) = match next(&SPACE, &probes) {
+                Step::Try(rate) => (rate, false),
+                Step::Confirm(rate) => (rate, true),
+                Step::Done(outcome) => break outcome,
+            };
+            let limit = if confirming { 12.0 } else { 12.9 };
+            probes.push(probe(rate, up_to(limit)(rate, 0), confirming));
+        };
+        let Outcome::Found { rate, confirmed: true } = outcome else { panic!("{outcome:?}") };
+        assert!((11.0..=12.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn probes_are_limited() {
+        let space = Space { probes: 3, ..SPACE };
+        let (outcome, probes) = search(space, up_to(1e9));
+        assert_eq!((outcome, probes.len()), (Outcome::OutOfProbes { held: Some(16.0) }, 3));
+    }
+}

@@ -1,0 +1,178 @@
+//! Carries out a search: runs each probe through the usual runner and asks the machine for the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::SearchReport;
+use super::goal::Requirement;
+use super::growth::Watch;
+use super::judge::{Judgement, Probe, judge};
+use super::machine::{self, Outcome, Space, Step};
+use crate::cli::RunArgs;
+use crate::live::Live;
+use crate::plan::PlannedRequest;
+use crate::report::Report;
+use crate::session::measure;
+use crate::units::{NS_PER_S, Nanos};
+use crate::windows::Warmup;
+use crate::workload;
+
+/// How often a probe is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// The first part of a probe fills the server and is not measured.
+const WARMUP_PART: f64 = 0.2;
+
+/// A search to be carried out.
+#[derive(Debug)]
+pub struct Search {
+    /// What each probe runs; its rate, length and seed are set by the search.
+    pub run: RunArgs,
+    /// What a rate must keep.
+    pub asked: Vec<Requirement>,
+    /// Where to look.
+    pub space: Space,
+    /// How long a probe lasts at least.
+    pub probe: Nanos,
+    /// How long it may be made so that it has enough requests.
+    pub longest: Nanos,
+    /// Rest between probes, so that one does not start in what the other left.
+    pub settle: Nanos,
+}
+
+/// What a search leaves behind.
+pub struct Done {
+    /// The run at the highest rate that was held, else the last one, with the search in it.
+    pub report: Report,
+    /// Whether the operator ended it.
+    pub stopped: bool,
+}
+
+/// What a trace's requests are by themselves, at speed-up 1.
+fn own_rate(run: &mut RunArgs) -> Result<f64> {
+    run.replay.speedup = 1.0;
+    let load = workload::build(&run.load, &run.replay, run.target.endpoint, None)?;
+    let requests = &load.plan.requests;
+    let at = |request: Option<&PlannedRequest>| request.map_or(0, |r| r.intended_ns);
+    let span = at(requests.last()) - at(requests.first());
+    if span <= 0 {
+        bail!("all requests of the trace are due at one instant: there is no rate to search");
+    }
+    Ok(requests.len() as f64 / (span as f64 / NS_PER_S as f64))
+}
+
+impl Search {
+    /// Tries rates until the machine is content or the operator is not.
+    pub async fn carry_out(mut self, mut stop: mpsc::Receiver<String>) -> Result<Done> {
+        let trace_rps = match &self.run.replay.trace {
+            Some(_) => Some(own_rate(&mut self.run)?),
+            None => None,
+        };
+        if let Some(rps) = trace_rps.filter(|_| self.run.load.rate.is_none()) {
+            self.space.start = rps.clamp(self.space.lowest, self.space.highest);
+        }
+        let seed = self.run.load.seed;
+        let (mut probes, mut best): (Vec<Probe>, Option<Report>) = (Vec::new(), None);
+        let (mut stopped, mut resting) = (false, Duration::ZERO);
+        let outcome = loop {
+            let (rate, confirming) = match machine::next(&self.space, &probes) {
+                Step::Try(rate) => (rate, false),
+                Step::Confirm(rate) => (rate, true),
+                Step::Done(outcome) => break outcome,
+            };
+            tokio::time::sleep(resting).await;
+            resting = Duration::from_nanos(self.settle.0.unsigned_abs());
+            // Each probe has arrivals of its own: a rate is not judged by one draw.
+            self.run.load.seed = seed + probes.len() as u64;
+            self.prepare(rate, confirming, trace_rps);
+            let (report, overloaded, ended) = self.probe(&mut stop).await?;
+            if ended {
+                stopped = true;
+                let held = best.as_ref().map(|report| report.schedule.offered_rps);
+                best.get_or_insert(report);
+                break Outcome::OutOfProbes { held };
+            }
+            let mut probe = judge(rate, &report, &self.asked, overloaded);
+            probe.confirming = confirming;
+            say(probes.len() + 1, &probe);
+            let held = probe.judgement == Judgement::Held;
+            let higher =
+                probes.iter().all(|other| other.judgement != Judgement::Held || other.rate <= rate);
+            if best.is_none() || (held && higher) {
+                best = Some(report);
+            }
+            probes.push(probe);
+        };
+        let mut report = best.context("the search ended before its first probe")?;
+        let (low, high) = machine::interval(&probes);
+        let Self { asked, space, .. } = self;
+        report.search = Some(SearchReport { asked, space, outcome, low, high, probes });
+        Ok(Done { report, stopped })
+    }
+
+    /// Sets rate, length and warm-up of the next probe.
+    fn prepare(&mut self, rate: f64, confirming: bool, trace_rps: Option<f64>) {
+        let enough = self.asked.iter().map(Requirement::least_requests).max().unwrap_or(1);
+        let wanted_s = enough as f64 / rate / (1.0 - WARMUP_PART);
+        let (shortest, longest) = (self.probe.0 as f64, self.longest.0.max(self.probe.0) as f64);
+        let length = (wanted_s * NS_PER_S as f64).clamp(shortest, longest);
+        let length = if confirming { 2.0 * length } else { length };
+        self.run.reporting.warmup = Warmup::Time(Nanos((WARMUP_PART * length) as i64));
+        self.run.sending.grace = Nanos(0);
+        match trace_rps {
+            // The same trace, faster or slower; its piece is as long as the probe.
+            Some(own) => {
+                self.run.replay.speedup = rate / own;
+                let most = (length / NS_PER_S as f64 * rate).ceil() as usize;
+                self.run.load.requests = Some(most.max(2));
+            }
+            None => {
+                self.run.load.rate = Some(rate);
+                self.run.load.duration = Some(Nanos(length as i64));
+            }
+        }
+    }
+
+    /// Runs one probe; whether it was ended because a queue grew, and whether the operator ended it.
+    async fn probe(&self, stop: &mut mpsc::Receiver<String>) -> Result<(Report, bool, bool)> {
+        let live = Arc::new(Live::new(self.run.reporting.slos.clone()));
+        let (end, ended) = mpsc::channel(4);
+        let mut running = std::pin::pin!(measure(&self.run, live.clone(), ended));
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let (mut watch, mut overloaded, mut stopped) = (Watch::default(), false, false);
+        loop {
+            tokio::select! {
+                done = &mut running => return Ok((done?.report, overloaded, stopped)),
+                _ = look.tick(), if !overloaded => {
+                    overloaded = watch.sees(live.waiting());
+                    if overloaded {
+                        end.send("a queue grew without end".to_owned()).await.ok();
+                    }
+                }
+                Some(reason) = stop.recv() => {
+                    stopped = true;
+                    end.send(reason).await.ok();
+                }
+            }
+        }
+    }
+}
+
+fn say(number: usize, probe: &Probe) {
+    let kind = if probe.confirming { "confirmation" } else { "probe" };
+    let word = match (probe.judgement, probe.sure) {
+        (Judgement::Held, true) => "held",
+        (Judgement::Held, false) => "held, not surely",
+        (Judgement::Missed, true) => "missed",
+        (Judgement::Missed, false) => "missed, not surely",
+        (Judgement::Invalid, _) => "INVALID",
+    };
+    eprintln!(
+        "{kind} {number}: {:.3}/s, {} requests: {word}: {}",
+        probe.rate, probe.requests, probe.why
+    );
+}
