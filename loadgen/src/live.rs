@@ -87,6 +87,7 @@ impl Live {
             slos,
             issued: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
