@@ -64,6 +64,10 @@ HANDOVER = row(
     lines("KV bytes moved", "Bytes put into the store and pulled out of it, by service.", "Bps",
           [query(total("tandem_worker_stored_bytes_total", by="job"), "stored, {{job}}"),
            query(total("tandem_worker_pulled_bytes_total", by="job"), "pulled, {{job}}")]),
+    lines("Time of a transfer, by way", "Nine in ten sequences had their blocks sooner: heard while prefill computed, fetched together, or pulled one by one. "
+          "A dot leads to a trace.", "s", [query(quantile("tandem_worker_kv_transfer_seconds", "0.9", by="path"), "{{path}}, p90", exemplar=True)]),
+    lines("How well placement predicts", "How far the predicted time to first token was off, as a share of the measured one: routing by poor predictions "
+          "fills the wrong queue. A dot leads to a trace.", "percentunit", quantiles("tandem_gateway_ttft_prediction_error_ratio")),
     lines("Hand-over trouble", "Hand-overs that no decode worker took, pulls that ended early, blocks not stored, sequences preempted.", "cps",
           [query(total("tandem_worker_handovers_failed_total", by="job"), "hand-overs failed, {{job}}"),
            query(total("tandem_worker_pulls_failed_total", by="job"), "pulls ended early, {{job}}"),

@@ -7,6 +7,7 @@ from panels import (
 
 TTFT = "vllm:time_to_first_token_seconds"
 ITL = "vllm:inter_token_latency_seconds"
+TPOT = "vllm:request_time_per_output_token_seconds"
 LATENCY = "vllm:e2e_request_latency_seconds"
 ANSWERS = "tandem_gateway_responses_total"
 SERVER_FAULT = CHOSEN + ',status=~"5.."'
@@ -62,9 +63,10 @@ DEMAND = row(
 
 LATENCIES = row(
     "What a client feels",
-    latency("Time to first token", "From a request's arrival at the gateway to its first token.", TTFT, MODEL),
-    latency("Inter-token latency", "Between two tokens of one choice.", ITL, MODEL),
-    latency("Request latency", "From a request's arrival to its end.", LATENCY, MODEL),
+    latency("Time to first token", "From a request's arrival at the gateway to its first token.", TTFT, MODEL, 6),
+    latency("Inter-token latency", "Between two tokens of one choice.", ITL, MODEL, 6),
+    latency("Request latency", "From a request's arrival to its end.", LATENCY, MODEL, 6),
+    latency("Time per output token", "Mean over a request, after its first token; the quantiles are over requests.", TPOT, MODEL, 6),
     heat("Time to first token, spread", "Requests per second in each bucket: two bands are two kinds of request, which no quantile shows.", TTFT, MODEL),
     heat("Inter-token latency, spread", "Tokens per second in each bucket.", ITL, MODEL),
     heat("Request latency, spread", "Requests per second in each bucket.", LATENCY, MODEL),

@@ -6,6 +6,7 @@ mod board;
 mod query;
 mod rules;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -17,6 +18,25 @@ fn path(name: &str) -> PathBuf {
 fn text(name: &str) -> String {
     let path = path(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The series of every metric that the services export, as METRICS.md has them from the services.
+fn exported() -> BTreeSet<String> {
+    let mut series = BTreeSet::from(["up".to_owned(), "ALERTS".to_owned()]);
+    for line in text("../METRICS.md").lines().filter(|line| line.starts_with("| `")) {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let name = cells.next().unwrap_or_default().trim_matches('`');
+        let suffixes: &[&str] = match cells.next() {
+            Some("counter") => &["_total"],
+            Some("histogram") => &["_bucket", "_sum", "_count"],
+            Some("gauge") => &[""],
+            Some("info") => &["_info"],
+            other => panic!("{name} is of type {other:?}"),
+        };
+        series.extend(suffixes.iter().map(|suffix| format!("{name}{suffix}")));
+    }
+    assert!(50 < series.len(), "only {} series in METRICS.md", series.len());
+    series
 }
 
 /// All dashboards, by file name.
@@ -105,6 +125,28 @@ fn recorded_names_of_dashboards_are_recorded() {
             assert!(rules.iter().any(|rule| !rule.alert && rule.name == *name), "{file}: {name}");
         }
     }
+}
+
+#[test]
+fn every_metric_is_one_that_a_service_exports() {
+    let exported = exported();
+    let mut asked: Vec<(String, String)> = Vec::new();
+    for (file, board) in boards() {
+        asked.extend(board.metrics().into_iter().map(|metric| (file.clone(), metric)));
+    }
+    for rule in rules::read(&text("prometheus/rules.yml")) {
+        let metrics = query::metrics(&rule.expression).expect("a rule parses");
+        asked.extend(metrics.into_iter().map(|metric| (rule.name.clone(), metric)));
+    }
+    // Recorded ones are looked for above; the load generator's own are asked for live.
+    let of_services =
+        |metric: &str| !["tandem:", "loadgen_"].iter().any(|start| metric.starts_with(start));
+    let unknown: Vec<String> = asked
+        .into_iter()
+        .filter(|(_, metric)| of_services(metric) && !exported.contains(metric))
+        .map(|(place, metric)| format!("{place}: nobody exports {metric}"))
+        .collect();
+    assert!(unknown.is_empty(), "{}", unknown.join("\n"));
 }
 
 #[test]
