@@ -2,6 +2,7 @@
 //! never slows the schedule.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -16,6 +17,13 @@ use crate::record::{FailureClass, RequestRecord};
 use crate::run::{OnFull, RunError, RunOutcome};
 use crate::sending::Sender;
 use crate::turns::{Chains, Next};
+
+/// Why a run ends that must not have more in flight.
+const TOO_MANY: &str = "too many requests in flight";
+
+fn panicked(error: JoinError) -> RunError {
+    RunError::TaskPanicked(error.to_string())
+}
 
 /// One run under way.
 pub(crate) struct Flight {
@@ -64,16 +72,22 @@ impl Flight {
             tokio::select! {
                 biased;
                 job = jobs.recv() => match job {
-                    Some(job) => { self.tasks.spawn(sender.clone().request(job)); }
+                    Some(job) => {
+                        let over = self.begin(sender.clone().request(job)).await;
+                        if over.is_some_and(|record| self.keep(record)) && abort_on_full {
+                            self.cut_short = Some(TOO_MANY.to_owned());
+                            break;
+                        }
+                    }
                     None => {
                         self.cooldown_hit = self.cools_down && self.measured_left > 0;
                         break;
                     }
                 },
                 Some(done) = self.tasks.join_next() => {
-                    let dropped = self.collect(done)?;
-                    if dropped && abort_on_full {
-                        self.cut_short = Some("too many requests in flight".to_owned());
+                    let record = done.map_err(panicked)?;
+                    if self.keep(record) && abort_on_full {
+                        self.cut_short = Some(TOO_MANY.to_owned());
                         break;
                     }
                 }
@@ -86,6 +100,23 @@ impl Flight {
         }
         self.pacer.stop();
         Ok(())
+    }
+
+    /// Begins a request: what can be done at once, its sending if a connection is there, is done
+    /// before any other task has a turn. Its record, if it is over already.
+    async fn begin(
+        &mut self,
+        request: impl Future<Output = RequestRecord> + Send + 'static,
+    ) -> Option<RequestRecord> {
+        let mut request = Box::pin(request);
+        let first = std::future::poll_fn(|cx| Poll::Ready(request.as_mut().poll(cx)));
+        match first.await {
+            Poll::Ready(record) => Some(record),
+            Poll::Pending => {
+                self.tasks.spawn(request);
+                None
+            }
+        }
     }
 
     fn has_cooled_down(&self) -> bool {
@@ -109,7 +140,7 @@ impl Flight {
             let patience = deadline.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                Some(done) = self.tasks.join_next() => { self.collect(done)?; }
+                Some(done) = self.tasks.join_next() => { self.keep(done.map_err(panicked)?); }
                 () = tokio::time::sleep_until(patience), if deadline.is_some() => {
                     // Each request notices at once and hands in what it has.
                     cancel.send_replace(true);
@@ -128,8 +159,7 @@ impl Flight {
 
     /// Keeps the record of a request that is over, and has the turn that waited for it sent; says
     /// whether it was dropped.
-    fn collect(&mut self, done: Result<RequestRecord, JoinError>) -> Result<bool, RunError> {
-        let record = done.map_err(|e| RunError::TaskPanicked(e.to_string()))?;
+    fn keep(&mut self, record: RequestRecord) -> bool {
         self.is_over(record.index);
         match self.chains.after(record.index, record.finished_ns) {
             Next::Nothing => {}
@@ -143,7 +173,7 @@ impl Flight {
         }
         let dropped = record.failed_as(FailureClass::Dropped);
         self.over.push(record);
-        Ok(dropped)
+        dropped
     }
 
     fn is_over(&mut self, index: usize) {

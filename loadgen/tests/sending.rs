@@ -17,6 +17,13 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+/// Every request of the plan ends in one way.
+fn adds_up(report: &Value) {
+    let count = |name: &str| report["counts"][name].as_u64().unwrap();
+    let ends = ["offered", "cancelled", "unsent", "beyond_end", "unneeded"];
+    assert_eq!(ends.map(count).iter().sum::<u64>(), count("planned"), "{}", report["counts"]);
+}
+
 /// What a run left behind.
 struct Done {
     report: Value,
@@ -123,7 +130,10 @@ async fn a_cool_down_keeps_the_load_up_until_the_last_measured_request_is_over()
     // Short ones that came later were over before the last of the ten; 20 s would be 2,000.
     let over = done.requests.len();
     assert!((11..500).contains(&over), "{over}");
+    adds_up(&done.report);
+    assert!(done.report["counts"]["unneeded"].as_u64().unwrap() > 1000);
     let hit = load(&server.url(), &arguments.replace("20s", "50ms"), &[]).await;
+    adds_up(&hit.report);
     assert_eq!(hit.ending, Ending::Invalid, "{}", hit.report["verdict"]);
 }
 
@@ -143,6 +153,10 @@ async fn a_user_sends_the_next_request_after_the_answer_and_a_thought() {
         let follows = spans.iter().any(|(_, finished)| finished + 30_000_000 == *intended);
         assert!(at < 3 || follows, "{spans:?}");
     }
+    let ended = load(&server.url(), &format!("{arguments} --duration 100ms"), &[]).await;
+    adds_up(&ended.report);
+    assert!(ended.report["counts"]["beyond_end"].as_u64().unwrap() > 0, "{}", ended.report);
+    assert_eq!(ended.ending, Ending::Good, "{}", ended.report["verdict"]);
 }
 
 #[tokio::test]
