@@ -42,8 +42,14 @@ def trace(damage=None):
         )
         return span_id
 
-    ttft = {"key": "tandem.ttft_ms", "value": {"doubleValue": 60.0}}
-    add("gateway", "POST /v1/completions", 0, 200, secrets.token_hex(8), 2, root, [ttft])
+    attributes = [{"key": "tandem.ttft_ms", "value": {"doubleValue": 60.0}}]
+    if damage == "cancelled as 200":
+        attributes.append({"key": "http.response.status_code", "value": {"intValue": "200"}})
+    add("gateway", "POST /v1/completions", 0, 200, secrets.token_hex(8), 2, root, attributes)
+    if damage == "cancelled as 200":
+        by_service["gateway"][0]["events"] = [{"name": "client_gone", "timeUnixNano": str(base)}]
+    if damage == "lost for nothing":
+        add("gateway", "lost_attempt", 150, 160)
     if damage == "two roots":
         add("gateway", "POST /v1/completions", 0, 200, secrets.token_hex(8), 2)
     at, previous = 0, root
@@ -118,6 +124,8 @@ class JaegerCheck(unittest.TestCase):
             "orphan": "orphan: prefill prefill.queue",
             "no stage": "no stage admit",
             "no kvstore": "no span of kvstore",
+            "cancelled as 200": "a cancelled request without status 499",
+            "lost for nothing": "a lost attempt without a reason",
         }
         for damage, words in expected.items():
             with self.subTest(damage):

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use chassis::telemetry::{OpenSpan, Trace, names};
 use protocol::{ErrorClass, Refusal, RequestId};
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::choice::Step;
 use crate::generate::Work;
@@ -297,6 +297,9 @@ impl Account {
             None => {}
         }
         span.end_at(now);
+        if let Some((class, cause)) = failure.filter(|_| 500 <= status) {
+            warn!(trace_id = %self.trace.trace_id(), status, class, cause, "request failed");
+        }
         debug!(
             trace_id = %self.trace.trace_id(),
             status,

@@ -364,13 +364,14 @@ impl Drive {
     fn cancel(&mut self, worker: WorkerId, key: RequestKey, reason: CancelReason) {
         self.shared.counters.cancels.inc();
         let (shared, context) = (self.shared.clone(), self.context());
+        let trace_id = self.generation.trace.trace_id();
         self.asked.push(Box::pin(async move {
             let cancel = Cancel { key, reason };
             for _ in 0..CANCEL_TRIES {
                 let asking = shared.bus.ask_worker(&worker, &cancel, &context, CANCEL_TIMEOUT);
                 match asking.await {
                     Ok(_) | Err(RequestError::NoResponders { .. }) => return None,
-                    Err(error) => tracing::warn!(%worker, %error, "not cancelled yet"),
+                    Err(error) => tracing::warn!(%worker, %trace_id, %error, "not cancelled yet"),
                 }
             }
             None

@@ -41,6 +41,9 @@ pub(super) fn lost(
     (why, tokens): (Option<&Refusal>, usize),
     time: Range<SystemTime>,
 ) {
+    let trace_id = generation.trace.trace_id();
+    let reason = why.map(|why| why.message.as_str());
+    tracing::info!(request = %generation.request, %trace_id, attempt = attempt.0, reason, tokens, "attempt lost");
     // Its trace is worth looking at, however it ends.
     generation.trace.decide(true);
     let Some(mut span) = generation.trace.begin_stage(stage::LOST_ATTEMPT, &time) else { return };

@@ -2,11 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use chassis::telemetry::names::{self, event, tandem};
+use chassis::telemetry::names::{self, event, stage, tandem};
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::span::Span;
 use super::waterfall::root;
+
+/// The stages that follow one another: others run beside them and wait for them.
+const CLAIMS: [&str; 10] = [
+    stage::TOKENIZE,
+    stage::ADMIT,
+    stage::ROUTE,
+    stage::LOST_ATTEMPT,
+    stage::PREFILL_QUEUE,
+    stage::PREFILL_KV_FETCH,
+    stage::PREFILL_COMPUTE,
+    stage::FIRST_TOKEN,
+    stage::DECODE_FIRST_STEP,
+    stage::DECODE_GENERATE,
+];
 
 /// What is remarkable about one request.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +80,8 @@ fn row(spans: &[Span]) -> Option<Row> {
         return None;
     }
     let told = |key: &str| root.attribute(key).to_owned();
-    let stages = spans.iter().filter(|span| span.parent == root.id && span.name != "stream");
+    let claims = |span: &&Span| span.parent == root.id && CLAIMS.contains(&span.name.as_str());
+    let stages = spans.iter().filter(claims);
     let longest = stages.max_by_key(|span| span.end_ns.saturating_sub(span.start_ns))?;
     let share = 100.0 * longest.ms() / root.ms().max(1e-9);
     let has = |name: &str| spans.iter().any(|span| span.name == name);
@@ -74,7 +89,7 @@ fn row(spans: &[Span]) -> Option<Row> {
         |name: &str| spans.iter().any(|span| span.events.iter().any(|event| event.name == name));
     let remarks = [
         (root.error.is_some(), "failed"),
-        (has(names::stage::LOST_ATTEMPT), "went on elsewhere"),
+        (has(stage::LOST_ATTEMPT), "went on elsewhere"),
         (happened(event::CLIENT_GONE), "cancelled"),
         (happened(event::SLO_MISSED), "missed its SLO"),
         (happened(event::PREEMPTED), "preempted"),

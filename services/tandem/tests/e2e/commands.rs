@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::{Output, Stdio};
 
 use crate::fleet::{status, workers};
-use crate::harness::{shared, tandem, turn, workspace_file};
+use crate::harness::{free_port, shared, tandem, turn, workspace_file};
 
 fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -123,4 +123,17 @@ fn doctor_names_every_check() {
     for expected in ["python", "nats", "model", "device", "port", "memory"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+}
+
+#[test]
+fn a_trace_that_cannot_be_shown_says_why() {
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    for arguments in [&["trace", "chatcmpl-1"][..], &["trace", "--slowest", "3"]] {
+        let output =
+            tandem().args(arguments).args(["--jaeger", &nobody]).output().expect("it runs");
+        let said = stderr_of_failure(&output);
+        assert!(said.contains(&nobody) && said.contains("no Jaeger answers"), "{said}");
+    }
+    let neither = tandem().arg("trace").output().expect("it runs");
+    assert!(stderr_of_failure(&neither).contains("REQUEST"), "what it wants is named");
 }

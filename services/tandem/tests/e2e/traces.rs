@@ -39,7 +39,8 @@ fn a_request_is_one_trace_whose_stages_sum_to_the_ttft() {
     let wanted: Vec<&str> = TO_FIRST_TOKEN.into_iter().chain(AFTER).collect();
     let complete = |spans: &[SpanRecord]| {
         let here = |name: &str| spans.iter().any(|s| s.trace_id == trace_id && s.name == name);
-        wanted.iter().all(|name| here(name)) && spans.iter().any(|s| is_root(s, &trace_id))
+        let all = wanted.iter().chain(&["kvstore lookup"]).all(|name| here(name));
+        all && spans.iter().any(|s| is_root(s, &trace_id))
     };
     let arrived = block_on(receiver.wait_for(ARRIVAL_LIMIT, complete));
     let tree = receiver.tree(&trace_id);
@@ -59,6 +60,41 @@ fn a_request_is_one_trace_whose_stages_sum_to_the_ttft() {
         }
     }
     assert_stages_sum_to_ttft(&tree, &root);
+    assert_messages_and_steps_are_told(&tree);
+    let linked: Vec<String> = tree.spans().iter().flat_map(|span| span.links.clone()).collect();
+    let step = |span: &SpanRecord| span.name.ends_with(" step") && linked.contains(&span.span_id);
+    let steps: Vec<SpanRecord> = receiver.spans().into_iter().filter(|span| step(span)).collect();
+    let ids: Vec<&String> = tree.spans().iter().map(|span| &span.span_id).collect();
+    for service in ["prefill", "decode"] {
+        let of = steps.iter().find(|step| step.service == service).expect(service);
+        assert!(of.parent_span_id.is_none() && of.trace_id != trace_id, "{of:#?}");
+        assert!(of.links.iter().any(|link| ids.contains(&link)), "{of:#?}");
+        assert!(of.attributes.contains_key("tandem.step.forward_ms"), "{of:#?}");
+    }
+}
+
+/// Jobs are published and processed, the store is asked and answers, and no text is told.
+fn assert_messages_and_steps_are_told(tree: &TraceTree) {
+    let sent = tree.named("publish tandem.v1.worker.{worker}.job");
+    let taken = tree.named("process tandem.v1.worker.{worker}.job");
+    assert_eq!((sent.len(), taken.len()), (2, 2), "{tree}");
+    for span in taken {
+        let sending = sent.iter().find(|sent| span.parent_span_id.as_ref() == Some(&sent.span_id));
+        let sending = sending.expect("a job is processed below its publishing");
+        assert_eq!((sending.kind, span.kind), (SpanKind::Producer, SpanKind::Consumer));
+        assert_eq!(span.links, std::slice::from_ref(&sending.span_id));
+        assert_eq!(span.attributes["messaging.system"], "nats");
+        assert_eq!(span.attributes["tandem.answer"], "accepted");
+    }
+    let (asked, answered) = (tree.named("kv lookup")[0], tree.named("kvstore lookup")[0]);
+    assert_eq!(answered.parent_span_id.as_ref(), Some(&asked.span_id), "{tree}");
+    assert_eq!(asked.attributes["tandem.kv.hit"], "false");
+    let pulled = &tree.named("decode.kv_pull")[0].attributes;
+    assert_eq!(pulled["tandem.kv.path"], "listen", "{pulled:#?}");
+    assert_ne!(pulled["tandem.kv.bytes"], "0", "{pulled:#?}");
+    let texts = ["gen_ai.input.messages", "gen_ai.output.messages"];
+    let tells = |span: &SpanRecord| texts.iter().any(|text| span.attributes.contains_key(*text));
+    assert!(!tree.spans().iter().any(tells), "contents without being asked for: {tree}");
 }
 
 fn is_root(span: &SpanRecord, trace_id: &str) -> bool {

@@ -34,8 +34,9 @@ use crate::settings::TelemetrySettings;
 
 /// Spans that wait for export before further ones are dropped.
 const QUEUE_SPANS_MAX: usize = 16_384;
-const BATCH_SPANS_MAX: usize = 2_048;
-const EXPORT_DELAY: Duration = Duration::from_millis(500);
+/// Small, so that spans are freed while they are still in the cache.
+const BATCH_SPANS_MAX: usize = 512;
+const EXPORT_DELAY: Duration = Duration::from_millis(200);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why telemetry could not be started.

@@ -1,6 +1,6 @@
 //! Which spans are recorded, and which of them are exported at once.
 
-use opentelemetry::trace::{Link, SpanKind, TraceContextExt as _, TraceId};
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt as _, TraceId, TraceState};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
 
@@ -23,17 +23,18 @@ impl ShouldSample for Head {
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
-        let sampler = Sampler::TraceIdRatioBased(self.ratio);
-        let fallback = sampler.should_sample(None, trace_id, name, kind, attributes, links);
         let parent = parent.filter(|context| context.has_active_span());
         let caller = parent.map(|context| context.span().span_context().clone());
-        let caller = caller.filter(|caller| caller.is_valid());
-        let (sampled, trace_state) = match caller {
+        let (sampled, trace_state) = match caller.filter(|caller| caller.is_valid()) {
             Some(caller) => (caller.is_sampled(), caller.trace_state().clone()),
             None if links.iter().any(|link| link.span_context.is_sampled()) => {
-                (true, fallback.trace_state)
+                (true, TraceState::NONE)
             }
-            None => (fallback.decision == SamplingDecision::RecordAndSample, fallback.trace_state),
+            None => {
+                let sampler = Sampler::TraceIdRatioBased(self.ratio);
+                let chosen = sampler.should_sample(None, trace_id, name, kind, attributes, links);
+                (chosen.decision == SamplingDecision::RecordAndSample, chosen.trace_state)
+            }
         };
         let decision = match (sampled, self.keeping) {
             (true, _) => SamplingDecision::RecordAndSample,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use opentelemetry::trace::{
@@ -18,11 +19,12 @@ use crate::metrics::{Registry, StageTimes};
 /// Makes spans for one service; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tracer {
-    exporting: Option<Exporting>,
+    /// Shared, because every span and every place in a trace has a tracer.
+    exporting: Option<Arc<Exporting>>,
     stage_times: Option<StageTimes>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Exporting {
     sdk: SdkTracer,
     keeper: Keeper,
@@ -37,7 +39,8 @@ impl Tracer {
     }
 
     pub(super) fn exporting(sdk: SdkTracer, keeper: Keeper, keeping: bool) -> Self {
-        Self { exporting: Some(Exporting { sdk, keeper, keeping }), stage_times: None }
+        let exporting = Arc::new(Exporting { sdk, keeper, keeping });
+        Self { exporting: Some(exporting), stage_times: None }
     }
 
     /// Whether spans that nobody sampled are held until somebody decides.
