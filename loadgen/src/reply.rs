@@ -197,7 +197,12 @@ impl Reply {
                 self.finish_reason = Some(word.into());
             }
         }
-        if let Some(timings) = chunk.timings.filter(|t| t.get("stages").is_some()) {
+        // Without a first token there is nothing to split.
+        let splits = |timings: &serde_json::Value| {
+            timings.get("stages").is_some()
+                && !timings.get("ttft_ms").is_some_and(serde_json::Value::is_null)
+        };
+        if let Some(timings) = chunk.timings.filter(splits) {
             self.timings = Some(read_timings(timings)?);
         }
         if let Some(usage) = chunk.usage {
@@ -327,6 +332,8 @@ mod tests {
         let (other, result) =
             read(&[(r#"{"choices":[],"usage":{"prompt_tokens":1},"timings":{"prompt_n":3}}"#, 1)]);
         assert_eq!((other.timings, result), (None, Ok(())));
+        let (silent, result) = read(&[(&chunk("2.5").replace(":2.5,\"st", ":null,\"st"), 1)]);
+        assert_eq!((silent.timings, result), (None, Ok(())));
         assert!(matches!(read(&[(&chunk("-1.0"), 1)]).1, Err(ReplyError::Malformed(_))));
         assert!(matches!(read(&[(&chunk("\"soon\""), 1)]).1, Err(ReplyError::Malformed(_))));
     }

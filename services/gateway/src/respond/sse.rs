@@ -100,6 +100,10 @@ impl Live {
         match item {
             Some((index, Ok(step))) => {
                 self.account.step(&step, index);
+                if step.ended.is_some() {
+                    // A first token that is also the last goes out in one write with the account of it.
+                    self.account.written();
+                }
                 self.chunks.usage = self.account.usage();
                 self.chunks.step(out, index, &step, self.account.timings());
             }

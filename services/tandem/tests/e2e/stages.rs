@@ -134,6 +134,10 @@ fn stages_sum_to_the_ttft_streaming_and_whole_and_with_a_stored_prefix() {
             "{header}"
         );
 
+        // The first token is the last, and goes out in one write with the account of it.
+        let one = json!({ "max_tokens": 1, "stream": true });
+        check_sum(&ask(&system.base, chat, body.clone(), one).await.timings, 0);
+
         let several = json!({ "n": 3, "stream": true });
         check_sum(&ask(&system.base, chat, body.clone(), several).await.timings, 0);
     });
