@@ -49,7 +49,7 @@
   const base = () => ({
     animation: false, textStyle: { fontFamily: getComputedStyle(document.body).fontFamily },
     grid: { left: 62, right: 20, top: 34, bottom: 44 },
-    legend: { top: 0, textStyle: { color: colours.soft }, inactiveColor: colours.line, icon: "roundRect", itemWidth: 12, itemHeight: 8 },
+    legend: { type: "scroll", pageTextStyle: { color: colours.soft }, pageIconColor: colours.soft, pageIconInactiveColor: colours.line, top: 0, textStyle: { color: colours.soft }, inactiveColor: colours.line, icon: "roundRect", itemWidth: 12, itemHeight: 8 },
   });
 
   // Warm-up, drain and what happened beside the load, on every axis of time.
@@ -153,7 +153,7 @@
     const colour = (name) => (STAGES[name] ? colours[STAGES[name]] : OTHERS[others++ % OTHERS.length]);
     const format = (items) => tip(`${items[0].name}: ${number(groups[items[0].dataIndex].ttft_ms)} ms`, items.map((item) => [item.seriesName, `${number(item.value)} ms`]));
     return {
-      ...base(), grid: { left: 100, right: 24, top: 58, bottom: 44 }, legend: { ...base().legend, type: "plain" }, tooltip: tooltip(format, { trigger: "axis", axisPointer: { type: "shadow" } }),
+      ...base(), grid: { left: 100, right: 24, top: 38, bottom: 44 }, tooltip: tooltip(format, { trigger: "axis", axisPointer: { type: "shadow" } }),
       xAxis: axis("mean ms to the first token"),
       yAxis: { type: "category", inverse: true, data: groups.map((group) => group.name), axisLabel: { color: colours.text }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
       series: names.map((name, i) => ({ name, type: "bar", stack: "ttft", barMaxWidth: 34, itemStyle: { color: colour(name) }, data: groups.map((group) => group.parts_ms[i]) })),

@@ -95,7 +95,7 @@ pub fn next(space: &Space, probes: &[Probe]) -> Step {
         }
         (None, Some(missed)) => Step::Try((missed / 2.0).max(space.lowest)),
         (Some(held), Some(missed)) if missed / held > 1.0 + space.precision => {
-            Step::Try((held * missed).sqrt())
+            Step::Try(rounded((held * missed).sqrt()))
         }
         (Some(rate), Some(_)) => {
             let confirmed = is_confirmed(probes, rate);
@@ -107,6 +107,12 @@ pub fn next(space: &Space, probes: &[Probe]) -> Step {
             }
         }
     }
+}
+
+/// Four significant digits: a rate that people can type.
+fn rounded(rate: f64) -> f64 {
+    let scale = 10_f64.powf(3.0 - rate.log10().floor());
+    (rate * scale).round() / scale
 }
 
 /// A rate that the generator failed at is tried once more; then the search ends.
@@ -158,16 +164,18 @@ impl Bracket {
     }
 }
 
-/// The interval that the capacity lies in: from the highest rate that was surely held to the lowest
-/// one that was surely missed; an end is missing where no probe was sure.
+/// The interval that the capacity lies in: from the highest rate that was surely held, and below
+/// which nothing was missed, to the lowest one that was surely missed; an end is missing where no
+/// probe was sure.
 pub fn interval(probes: &[Probe]) -> (Option<f64>, Option<f64>) {
     let sure = |judgement| {
         let of = move |probe: &&Probe| probe.sure && probe.judgement == judgement;
         probes.iter().filter(of).map(|probe| probe.rate)
     };
-    let high = sure(Judgement::Missed).min_by(f64::total_cmp);
-    let below = |rate: &f64| high.is_none_or(|high| *rate < high);
-    (sure(Judgement::Held).filter(below).max_by(f64::total_cmp), high)
+    let missed = Bracket::of(probes).missed;
+    let below = |rate: &f64| missed.is_none_or(|missed| *rate < missed);
+    let low = sure(Judgement::Held).filter(below).max_by(f64::total_cmp);
+    (low, sure(Judgement::Missed).min_by(f64::total_cmp))
 }
 
 #[cfg(test)]
@@ -254,6 +262,9 @@ mod tests {
         };
         let Outcome::Found { rate, confirmed: true } = outcome else { panic!("{outcome:?}") };
         assert!((11.0..=12.0).contains(&rate), "{rate}");
+        // What a confirmation missed was not surely held, whatever the short probe said.
+        let (low, high) = interval(&probes);
+        assert!(low.unwrap() <= 12.0 && 12.0 < high.unwrap(), "{low:?} {high:?}");
     }
 
     #[test]

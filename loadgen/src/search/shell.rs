@@ -75,7 +75,7 @@ impl Search {
             self.space.start = rps.clamp(self.space.lowest, self.space.highest);
         }
         let seed = self.run.load.seed;
-        let (mut probes, mut best): (Vec<Probe>, Option<Report>) = (Vec::new(), None);
+        let (mut probes, mut kept) = (Vec::new(), Kept::default());
         let (mut stopped, mut resting) = (false, Duration::ZERO);
         let outcome = loop {
             let (rate, confirming) = match machine::next(&self.space, &probes) {
@@ -91,22 +91,17 @@ impl Search {
             let (report, overloaded, ended) = self.probe(&mut stop).await?;
             if ended {
                 stopped = true;
-                let held = best.as_ref().map(|report| report.schedule.offered_rps);
-                best.get_or_insert(report);
+                let held = kept.highest();
+                kept.last = Some(report);
                 break Outcome::OutOfProbes { held };
             }
             let mut probe = judge(rate, &report, &self.asked, overloaded);
             probe.confirming = confirming;
             say(probes.len() + 1, &probe);
-            let held = probe.judgement == Judgement::Held;
-            let higher =
-                probes.iter().all(|other| other.judgement != Judgement::Held || other.rate <= rate);
-            if best.is_none() || (held && higher) {
-                best = Some(report);
-            }
+            kept.take(&probe, report);
             probes.push(probe);
         };
-        let mut report = best.context("the search ended before its first probe")?;
+        let mut report = kept.best().context("the search ended before its first probe")?;
         let (low, high) = machine::interval(&probes);
         let Self { asked, space, .. } = self;
         report.search = Some(SearchReport { asked, space, outcome, low, high, probes });
@@ -159,6 +154,40 @@ impl Search {
                 }
             }
         }
+    }
+}
+
+/// The reports of the rates that were held, and the last one.
+#[derive(Default)]
+struct Kept {
+    held: Vec<(f64, Report)>,
+    last: Option<Report>,
+}
+
+impl Kept {
+    /// A rate that is judged again is as it was judged last.
+    fn take(&mut self, probe: &Probe, report: Report) {
+        match probe.judgement {
+            Judgement::Held => {
+                self.held.retain(|(rate, _)| *rate != probe.rate);
+                self.held.push((probe.rate, report));
+            }
+            Judgement::Missed => {
+                self.held.retain(|(rate, _)| *rate < probe.rate);
+                self.last = Some(report);
+            }
+            Judgement::Invalid => self.last = Some(report),
+        }
+    }
+
+    fn highest(&self) -> Option<f64> {
+        self.held.iter().map(|(rate, _)| *rate).max_by(f64::total_cmp)
+    }
+
+    /// The report at the highest held rate, else the last.
+    fn best(self) -> Option<Report> {
+        let best = self.held.into_iter().max_by(|(a, _), (b, _)| a.total_cmp(b));
+        best.map(|(_, report)| report).or(self.last)
     }
 }
 
