@@ -168,12 +168,9 @@ impl Connection {
     ) -> Result<Option<Bytes>, hyper::Error> {
         std::future::poll_fn(|cx| {
             loop {
-                let mut polled = Pin::new(&mut *body).poll_frame(cx);
-                if polled.is_pending() {
-                    self.poll_driver(cx);
-                    polled = Pin::new(&mut *body).poll_frame(cx);
-                }
-                match std::task::ready!(polled) {
+                // First the connection, then what it brought: half as many looks at the body.
+                self.poll_driver(cx);
+                match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
                     None => return Poll::Ready(Ok(None)),
                     Some(Err(error)) => return Poll::Ready(Err(error)),
                     Some(Ok(frame)) => {

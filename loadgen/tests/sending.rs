@@ -201,8 +201,36 @@ async fn a_span_of_each_request_is_exported_where_asked_for() {
     }
 }
 
-/// Answers each connection's first request and hangs up `after` it, without saying so beforehand.
-async fn hangs_up(answers: usize) -> (String, JoinSet<()>) {
+#[tokio::test]
+async fn a_stream_that_stalls_ends_at_the_time_out_with_what_it_brought() {
+    let server = null(10, 60_000, None).await;
+    let arguments = "--rate 50 --requests 3 --output-tokens 5 --timeout 600ms";
+    let done = load(&server.url(), arguments, &[]).await;
+    assert_eq!(done.ending, Ending::NothingCompleted);
+    for request in &done.requests {
+        assert_eq!(request["error_class"], "timeout");
+        assert_eq!(request["token_ns"].as_array().unwrap().len(), 1);
+        // The time-out counts from when it was due.
+        let lasted = ns(request, "finished_ns") - ns(request, "intended_ns");
+        assert!(lasted >= 600_000_000, "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_in_mid_stream_is_told_from_a_stream_that_ends_early() {
+    let (url, _server) = hangs_up(3, true).await;
+    let done = load(&url, "--rate 10 --requests 2 --output-tokens 1", &[]).await;
+    assert_eq!(done.ending, Ending::NothingCompleted);
+    for request in &done.requests {
+        assert_eq!(request["error_class"], "broken connection", "{request}");
+        assert_eq!(request["token_ns"].as_array().unwrap().len(), 1);
+        assert!(request["trace_id"].is_string() && request["first_byte_ns"].is_i64());
+    }
+}
+
+/// Answers each connection's first request and hangs up after it without saying so beforehand,
+/// where `short` after having announced one more byte than it sends of a stream.
+async fn hangs_up(answers: usize, short: bool) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut server = JoinSet::new();
@@ -223,7 +251,7 @@ async fn hangs_up(answers: usize) -> (String, JoinSet<()>) {
             let head = "HTTP/1.1 200 OK\r\n";
             let answer = format!(
                 "{head}content-type: {kind}\r\ncontent-length: {}\r\n\r\n{text}",
-                text.len()
+                text.len() + usize::from(short && kind != "application/json")
             );
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
@@ -233,7 +261,7 @@ async fn hangs_up(answers: usize) -> (String, JoinSet<()>) {
 
 #[tokio::test]
 async fn a_kept_connection_that_the_server_closed_is_replaced() {
-    let (url, _server) = hangs_up(4).await;
+    let (url, _server) = hangs_up(4, false).await;
     let arguments = "--rate 10 --arrivals constant --requests 3 --output-tokens 1";
     let done = load(&url, arguments, &[]).await;
     assert_eq!(done.report["counts"]["completed"], 3, "{}", done.report["errors"]);
