@@ -171,7 +171,7 @@ def laid_out(rows):
     return placed
 
 
-def board(uid, title, description, rows, variables=(JOB, INSTANCE, MODELS)):
+def board(uid, title, description, rows, variables=(JOB, INSTANCE)):
     """A whole dashboard, one question."""
     return {
         "uid": f"tandem-{uid}", "title": f"Tandem: {title}", "description": description, "tags": ["tandem"],

@@ -60,6 +60,13 @@ impl Board {
                 problems.push(format!("no variable called {name}"));
             }
         }
+        let used: BTreeSet<String> =
+            self.shown().flat_map(|panel| panel.queries()).flat_map(query::variables).collect();
+        for name in self.variables() {
+            if name != "datasource" && !used.contains(name) {
+                problems.push(format!("no query uses the variable {name}"));
+            }
+        }
         if list(&self.json["links"]).is_empty() {
             problems.push("no link to the other dashboards".to_owned());
         }

@@ -161,6 +161,7 @@ fn what_is_wrong_is_found() {
         "no unit",
         "covers",
         "no variable called instance",
+        "no query uses the variable model",
         "the data source is fixed",
         "is shown raw",
         "does not parse",
