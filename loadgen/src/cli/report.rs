@@ -2,17 +2,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::report::{output, saved, table};
+use crate::report::{merged, output, saved, table};
 use crate::session::Ending;
 
 /// Which report, and what to make of it.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// A report that was written with --json.
-    pub file: PathBuf,
+    /// Reports that were written with --json; of several, the percentiles of all their requests are
+    /// printed.
+    #[arg(required = true)]
+    pub reports: Vec<PathBuf>,
     /// Write it as one page of HTML.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -29,7 +31,13 @@ pub struct ReportArgs {
 
 /// Carries out the command; the text for standard output and how the run had ended.
 pub fn execute(args: &ReportArgs) -> Result<(String, Ending)> {
-    let report = saved::read(&args.file)?;
+    let reports = args.reports.iter().map(|path| saved::read(path)).collect::<Result<Vec<_>>>()?;
+    let [report] = reports.as_slice() else {
+        if args.html.is_some() || args.markdown.is_some() || args.csv.is_some() {
+            bail!("--html, --markdown and --csv show one report, {} were given", reports.len());
+        }
+        return Ok((merged::render(&reports)?, Ending::Good));
+    };
     let files = output::Files {
         html: args.html.as_deref(),
         markdown: args.markdown.as_deref(),
@@ -37,6 +45,6 @@ pub fn execute(args: &ReportArgs) -> Result<(String, Ending)> {
         json: None,
         jaeger: args.jaeger.as_deref(),
     };
-    output::write_all(&files, &report)?;
-    Ok((table::render(&report), Ending::of(&report)))
+    output::write_all(&files, report)?;
+    Ok((table::render(report), Ending::of(report)))
 }

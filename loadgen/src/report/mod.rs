@@ -9,6 +9,7 @@ pub mod html;
 pub mod lines;
 pub mod markdown;
 pub mod measured;
+pub mod merged;
 pub mod output;
 pub mod samples;
 pub mod saved;

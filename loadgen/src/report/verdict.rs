@@ -111,6 +111,18 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
             "give the model's own tokenizer with --vocab-tokenizer",
         );
     }
+    reasons_of_cpu(facts, &mut found);
+    if facts.cooldown_hit {
+        found(
+            "the load ended before the last measured request was over".to_owned(),
+            "give a longer cool-down, or offer less",
+        );
+    }
+    Verdict { valid: reasons.is_empty(), reasons, lag_limit_us: facts.lag_limit.0 / 1000 }
+}
+
+/// The generator may have been too busy to be on time.
+fn reasons_of_cpu(facts: &Facts<'_>, found: &mut impl FnMut(String, &str)) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     if let Some(busy) = facts.cpu_cores.filter(|busy| *busy > MOST_CPU * cores) {
         found(
@@ -132,13 +144,6 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
             "send with more --threads",
         );
     }
-    if facts.cooldown_hit {
-        found(
-            "the load ended before the last measured request was over".to_owned(),
-            "give a longer cool-down, or offer less",
-        );
-    }
-    Verdict { valid: reasons.is_empty(), reasons, lag_limit_us: facts.lag_limit.0 / 1000 }
 }
 
 #[cfg(test)]
