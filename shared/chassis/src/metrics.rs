@@ -1,19 +1,21 @@
 //! Metrics: the registry behind `/metrics`, histograms with exemplars, and the usual buckets.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use prometheus_client;
 pub use prometheus_client::registry::Registry;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{
+    EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder,
+};
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-use crate::telemetry::Trace;
+use crate::telemetry::{Trace, TraceId};
 
 /// The content type under which Prometheus reads exemplars.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -82,7 +84,18 @@ pub fn registry(service: &'static str) -> Registry {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TraceLabel {
-    trace_id: String,
+    trace_id: WrittenLate,
+}
+
+/// A trace id that becomes text only when somebody reads the metrics: there is one for every value
+/// that is observed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct WrittenLate(TraceId);
+
+impl EncodeLabelValue for WrittenLate {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        write!(encoder, "{}", self.0)
+    }
 }
 
 /// A histogram whose buckets point to a trace that fell into them; cheap to clone.
@@ -100,7 +113,7 @@ impl TracedHistogram {
     /// Counts a value; the trace becomes the bucket's exemplar if people can look it up.
     pub fn observe(&self, value: f64, trace: &Trace) {
         let recorded = trace.is_kept();
-        let label = recorded.then(|| TraceLabel { trace_id: trace.trace_id().to_string() });
+        let label = recorded.then(|| TraceLabel { trace_id: WrittenLate(trace.trace_id()) });
         let now = recorded.then(std::time::SystemTime::now);
         self.inner.observe(value, label, now);
     }

@@ -89,7 +89,7 @@ async fn metrics_are_openmetrics_with_exemplars_of_recorded_traces_only() {
     let mut registry = registry("test");
     let ttft = TracedHistogram::new(&TTFT_SECONDS);
     registry.register("vllm:time_to_first_token_seconds", "Time to first token", ttft.clone());
-    ttft.observe(0.03, &span.context());
+    ttft.observe(0.035, &span.context());
     ttft.observe_duration(Duration::from_secs(3), &Trace::off());
     let server = start(health_router(Readiness::default(), Metrics::new(registry))).await;
 
@@ -102,7 +102,7 @@ async fn metrics_are_openmetrics_with_exemplars_of_recorded_traces_only() {
         text.lines().find(|line| line.starts_with(&start)).unwrap().to_owned()
     };
     let trace_id = span.context().trace_id().to_string();
-    assert!(bucket("0.04").contains(&format!("1 # {{trace_id=\"{trace_id}\"}} 0.03")), "{text}");
+    assert!(bucket("0.04").contains(&format!("1 # {{trace_id=\"{trace_id}\"}} 0.035")), "{text}");
     assert!(bucket("5.0").ends_with(" 2"), "no exemplar of an unrecorded trace: {text}");
     assert!(text.contains("vllm:time_to_first_token_seconds_count 2"), "{text}");
     server.finish().await;

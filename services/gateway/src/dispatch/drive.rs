@@ -14,9 +14,10 @@ use protocol::{
 };
 use scheduling::journey::{Action, End, Input, Journey};
 use scheduling::route::{Choice, Placement};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
 
+use super::client::{Client, tell_end};
 use super::spans::{self, Publishing};
 use super::{Generation, Piece, Shared, epoch_ms, epoch_us, need};
 use crate::fleet::Load;
@@ -27,28 +28,6 @@ const MISSED_TIMEOUT: Duration = Duration::from_secs(1);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A worker that hears of a cancellation from nobody frees the request when its lease ends.
 const CANCEL_TRIES: u32 = 3;
-/// For a client to make room for the last piece.
-const LAST_PIECE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The client's side of a generation.
-pub(super) struct Client {
-    pieces: mpsc::Sender<Piece>,
-    /// Answered once: taken by workers, or refused.
-    started: Option<oneshot::Sender<Result<(), Refusal>>>,
-    /// Resolves when the client wants no more; an error means that it is gone.
-    stopped: Option<oneshot::Receiver<CancelReason>>,
-    gone: bool,
-}
-
-impl Client {
-    pub(super) fn new(
-        pieces: mpsc::Sender<Piece>,
-        started: oneshot::Sender<Result<(), Refusal>>,
-        stopped: oneshot::Receiver<CancelReason>,
-    ) -> Self {
-        Self { pieces, started: Some(started), stopped: Some(stopped), gone: false }
-    }
-}
 
 pub(super) struct Drive {
     shared: Arc<Shared>,
@@ -391,23 +370,5 @@ impl Drive {
         }
         let what = (self.journey.last_failure(), self.journey.output().len());
         spans::lost(&self.generation, attempt, what, lost);
-    }
-}
-
-/// The last word to the client: a refusal where the stream had not begun, else the last piece.
-async fn tell_end(
-    pieces: mpsc::Sender<Piece>,
-    started: Option<oneshot::Sender<Result<(), Refusal>>>,
-    refusal: Option<Refusal>,
-) {
-    let Some(refusal) = refusal else { return };
-    match started {
-        Some(started) => {
-            let _client_is_there = started.send(Err(refusal));
-        }
-        None => {
-            let sending = pieces.send(Piece::Failed(refusal));
-            let _client_reads = timeout(LAST_PIECE_TIMEOUT, sending).await;
-        }
     }
 }

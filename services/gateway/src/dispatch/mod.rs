@@ -4,6 +4,7 @@
 //! and performs what that says. Three more tasks feed them: tokens from the bus, presence, and the
 //! keep-alive. Nothing here decides; nothing here knows text.
 
+mod client;
 mod drive;
 mod follow;
 mod metrics;
@@ -29,7 +30,8 @@ use scheduling::route::{Disaggregate, Need};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use self::drive::{Client, Drive};
+use self::client::Client;
+use self::drive::Drive;
 pub(crate) use self::metrics::Counters;
 use self::table::Table;
 use crate::fleet::Fleet;

@@ -52,6 +52,7 @@ struct Held {
 /// What becomes of spans.
 #[derive(Debug, Default, Clone)]
 pub(super) struct SpanCounts {
+    ended: Counter,
     exported: Counter,
     export_failed: Counter,
     kept: Counter,
@@ -63,6 +64,11 @@ impl SpanCounts {
     /// Shows what becomes of spans.
     pub(super) fn register(&self, registry: &mut Registry) {
         for (name, help, counter) in [
+            (
+                "ended",
+                "Spans to be exported; what neither arrived nor failed waits or found no room",
+                &self.ended,
+            ),
             ("exported", "Spans that the collector took", &self.exported),
             ("export_failed", "Spans that the collector did not take", &self.export_failed),
             ("kept", "Held spans exported since their request failed or was slow", &self.kept),
@@ -154,6 +160,7 @@ impl Keeper {
     fn settle(&self, span: SpanData, keep: bool) {
         if keep {
             self.counts.kept.inc();
+            self.counts.ended.inc();
             self.next.on_end(chosen(span));
         } else {
             self.counts.forgotten.inc();
@@ -199,7 +206,10 @@ impl SpanProcessor for Keeper {
 
     fn on_end(&self, span: SpanData) {
         match span.span_context.is_sampled() {
-            true => self.next.on_end(span),
+            true => {
+                self.counts.ended.inc();
+                self.next.on_end(span);
+            }
             false => self.hold(span),
         }
     }
@@ -333,7 +343,7 @@ mod tests {
         assert_eq!((told.keep.len(), told.forget.len()), (1, 1));
         assert!(keeper.untold().is_empty());
         assert_eq!((keeper.counts.kept.get(), keeper.counts.forgotten.get()), (3, 2));
-        assert_eq!(keeper.counts.exported.get(), 3);
+        assert_eq!((keeper.counts.ended.get(), keeper.counts.exported.get()), (3, 3));
     }
 
     #[test]

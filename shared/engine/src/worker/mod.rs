@@ -121,6 +121,15 @@ pub async fn run(
     served
 }
 
+/// The worker's name on the bus: its own, or made from its instance's.
+fn name(settings: &Settings, role: Role, instance: &str) -> anyhow::Result<WorkerId> {
+    let name = match settings.worker.id.is_empty() {
+        true => format!("{}-{instance}", role.as_str()),
+        false => instance.to_owned(),
+    };
+    name.parse().context("name the worker")
+}
+
 async fn serve(
     settings: &Settings,
     role: Role,
@@ -128,11 +137,7 @@ async fn serve(
     tracer: Tracer,
     stopped: StopToken,
 ) -> anyhow::Result<()> {
-    let name = match settings.worker.id.is_empty() {
-        true => format!("{}-{instance}", role.as_str()),
-        false => instance.to_owned(),
-    };
-    let id: WorkerId = name.parse().context("name the worker")?;
+    let id = name(settings, role, instance)?;
     let mut registry = chassis::metrics::registry(role.as_str());
     let metrics = Metrics::new(&mut registry);
     let tracer = tracer.timing_stages(&mut registry);
