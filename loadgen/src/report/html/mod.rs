@@ -166,7 +166,9 @@ fn tiles(report: &Report, out: &mut String) {
 
 /// A number with as many decimals as it deserves.
 fn number(value: Option<f64>) -> String {
-    match value {
+    // A trip through JSON may cost the last bit, and saved values have three decimals: what lies in
+    // the middle between two numbers is pushed up, so that it reads the same before and after.
+    match value.map(|value| value * (1.0 + 1e-12)) {
         None => "–".to_owned(),
         Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
         Some(value) if value.abs() >= 10.0 => format!("{value:.1}"),
