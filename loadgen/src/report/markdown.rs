@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use super::Report;
 use super::table::{distributions, interval};
+use crate::search::SearchReport;
+use crate::search::table::{conclusion, word};
 
 /// Appends one line; writing to a string cannot fail.
 macro_rules! line {
@@ -50,6 +52,9 @@ pub fn render(report: &Report) -> String {
             goodput.rps
         );
     }
+    if let Some(search) = &report.search {
+        searched(search, &mut out);
+    }
     latencies(report, &mut out);
     if let Some(stages) = &report.stages {
         line!(out, "\n| stage of TTFT, ms | p50 | p99 |\n|---|---:|---:|");
@@ -70,6 +75,26 @@ pub fn render(report: &Report) -> String {
         }
     }
     out
+}
+
+fn searched(search: &SearchReport, out: &mut String) {
+    line!(out, "\n**{}**\n", cell(&conclusion(search)));
+    let names: Vec<String> = search.asked.iter().map(|asked| cell(&asked.to_string())).collect();
+    line!(out, "| requests/s | n | {} | judgement |", names.join(" | "));
+    line!(out, "|---:|---:|{}---|", "---:|".repeat(names.len()));
+    for probe in &search.probes {
+        let kept: Vec<String> = probe
+            .attained
+            .iter()
+            .map(|a| {
+                let percent = [a.part, a.low, a.high].map(|part| 100.0 * part);
+                format!("{:.2} % ({:.1}..{:.1})", percent[0], percent[1], percent[2])
+            })
+            .collect();
+        let (rate, n) = (probe.rate, probe.requests);
+        line!(out, "| {rate:.3} | {n} | {} | {} |", kept.join(" | "), word(probe));
+    }
+    line!(out, "\nThe run at the highest held rate:");
 }
 
 fn latencies(report: &Report, out: &mut String) {

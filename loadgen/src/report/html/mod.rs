@@ -180,16 +180,71 @@ fn number(value: Option<f64>) -> String {
 /// One table: a caption, a header, rows of text cells; everything is escaped.
 fn table(caption: &str, header: &[&str], rows: &[Vec<String>], out: &mut String) {
     line!(out, "<div class=\"scroll\"><table><caption>{}</caption><thead><tr>", Safe(caption));
-    for name in header {
-        line!(out, "<th scope=\"col\">{}</th>", Safe(name));
+    // Sentences read from the left, numbers line up on the right.
+    let wordy = |cell: &String| cell.len() > 12 && cell.chars().any(char::is_alphabetic);
+    let is_text = |column: usize| rows.iter().filter_map(|row| row.get(column)).any(wordy);
+    let classes: Vec<&str> = (0..header.len())
+        .map(|column| if is_text(column) { " class=\"text\"" } else { "" })
+        .collect();
+    for (name, class) in header.iter().zip(&classes) {
+        line!(out, "<th scope=\"col\"{class}>{}</th>", Safe(name));
     }
     line!(out, "</tr></thead><tbody>");
     for row in rows {
         out.push_str("<tr>");
-        for cell in row {
-            let _ = write!(out, "<td>{}</td>", Safe(cell));
+        for (cell, class) in row.iter().zip(&classes) {
+            let _ = write!(out, "<td{class}>{}</td>", Safe(cell));
         }
         out.push_str("</tr>\n");
     }
     line!(out, "</tbody></table></div>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::measured::tests::{outcome, plan, report};
+    use super::*;
+
+    const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror='alert(1)'>\"&";
+
+    #[test]
+    fn what_comes_from_outside_stays_text() {
+        let (plan, run) = (plan(50), outcome(50, |_| 0));
+        let mut report = report(&plan, &run);
+        report.workload.model = HOSTILE.to_owned();
+        report.workload.warnings = vec![HOSTILE.to_owned()];
+        report.slowest[0].trace_id = HOSTILE.to_owned();
+        report.errors.push(super::super::counts::ErrorCount {
+            class: HOSTILE.to_owned(),
+            count: 1,
+            example: HOSTILE.to_owned(),
+        });
+        report.timeline.lanes[0].failure = Some(HOSTILE.to_owned());
+        let page = render(&report, Some("http://jaeger.example/"));
+        assert!(!page.contains("alert(1)</script>") && !page.contains("<img"));
+        assert!(page.contains("&lt;/script&gt;&lt;script&gt;alert(1)"));
+        assert_eq!(page.matches("</script>").count(), 3);
+        // Only web addresses become links.
+        let script = render(&report, Some("javascript:alert(1)//"));
+        assert!(!script.contains("href") && page.contains("href=\"http://jaeger.example/trace/"));
+    }
+
+    #[test]
+    fn a_page_asks_for_nothing_from_elsewhere() {
+        let (plan, run) = (plan(50), outcome(50, |_| 0));
+        let page = render(&report(&plan, &run), None);
+        for asking in [" src=", "@import", "url(", "<link", "<base"] {
+            let own = page.replace(CHARTS, "");
+            assert!(!own.contains(asking), "{asking}");
+        }
+        assert!(page.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn a_run_of_nothing_says_so() {
+        let (plan, run) = (plan(0), outcome(0, |_| 0));
+        let page = render(&report(&plan, &run), None);
+        assert!(page.contains("No request was sent.") && page.contains("No request failed."));
+        assert!(!page.contains("data-chart="));
+    }
 }
