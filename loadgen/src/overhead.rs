@@ -48,7 +48,8 @@ pub async fn leave_room(
         }
     };
     load.prompt_note.push_str(&format!(
-        ", {tokens} tokens shorter than planned to leave room for the chat template"
+        ", {tokens} tokens shorter than planned to leave room for the chat template (whose \
+         beginning all prompts share, beyond the ideal hits)"
     ));
     let short = load.plan.requests.iter().filter(|r| r.input_tokens <= tokens).count();
     if short > 0 {

@@ -116,6 +116,9 @@ fn weka_sessions_have_clocks_and_blocks_of_their_own_and_agents_share_their_pare
     let blocks = |at: usize| &trace.records[at].blocks;
     assert_eq!(blocks(0)[0], blocks(3)[0]);
     assert!(blocks(1).iter().all(|block| !blocks(5).contains(block)));
+    let sessions = stats(&trace).sessions.unwrap();
+    assert_eq!((sessions.count, sessions.turns_mean, sessions.turns_max), (3, 2.0, 3));
+    assert_eq!((sessions.span_p50_s, sessions.think_p50_s), (2.0, 1.5));
     let mut ids = trace.block_ids.clone();
     ids.sort_unstable();
     ids.dedup();

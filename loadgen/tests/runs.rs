@@ -313,6 +313,36 @@ async fn chat_prompts_are_text() {
 }
 
 #[tokio::test]
+async fn room_is_left_for_what_the_chat_template_adds() {
+    let Some(model) = testbed::model_path() else { return };
+    let mock = Mock::start(Some(4096), |_| AT_ONCE).await;
+    let arguments = format!(
+        "--endpoint chat --rate 200 --requests 4 --input-tokens 40 --output-tokens 2 \
+         --vocab-tokenizer {}",
+        model.display()
+    );
+    let done = load(&mock, &arguments).await.unwrap();
+    assert_eq!(done.report["throughput"]["prompt_overhead_tokens"], 0.0, "{}", done.text);
+    assert!(done.text.contains("17 tokens shorter than planned"), "{}", done.text);
+    let words = |at: usize| {
+        let seen = mock.seen();
+        let text = seen[at].body["messages"][0]["content"].as_str().unwrap();
+        text.split_whitespace().count()
+    };
+    // The first request measured it.
+    let sent = mock.seen().len();
+    assert_eq!((sent, words(0)), (5, 32));
+    assert!((1..5).all(|at| words(at) + mock::TEMPLATE_TOKENS == 40));
+    let short = arguments.replace("--input-tokens 40", "--input-tokens 10");
+    let done = load(&mock, &short).await.unwrap();
+    assert!(
+        done.text.contains("4 prompts are planned no longer than the 17 tokens"),
+        "{}",
+        done.text
+    );
+}
+
+#[tokio::test]
 async fn the_same_seed_plans_the_same_bytes() {
     let mock = Mock::start(Some(4096), |_| AT_ONCE).await;
     let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,11 @@
 //! Statistics of a trace: arrivals, lengths, sessions, prefix reuse.
 
+use std::collections::HashMap;
+
 use super::shape::{Quantum, quantum_of};
 use super::{BlockSizes, Record, Trace};
 use crate::prefix::{Chains, InfiniteCache, LruCache};
-use crate::quantile::Quantiles;
+use crate::quantile::{Quantiles, quantile};
 use crate::units::NS_PER_S;
 
 /// The cache sizes, in blocks, that the hit rate is told for.
@@ -77,6 +79,12 @@ pub struct Sessions {
     pub turns_mean: f64,
     /// Turns of the longest.
     pub turns_max: usize,
+    /// Median seconds from a session's first request to its last.
+    pub span_p50_s: f64,
+    /// Median seconds before a turn that follows another one.
+    pub think_p50_s: f64,
+    /// 99th percentile of those.
+    pub think_p99_s: f64,
 }
 
 /// What there is to say about a trace.
@@ -165,11 +173,29 @@ fn peak_rps(times: &[i64], bin_s: i64) -> f64 {
 }
 
 fn sessions(records: &[Record]) -> Option<Sessions> {
-    let mut turns: std::collections::HashMap<u32, usize> = std::collections::HashMap::new();
-    records.iter().filter_map(|r| r.session).for_each(|s| *turns.entry(s).or_default() += 1);
-    let turns_max = turns.values().copied().max()?;
-    let turns_mean = turns.values().sum::<usize>() as f64 / turns.len() as f64;
-    Some(Sessions { count: turns.len(), turns_mean, turns_max })
+    let mut of: HashMap<u32, (usize, i64, i64)> = HashMap::new();
+    let mut thinking = Vec::new();
+    for (record, session) in records.iter().filter_map(|r| Some((r, r.session?))) {
+        let (turns, _, last_ns) = of.entry(session).or_insert((0, record.at_ns, record.at_ns));
+        if *turns > 0 {
+            thinking.push(record.think_ns as f64 / 1e9);
+        }
+        *turns += 1;
+        *last_ns = record.at_ns;
+    }
+    let turns_max = of.values().map(|(turns, ..)| *turns).max()?;
+    let turns = of.values().map(|(turns, ..)| *turns).sum::<usize>();
+    let mut spans: Vec<f64> = of.values().map(|(_, from, to)| (to - from) as f64 / 1e9).collect();
+    spans.sort_unstable_by(f64::total_cmp);
+    thinking.sort_unstable_by(f64::total_cmp);
+    Some(Sessions {
+        count: of.len(),
+        turns_mean: turns as f64 / of.len() as f64,
+        turns_max,
+        span_p50_s: quantile(&spans, 0.5).unwrap_or(0.0),
+        think_p50_s: quantile(&thinking, 0.5).unwrap_or(0.0),
+        think_p99_s: quantile(&thinking, 0.99).unwrap_or(0.0),
+    })
 }
 
 fn reuse(records: &[Record], sizes: &BlockSizes) -> Reuse {

@@ -151,8 +151,14 @@ pub fn tables(stats: &TraceStats) -> String {
         line(
             &mut out,
             format_args!(
-                "{} sessions · {:.2} turns each on average, {} at most",
-                sessions.count, sessions.turns_mean, sessions.turns_max
+                "{} sessions · {:.2} turns each on average, {} at most · half of them span {:.1} s \
+                 or less · think time p50 {:.1} s, p99 {:.1} s",
+                sessions.count,
+                sessions.turns_mean,
+                sessions.turns_max,
+                sessions.span_p50_s,
+                sessions.think_p50_s,
+                sessions.think_p99_s
             ),
         );
     }

@@ -237,12 +237,19 @@ async fn stream_tokens(
     true
 }
 
+/// Tokens that the template puts before a chat message.
+pub(crate) const TEMPLATE_TOKENS: usize = 17;
+
 /// Token counts, with the hits of an infinite cache of 16-token blocks that computes the last token.
 fn usage(state: &State, body: &Value, completion: usize) -> Value {
     let ids: Vec<u64> = match &body["prompt"] {
         Value::Array(ids) => ids.iter().map(|id| id.as_u64().unwrap()).collect(),
         Value::String(text) => text.split_whitespace().map(|w| w.len() as u64).collect(),
-        _ => Vec::new(),
+        _ => {
+            let words = body["messages"][0]["content"].as_str().unwrap_or_default();
+            let words = words.split_whitespace().map(|w| w.len() as u64);
+            std::iter::repeat_n(0, TEMPLATE_TOKENS).chain(words).collect()
+        }
     };
     let mut stored = state.stored.lock().unwrap();
     let blocks = (1..=ids.len() / 16).map(|n| ids[..n * 16].to_vec());
