@@ -196,12 +196,18 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_the_run_ends_a_command_and_what_it_started() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let told = file.path().display().to_string();
         let (running, ended) = watch::channel(false);
         let clock = Clock::starting_in(Duration::ZERO);
-        let sleeps = at(0, "sleep 1000 & echo $!; wait", true).carry_out(clock, ended.clone());
+        let sleeps = at(0, &format!("sleep 1000 & echo $!; echo told > {told}; wait"), true)
+            .carry_out(clock, ended.clone());
         let later = at(3_600_000, "never", true).carry_out(clock, ended);
         let end = async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            let told = std::path::Path::new(&told);
+            while std::fs::read(told).is_ok_and(|text| text.is_empty()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             running.send_replace(true);
         };
         let (slept, later, ()) = tokio::join!(sleeps, later, end);
@@ -209,9 +215,19 @@ mod tests {
         let ran = slept.command.unwrap();
         assert_eq!((ran.status.as_str(), ran.succeeded), ("ended with the run", false));
         let sleeper: i32 = ran.output.trim().parse().unwrap();
-        // Its parent is gone as well, so it may stay behind as a process that nobody has waited for.
-        let stat = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).unwrap_or_default();
-        let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();
-        assert!(matches!(state, None | Some('Z')), "{stat}");
+        // It has closed its output, and may still be on its way out. Its parent is gone as well, so
+        // it may stay behind as a process that nobody has waited for.
+        let is_gone = || {
+            let stat = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).unwrap_or_default();
+            let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();
+            matches!(state, None | Some('Z' | 'X'))
+        };
+        for _ in 0..500 {
+            if is_gone() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{sleeper} still runs");
     }
 }
