@@ -17,6 +17,8 @@ use prometheus_client::registry::Registry;
 
 /// Spans held for undecided requests, in this process.
 const HELD_SPANS_MAX: usize = 16_384;
+/// Traces that the order may name, those among them that are decided already.
+const ORDER_MAX: usize = 2 * HELD_SPANS_MAX;
 /// Decisions remembered, for spans that end after their request.
 const VERDICTS_MAX: usize = 8_192;
 /// Decisions that wait to be told to other services.
@@ -179,7 +181,11 @@ impl Keeper {
         }
         held.traces.entry(trace).or_default().push(span);
         held.spans += 1;
-        while HELD_SPANS_MAX < held.spans || HELD_SPANS_MAX < held.order.len() {
+        let Held { traces, order, .. } = &mut *held;
+        if ORDER_MAX < order.len() {
+            order.retain(|trace| traces.contains_key(trace));
+        }
+        while HELD_SPANS_MAX < held.spans {
             let Some(oldest) = held.order.pop_front() else { break };
             let pushed_out = held.traces.remove(&oldest).map_or(0, |spans| spans.len());
             held.spans -= pushed_out;
@@ -354,6 +360,21 @@ mod tests {
         assert_eq!(exported(&keeper, &memory), [1]);
         assert!(keeper.untold().is_empty());
         assert_eq!(keeper.verdict(TraceId::from(7u128)), Some(true));
+    }
+
+    #[test]
+    fn a_long_request_outlasts_many_short_ones() {
+        let (keeper, memory) = keeper();
+        keeper.on_end(span(1, 1));
+        for id in 0..3 * ORDER_MAX as u64 {
+            let trace = 2 + u128::from(id);
+            keeper.on_end(span(trace, 2));
+            keeper.decide(TraceId::from(trace), false);
+        }
+        assert!(keeper.held().order.len() <= ORDER_MAX);
+        keeper.decide(TraceId::from(1u128), true);
+        assert_eq!(exported(&keeper, &memory), [1]);
+        assert_eq!(keeper.counts.pushed_out.get(), 0);
     }
 
     #[test]
