@@ -407,6 +407,13 @@ fn folders_that_are_wrong_are_named() {
         ("servegen", "chunk-0-trace.csv", "2.0,1.0", "-2.0,1.0", "line 1: rate is \"-2.0\""),
         (
             "servegen",
+            "chunk-0-trace.csv",
+            "2.0,1.0",
+            "2e9,1.0",
+            "line 1: rate is 2000000000: expected",
+        ),
+        (
+            "servegen",
             "chunk-0-dataset.json",
             "0.75",
             "0.85",

@@ -19,6 +19,8 @@ use crate::units::{NS_PER_S, Nanos, Window};
 const COLUMNS: [&str; 6] = ["window start", "rate", "cv", "pattern", "shape", "scale"];
 /// How long the last window is where there is no other one to compare with.
 const WINDOW_S: f64 = 600.0;
+/// The most requests per second of one client.
+const MAX_RATE: f64 = 1e6;
 const MAX_DATASET_BYTES: u64 = 256 << 20;
 
 pub(super) struct ServeGen;
@@ -114,6 +116,10 @@ impl Client {
             return Err(Problem::new(COLUMNS[0], start_s, "windows in ascending order"));
         }
         let rate = row.number(COLUMNS[1])?;
+        if rate > MAX_RATE {
+            let expected = format!("requests per second up to {MAX_RATE}");
+            return Err(Problem::new(COLUMNS[1], rate, expected));
+        }
         row.number(COLUMNS[2])?;
         let shape = row.number(COLUMNS[4])?;
         row.number(COLUMNS[5])?;
