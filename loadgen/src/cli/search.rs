@@ -127,7 +127,8 @@ pub async fn execute(args: SearchArgs, stop: mpsc::Receiver<String>) -> Result<(
 
 fn space(looking: &LookingArgs, start: Option<f64>) -> Result<Space> {
     let &LookingArgs { lowest, highest, precision, probes, goodput, .. } = looking;
-    let start = start.unwrap_or(1.0);
+    // A trace begins at its own rate, which is not known yet.
+    let start = start.unwrap_or(lowest);
     if !(0.0 < lowest && lowest < highest && highest.is_finite()) {
         bail!("--lowest {lowest} must be positive and below --highest {highest}");
     }

@@ -14,7 +14,6 @@ use super::judge::{Judgement, Probe, judge};
 use super::machine::{self, Outcome, Space, Step};
 use crate::cli::RunArgs;
 use crate::live::Live;
-use crate::plan::PlannedRequest;
 use crate::report::Report;
 use crate::session::measure;
 use crate::units::{NS_PER_S, Nanos};
@@ -51,28 +50,35 @@ pub struct Done {
     pub stopped: bool,
 }
 
-/// What a trace's requests are by themselves, at speed-up 1.
-fn own_rate(run: &mut RunArgs) -> Result<f64> {
+/// When the requests of a trace are due at its own speed.
+fn own_times(run: &mut RunArgs) -> Result<Vec<i64>> {
     run.replay.speedup = 1.0;
     let load = workload::build(&run.load, &run.replay, run.target.endpoint, None)?;
-    let requests = &load.plan.requests;
-    let at = |request: Option<&PlannedRequest>| request.map_or(0, |r| r.intended_ns);
-    let span = at(requests.last()) - at(requests.first());
-    if span <= 0 {
-        bail!("all requests of the trace are due at one instant: there is no rate to search");
+    Ok(load.plan.requests.iter().map(|request| request.intended_ns).collect())
+}
+
+/// Requests per second of arrivals at `times`.
+fn rate_of(times: &[i64]) -> Result<f64> {
+    match times {
+        [first, .., last] if last > first => {
+            Ok((times.len() - 1) as f64 * NS_PER_S as f64 / (last - first) as f64)
+        }
+        _ => bail!(
+            "{} requests of the trace are due at one instant: there is no rate to search",
+            times.len()
+        ),
     }
-    Ok(requests.len() as f64 / (span as f64 / NS_PER_S as f64))
 }
 
 impl Search {
     /// Tries rates until the machine is content or the operator is not.
     pub async fn carry_out(mut self, mut stop: mpsc::Receiver<String>) -> Result<Done> {
-        let trace_rps = match &self.run.replay.trace {
-            Some(_) => Some(own_rate(&mut self.run)?),
+        let times = match &self.run.replay.trace {
+            Some(_) => Some(own_times(&mut self.run)?),
             None => None,
         };
-        if let Some(rps) = trace_rps.filter(|_| self.run.load.rate.is_none()) {
-            self.space.start = rps.clamp(self.space.lowest, self.space.highest);
+        if let Some(times) = &times {
+            self.space.start = rate_of(times)?.clamp(self.space.lowest, self.space.highest);
         }
         let seed = self.run.load.seed;
         let (mut probes, mut kept) = (Vec::new(), Kept::default());
@@ -87,7 +93,7 @@ impl Search {
             resting = Duration::from_nanos(self.settle.0.unsigned_abs());
             // Each probe has arrivals of its own: a rate is not judged by one draw.
             self.run.load.seed = seed + probes.len() as u64;
-            self.prepare(rate, confirming, trace_rps);
+            self.prepare(rate, confirming, times.as_deref())?;
             let (report, overloaded, ended) = self.probe(&mut stop).await?;
             if ended {
                 stopped = true;
@@ -108,8 +114,8 @@ impl Search {
         Ok(Done { report, stopped })
     }
 
-    /// Sets rate, length and warm-up of the next probe.
-    fn prepare(&mut self, rate: f64, confirming: bool, trace_rps: Option<f64>) {
+    /// Sets rate, length and warm-up of the next probe; a trace is due at `times` by itself.
+    fn prepare(&mut self, rate: f64, confirming: bool, times: Option<&[i64]>) -> Result<()> {
         let enough = self.asked.iter().map(Requirement::least_requests).max().unwrap_or(1);
         let wanted_s = enough as f64 / rate / (1.0 - WARMUP_PART);
         let (shortest, longest) = (self.probe.0 as f64, self.longest.0.max(self.probe.0) as f64);
@@ -117,18 +123,20 @@ impl Search {
         let length = if confirming { 2.0 * length } else { length };
         self.run.reporting.warmup = Warmup::Time(Nanos((WARMUP_PART * length) as i64));
         self.run.sending.grace = Nanos(0);
-        match trace_rps {
-            // The same trace, faster or slower; its piece is as long as the probe.
-            Some(own) => {
-                self.run.replay.speedup = rate / own;
+        match times {
+            // The start of the trace, faster or slower; as much of it as fills the probe.
+            Some(times) => {
                 let most = (length / NS_PER_S as f64 * rate).ceil() as usize;
-                self.run.load.requests = Some(most.max(2));
+                let most = most.max(2).min(times.len());
+                self.run.replay.speedup = rate / rate_of(&times[..most])?;
+                self.run.load.requests = Some(most);
             }
             None => {
                 self.run.load.rate = Some(rate);
                 self.run.load.duration = Some(Nanos(length as i64));
             }
         }
+        Ok(())
     }
 
     /// Runs one probe; whether it was ended because a queue grew, and whether the operator ended it.
@@ -204,4 +212,18 @@ fn say(number: usize, probe: &Probe) {
         "{kind} {number}: {:.3}/s, {} requests: {word}: {}",
         probe.rate, probe.requests, probe.why
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_a_trace_is_that_of_its_gaps() {
+        let times: Vec<i64> = (0..11).map(|i| 5 + i * NS_PER_S / 4).collect();
+        assert!((rate_of(&times).unwrap() - 4.0).abs() < 1e-9);
+        for nothing in [&[][..], &[7], &[7, 7]] {
+            assert!(rate_of(nothing).unwrap_err().to_string().contains("at one instant"));
+        }
+    }
 }
