@@ -127,7 +127,9 @@ impl Search {
             // The start of the trace, faster or slower; as much of it as fills the probe.
             Some(times) => {
                 let most = (length / NS_PER_S as f64 * rate).ceil() as usize;
-                let most = most.max(2).min(times.len());
+                // Times on a coarse grid: a few requests may all be due at once.
+                let same = times.partition_point(|at| *at <= times[0]);
+                let most = most.max(same + 1).min(times.len());
                 self.run.replay.speedup = rate / rate_of(&times[..most])?;
                 self.run.load.requests = Some(most);
             }
