@@ -11,7 +11,7 @@ use std::time::Duration;
 use opentelemetry::trace::{SpanContext, TraceFlags, TraceId};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::trace::{BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor};
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanExporter, SpanProcessor as _};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
@@ -207,10 +207,9 @@ fn chosen(mut span: SpanData) -> SpanData {
     span
 }
 
-impl SpanProcessor for Keeper {
-    fn on_start(&self, _: &mut Span, _: &opentelemetry::Context) {}
-
-    fn on_end(&self, span: SpanData) {
+impl Keeper {
+    /// A span has ended: it is exported, or held until its trace is decided about.
+    pub(super) fn on_end(&self, span: SpanData) {
         match span.span_context.is_sampled() {
             true => {
                 self.counts.ended.inc();
@@ -220,11 +219,8 @@ impl SpanProcessor for Keeper {
         }
     }
 
-    fn force_flush(&self) -> OTelSdkResult {
-        self.next.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+    /// Exports what waits and ends. Blocks.
+    pub(super) fn shutdown(&self, timeout: Duration) -> OTelSdkResult {
         self.next.shutdown_with_timeout(timeout)
     }
 }
@@ -325,7 +321,7 @@ mod tests {
     }
 
     fn exported(keeper: &Keeper, memory: &Memory) -> Vec<u64> {
-        keeper.force_flush().unwrap();
+        keeper.next.force_flush().unwrap();
         let spans = memory.0.lock().unwrap().clone();
         assert!(spans.iter().all(|span| span.span_context.is_sampled()));
         let id = |span: &SpanData| u64::from_be_bytes(span.span_context.span_id().to_bytes());

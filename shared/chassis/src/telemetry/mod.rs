@@ -19,17 +19,13 @@ pub use value::Value;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use opentelemetry::trace::TracerProvider as _;
-use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry::KeyValue;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, SpanProcessor as _,
-};
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanProcessor as _};
 use tracing_subscriber::EnvFilter;
 
 use self::keep::{Counted, Keeper};
-use self::sampler::Head;
 use crate::settings::TelemetrySettings;
 
 /// Spans that wait for export before further ones are dropped.
@@ -80,7 +76,6 @@ pub fn init_logging(settings: &TelemetrySettings) -> Result<(), TelemetryError> 
 #[derive(Debug)]
 pub struct Telemetry {
     tracer: Tracer,
-    provider: Option<SdkTracerProvider>,
 }
 
 impl Telemetry {
@@ -116,23 +111,12 @@ impl Telemetry {
         let mut processor = BatchSpanProcessor::builder(exporter).with_batch_config(batch).build();
         processor.set_resource(&resource);
         let keeper = Keeper::new(processor, counts);
-        let provider = SdkTracerProvider::builder()
-            .with_sampler(Head { ratio: settings.sample_ratio, keeping: settings.keep })
-            .with_resource(resource)
-            .with_span_processor(keeper.clone())
-            .build();
-        let scope = InstrumentationScope::builder("tandem")
-            .with_version(env!("CARGO_PKG_VERSION"))
-            .with_schema_url(names::SCHEMA_URL)
-            .build();
-        let tracer = provider.tracer_with_scope(scope);
-        let tracer = Tracer::exporting(tracer, keeper, settings.keep);
-        Ok(Self { tracer, provider: Some(provider) })
+        Ok(Self { tracer: Tracer::exporting(keeper, settings.sample_ratio, settings.keep) })
     }
 
     /// No export: ids are still made and handed on, nothing is recorded.
     pub fn off() -> Self {
-        Self { tracer: Tracer::off(), provider: None }
+        Self { tracer: Tracer::off() }
     }
 
     /// The tracer to record with; cheap to clone.
@@ -142,14 +126,14 @@ impl Telemetry {
 
     /// Whether spans are exported.
     pub fn is_exporting(&self) -> bool {
-        self.provider.is_some()
+        self.tracer.keeper().is_some()
     }
 
     /// Exports what is still waiting, for at most `limit`.
     pub async fn shutdown(self, limit: Duration) {
-        let Some(provider) = self.provider else { return };
+        let Some(keeper) = self.tracer.keeper().cloned() else { return };
         // The SDK's shutdown blocks its thread, and a runtime's own thread must not be blocked.
-        let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit));
+        let flush = tokio::task::spawn_blocking(move || keeper.shutdown(limit));
         let reason = match tokio::time::timeout(limit, flush).await {
             Ok(Ok(Ok(()))) => return,
             Ok(Ok(Err(error))) => error.to_string(),

@@ -1,46 +1,30 @@
-//! Which spans are recorded, and which of them are exported at once.
+//! Which new traces are recorded at once.
 
-use opentelemetry::trace::{Link, SpanKind, TraceContextExt as _, TraceId, TraceState};
-use opentelemetry::{Context, KeyValue};
-use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
+use opentelemetry::trace::{SpanKind, TraceId};
+use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample as _};
 
-/// The caller's decision where there is a caller; for a root that others caused, theirs; for any
-/// other root, a share of trace ids. What is not sampled is still recorded, to be held, when
-/// `keeping`.
-#[derive(Debug, Clone)]
-pub(super) struct Head {
-    pub(super) ratio: f64,
-    pub(super) keeping: bool,
+/// Whether the trace is within the share that is sampled: decided by its id alone, so that every
+/// OpenTelemetry that knows the ratio decides the same.
+pub(super) fn chooses(ratio: f64, trace_id: TraceId) -> bool {
+    let sampler = Sampler::TraceIdRatioBased(ratio);
+    let result = sampler.should_sample(None, trace_id, "", &SpanKind::Internal, &[], &[]);
+    result.decision == SamplingDecision::RecordAndSample
 }
 
-impl ShouldSample for Head {
-    fn should_sample(
-        &self,
-        parent: Option<&Context>,
-        trace_id: TraceId,
-        name: &str,
-        kind: &SpanKind,
-        attributes: &[KeyValue],
-        links: &[Link],
-    ) -> SamplingResult {
-        let parent = parent.filter(|context| context.has_active_span());
-        let caller = parent.map(|context| context.span().span_context().clone());
-        let (sampled, trace_state) = match caller.filter(|caller| caller.is_valid()) {
-            Some(caller) => (caller.is_sampled(), caller.trace_state().clone()),
-            None if links.iter().any(|link| link.span_context.is_sampled()) => {
-                (true, TraceState::NONE)
-            }
-            None => {
-                let sampler = Sampler::TraceIdRatioBased(self.ratio);
-                let chosen = sampler.should_sample(None, trace_id, name, kind, attributes, links);
-                (chosen.decision == SamplingDecision::RecordAndSample, chosen.trace_state)
-            }
-        };
-        let decision = match (sampled, self.keeping) {
-            (true, _) => SamplingDecision::RecordAndSample,
-            (false, true) => SamplingDecision::RecordOnly,
-            (false, false) => SamplingDecision::Drop,
-        };
-        SamplingResult { decision, attributes: Vec::new(), trace_state }
+#[cfg(test)]
+mod tests {
+    use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
+
+    use super::*;
+
+    #[test]
+    fn the_share_is_kept_and_its_ends_are_exact() {
+        let ids = RandomIdGenerator::default();
+        let ids: Vec<TraceId> = (0..10_000).map(|_| ids.new_trace_id()).collect();
+        assert!(!ids.iter().any(|id| chooses(0.0, *id)));
+        assert!(ids.iter().all(|id| chooses(1.0, *id)));
+        // Eleven standard deviations to either side.
+        let chosen = ids.iter().filter(|id| chooses(0.25, **id)).count();
+        assert!((2_000..3_000).contains(&chosen), "{chosen} of 10000");
     }
 }

@@ -6,15 +6,22 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use opentelemetry::trace::{
-    Link, Span as _, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt as _, TraceFlags,
-    TraceId, TraceState, Tracer as _,
+    Event, Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
 };
-use opentelemetry::{Context, KeyValue};
-use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SdkTracer, Span};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::trace::{
+    IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks,
+};
 
 use super::keep::{Keeper, SpanCounts, Verdicts};
-use super::{Value, context};
+use super::{Value, context, sampler};
 use crate::metrics::{Registry, StageTimes};
+
+/// Links and events of one span, as OpenTelemetry limits them.
+const LINKS_MAX: usize = 128;
+const EVENTS_MAX: usize = 128;
+/// Attributes that most spans have.
+const ATTRIBUTES_USUAL: usize = 8;
 
 /// Makes spans for one service; cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,8 +33,10 @@ pub struct Tracer {
 
 #[derive(Debug)]
 struct Exporting {
-    sdk: SdkTracer,
     keeper: Keeper,
+    scope: InstrumentationScope,
+    /// The share of new traces that is sampled.
+    ratio: f64,
     /// Whether spans that are not sampled are held until their request's end decides.
     keeping: bool,
 }
@@ -38,9 +47,18 @@ impl Tracer {
         Self { exporting: None, stage_times: None }
     }
 
-    pub(super) fn exporting(sdk: SdkTracer, keeper: Keeper, keeping: bool) -> Self {
-        let exporting = Arc::new(Exporting { sdk, keeper, keeping });
+    pub(super) fn exporting(keeper: Keeper, ratio: f64, keeping: bool) -> Self {
+        let scope = InstrumentationScope::builder("tandem")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_schema_url(super::names::SCHEMA_URL)
+            .build();
+        let exporting = Arc::new(Exporting { keeper, scope, ratio, keeping });
         Self { exporting: Some(exporting), stage_times: None }
+    }
+
+    /// What the spans go to, where they are exported.
+    pub(super) fn keeper(&self) -> Option<&Keeper> {
+        self.exporting.as_ref().map(|exporting| &exporting.keeper)
     }
 
     /// Whether spans that nobody sampled are held until somebody decides.
@@ -126,19 +144,56 @@ impl Tracer {
             let trace = Trace { tracer: self.clone(), context, held: false };
             return OpenSpan { span: None, trace };
         };
-        let under = match parent {
-            Some(parent) => Context::new().with_remote_span_context(parent),
-            None => Context::new(),
+        let ids = RandomIdGenerator::default();
+        let (trace_id, sampled, state) = match &parent {
+            Some(parent) => (parent.trace_id(), parent.is_sampled(), parent.trace_state().clone()),
+            None => {
+                let trace_id = ids.new_trace_id();
+                // Work that sampled requests caused is sampled with them.
+                let caused = causes.iter().any(Trace::is_sampled);
+                let sampled = caused || sampler::chooses(exporting.ratio, trace_id);
+                (trace_id, sampled, TraceState::NONE)
+            }
         };
-        let mut builder = SpanBuilder::from_name(name).with_kind(kind).with_start_time(start);
-        if !causes.is_empty() {
-            let link = |cause: &Trace| Link::with_context(cause.context.clone());
-            builder = builder.with_links(causes.iter().map(link).collect());
-        }
-        let span = exporting.sdk.build_with_context(builder, &under);
-        let context = span.span_context().clone();
+        let flags = TraceFlags::default().with_sampled(sampled);
+        let context = SpanContext::new(trace_id, ids.new_span_id(), flags, false, state);
+        let recorded = sampled || exporting.keeping;
+        let span = recorded.then(|| {
+            let mut span = exporting.span(&context, parent.as_ref(), (name, kind, start));
+            let causes = causes.iter().take(LINKS_MAX);
+            let links = causes.map(|cause| Link::with_context(cause.context.clone()));
+            span.links.links.extend(links);
+            Box::new(span)
+        });
         let trace = Trace { tracer: self.clone(), context, held: exporting.keeping };
-        OpenSpan { span: Some(span), trace }
+        OpenSpan { span, trace }
+    }
+}
+
+impl Exporting {
+    /// A span that is described while it is open. The SDK's own spans would cost more than all the
+    /// rest of recording: each takes its decisions and its context anew.
+    fn span(
+        &self,
+        context: &SpanContext,
+        parent: Option<&SpanContext>,
+        (name, kind, start): (Cow<'static, str>, SpanKind, SystemTime),
+    ) -> SpanData {
+        SpanData {
+            span_context: context.clone(),
+            parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
+            parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
+            span_kind: kind,
+            name,
+            start_time: start,
+            end_time: start,
+            attributes: Vec::with_capacity(ATTRIBUTES_USUAL),
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: self.scope.clone(),
+        }
     }
 }
 
@@ -246,7 +301,7 @@ impl Trace {
 /// A span that has begun; ends when told, or when dropped.
 #[derive(Debug)]
 pub struct OpenSpan {
-    span: Option<Span>,
+    span: Option<Box<SpanData>>,
     trace: Trace,
 }
 
@@ -259,7 +314,7 @@ impl OpenSpan {
     /// Sets an attribute.
     pub fn attribute(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(span) = &mut self.span {
-            span.set_attribute(KeyValue::new(key, value.into().0));
+            span.attributes.push(KeyValue::new(key, value.into().0));
         }
     }
 
@@ -270,32 +325,45 @@ impl OpenSpan {
         at: SystemTime,
         attributes: impl IntoIterator<Item = (&'static str, Value)>,
     ) {
-        if let Some(span) = &mut self.span {
+        if let Some(span) = self.span.as_mut().filter(|span| span.events.len() < EVENTS_MAX) {
             let attributes = attributes.into_iter();
             let pairs = attributes.map(|(key, value)| KeyValue::new(key, value.0)).collect();
-            span.add_event_with_timestamp(name, at, pairs);
+            span.events.events.push(Event::new(name, at, pairs, 0));
         }
     }
 
     /// Links to a span that caused this one without being its parent.
     pub fn link(&mut self, cause: &Trace) {
-        if let Some(span) = &mut self.span {
-            span.add_link(cause.context.clone(), Vec::new());
+        if let Some(span) = self.span.as_mut().filter(|span| span.links.len() < LINKS_MAX) {
+            span.links.links.push(Link::with_context(cause.context.clone()));
         }
     }
 
     /// Marks the span as failed; `class` goes into `error.type`.
     pub fn fail(&mut self, class: &'static str, message: impl Into<Cow<'static, str>>) {
         if let Some(span) = &mut self.span {
-            span.set_attribute(KeyValue::new(super::names::ERROR_TYPE, class));
-            span.set_status(Status::error(message));
+            span.attributes.push(KeyValue::new(super::names::ERROR_TYPE, class));
+            span.status = Status::error(message);
         }
     }
 
     /// Ends the span at `end`.
     pub fn end_at(mut self, end: SystemTime) {
-        if let Some(span) = &mut self.span {
-            span.end_with_timestamp(end);
+        self.hand_over(end);
+    }
+
+    fn hand_over(&mut self, end: SystemTime) {
+        if let (Some(mut span), Some(keeper)) = (self.span.take(), self.trace.tracer.keeper()) {
+            span.end_time = end;
+            keeper.on_end(*span);
+        }
+    }
+}
+
+impl Drop for OpenSpan {
+    fn drop(&mut self) {
+        if self.span.is_some() {
+            self.hand_over(SystemTime::now());
         }
     }
 }
