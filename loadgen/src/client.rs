@@ -56,6 +56,8 @@ pub struct ModelInfo {
     pub id: String,
     /// Prompt and output tokens it can hold together, if the server says.
     pub max_model_len: Option<u32>,
+    /// Token ids it knows, if the server says.
+    pub vocab_size: Option<u32>,
 }
 
 /// What one request sends besides its stamps.

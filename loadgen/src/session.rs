@@ -29,7 +29,7 @@ use crate::report::output::{write_all, write_file};
 use crate::report::{Limits, Report, Workload, lines, table};
 use crate::run::{OnFull, RunOutcome, Runner, SendOptions};
 use crate::units::Nanos;
-use crate::workload::{self, Load};
+use crate::workload::{self, Load, ServerLimits};
 
 /// From the end of the preparations to the first intended time.
 const LEAD: Duration = Duration::from_millis(200);
@@ -154,7 +154,8 @@ pub async fn measure(
         Client::new(&args.target.url, &args.target.headers, CONNECT_TIMEOUT, &identity.run_id())?;
     let model = choose_model(&client, &args.target).await?;
     let endpoint = args.target.endpoint;
-    let mut load = workload::build(&args.load, &args.replay, endpoint, model.max_model_len)?;
+    let server = ServerLimits { context_tokens: model.max_model_len, vocabulary: model.vocab_size };
+    let mut load = workload::build(&args.load, &args.replay, endpoint, server)?;
     let template = template(&args.sending, &args.target, model.id.clone())?;
     overhead::leave_room(&client, &template, &identity, &mut load).await;
     let workload = describe(args, &load, &model, &client);

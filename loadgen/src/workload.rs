@@ -15,7 +15,7 @@ use crate::prompt::{PromptForm, PromptMaker};
 use crate::series;
 use crate::trace::shape::{Dequantize, Shape, Shaped, shape};
 use crate::trace::{self, ReadOptions, Trace, edit, summary};
-use crate::units::{Nanos, Window};
+use crate::units::{Nanos, Range, Window};
 use crate::vocabulary::{self, Alphabet};
 
 /// A plan, what its prompts are made with, and both in words.
@@ -32,12 +32,24 @@ pub struct Load {
     pub warnings: Vec<String>,
 }
 
-/// Makes the load, leaving out or shortening what exceeds `context_tokens` if that is known.
+/// What a server can take, as far as it says so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerLimits {
+    /// Prompt and output tokens together.
+    pub context_tokens: Option<u32>,
+    /// Token ids it knows.
+    pub vocabulary: Option<u32>,
+}
+
+/// Token ids of prompts where nothing is known of the vocabulary; the upper end is left out.
+const TOKEN_IDS: Range = Range { lo: 1_000, hi: 40_000 };
+
+/// Makes the load, leaving out or shortening what exceeds the server's context if that is known.
 pub fn build(
     load: &LoadArgs,
     replay: &ReplayArgs,
     endpoint: Endpoint,
-    context_tokens: Option<u32>,
+    limits: ServerLimits,
 ) -> Result<Load> {
     let mut warnings = Vec::new();
     let mut plan = match (&replay.schedule, &replay.trace, load.closed.users) {
@@ -67,14 +79,15 @@ pub fn build(
     if plan.requests.iter().all(|request| request.phase != Phase::Measured) {
         bail!("nothing but requests that fill the cache is left: there is nothing to measure");
     }
-    let plan = match context_tokens {
+    let plan = match limits.context_tokens {
         Some(context_tokens) => plan.fit(context_tokens, load.on_too_long)?,
         None => {
             warnings.push("the server does not say how many tokens it can hold".to_owned());
             plan
         }
     };
-    let (alphabet, form, prompt_note) = prompts(load, plan.origin.seed, endpoint)?;
+    let (alphabet, form, prompt_note) =
+        prompts(load, plan.origin.seed, endpoint, limits.vocabulary)?;
     let prompts = PromptMaker::new(alphabet, form, &plan.origin);
     if let Some(first) = plan.requests.first() {
         prompts.prompt(first).context("the first prompt cannot be made")?;
@@ -291,10 +304,20 @@ fn in_words_of(trace: &Trace, shaped: &Shaped, load: &LoadArgs, replay: &ReplayA
     )
 }
 
+/// Ids of ordinary tokens, as far as one can tell without the tokenizer: not the first ones, which
+/// are often special, and none that a vocabulary of this size lacks.
+fn token_ids(vocabulary: Option<u32>) -> Range {
+    match vocabulary {
+        Some(size) if size < TOKEN_IDS.hi => Range { lo: TOKEN_IDS.lo.min(size / 8), hi: size },
+        _ => TOKEN_IDS,
+    }
+}
+
 fn prompts(
     load: &LoadArgs,
     seed: u64,
     endpoint: Endpoint,
+    vocabulary: Option<u32>,
 ) -> Result<(Alphabet, PromptForm, String)> {
     let form = load.prompt_as.unwrap_or(match endpoint {
         Endpoint::Completions => PromptAs::Tokens,
@@ -304,11 +327,12 @@ fn prompts(
         bail!("chat messages are text: --prompt-as tokens needs --endpoint completions");
     }
     let Some(path) = &load.vocab_tokenizer else {
+        let ids = load.token_ids.unwrap_or_else(|| token_ids(vocabulary));
         return Ok(match form {
             PromptAs::Tokens => (
-                Alphabet::of_range(load.token_ids, seed)?,
+                Alphabet::of_range(ids, seed)?,
                 PromptForm::Tokens,
-                format!("token ids from {}, exact", load.token_ids),
+                format!("token ids from {ids}, exact"),
             ),
             PromptAs::Text => (
                 PromptMaker::word_alphabet(seed)?,

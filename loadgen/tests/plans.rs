@@ -8,7 +8,7 @@ use clap::Parser;
 use loadgen::body::Endpoint;
 use loadgen::cli::{Cli, Command};
 use loadgen::plan::{Phase, Plan, PlannedRequest, Turns, ideal_hits};
-use loadgen::workload::{self, Load};
+use loadgen::workload::{self, Load, ServerLimits};
 
 fn fixture(name: &str) -> String {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
@@ -18,7 +18,8 @@ fn fixture(name: &str) -> String {
 fn load(arguments: &str) -> anyhow::Result<Load> {
     let words = ["loadgen", "run"].into_iter().chain(arguments.split_whitespace());
     let Command::Run(args) = Cli::try_parse_from(words)?.command else { panic!("not a run") };
-    workload::build(&args.load, &args.replay, Endpoint::Completions, Some(1 << 20))
+    let limits = ServerLimits { context_tokens: Some(1 << 20), vocabulary: Some(2_000) };
+    workload::build(&args.load, &args.replay, Endpoint::Completions, limits)
 }
 
 fn plan(arguments: &str) -> Plan {
@@ -168,4 +169,11 @@ fn a_coarse_grid_and_a_generator_are_told_of() {
     let drawn = load(&format!("--trace {clients} --window 100s..160s --seed 5")).unwrap();
     assert!((100..260).contains(&drawn.plan.requests.len()), "{}", drawn.plan.requests.len());
     assert!(drawn.warnings.iter().any(|warning| warning.contains("drawn with seed 5")));
+}
+
+#[test]
+fn a_small_vocabulary_bounds_the_token_ids_unless_they_were_given() {
+    let note = |arguments: &str| load(arguments).unwrap().prompt_note;
+    assert_eq!(note("--rate 5 --requests 3"), "token ids from 250..2000, exact");
+    assert_eq!(note("--rate 5 --requests 3 --token-ids 7..90"), "token ids from 7..90, exact");
 }

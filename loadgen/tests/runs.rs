@@ -170,6 +170,7 @@ async fn nothing_completed_has_an_exit_code_of_its_own() {
     let mock = Mock::start(Some(4096), |_| Act::Status(500)).await;
     let done = load(&mock, "--rate 100 --requests 3").await.unwrap();
     assert_eq!(done.ending, Ending::NothingCompleted);
+    assert!(done.text.contains("the server answered no request"), "{}", done.text);
 }
 
 #[tokio::test]

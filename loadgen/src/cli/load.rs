@@ -93,9 +93,10 @@ pub struct LoadArgs {
     /// Tokenizer of the model (GGUF or tokenizer.json); prompts are then made of its words.
     #[arg(long, value_name = "FILE")]
     pub vocab_tokenizer: Option<PathBuf>,
-    /// Token ids that prompts are made of without a tokenizer, LO..HI with HI left out.
-    #[arg(long, default_value = "1000..40000")]
-    pub token_ids: Range,
+    /// Token ids that prompts are made of without a tokenizer, LO..HI with HI left out; unless
+    /// given 1000..40000, or what the server says it has where that is less.
+    #[arg(long)]
+    pub token_ids: Option<Range>,
     /// What happens to requests that exceed the server's context.
     #[arg(long, value_enum, default_value = "skip")]
     pub on_too_long: OnTooLong,

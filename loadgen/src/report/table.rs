@@ -287,7 +287,12 @@ fn slowest(report: &Report) -> String {
 
 fn verdict(report: &Report, out: &mut String) {
     if report.verdict.valid {
-        line!(out, "VALID     p99 lag within {:.3} ms", report.verdict.lag_limit_us as f64 / 1e3);
+        let answered = match report.counts.completed {
+            0 => "; the server answered no request",
+            _ => "",
+        };
+        let limit_ms = report.verdict.lag_limit_us as f64 / 1e3;
+        line!(out, "VALID     p99 lag within {limit_ms:.3} ms{answered}");
     }
     for reason in &report.verdict.reasons {
         line!(out, "INVALID   {reason}");

@@ -81,9 +81,9 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
             format!(", which was kept from a CPU for {:.0} % of the time", 100.0 * part)
         });
         found(
-            format!("p99 lag {p99:.3} ms exceeds {limit_ms:.3} ms by a late generator{waited}"),
+            format!("the generator was late: p99 lag {p99:.3} ms exceeds {limit_ms:.3} ms{waited}"),
             "offer less, give it a core of its own (taskset), or state another limit with \
-             --lag-limit; `loadgen calibrate` says what this machine can do",
+             --lag-limit; loadgen calibrate says what this machine can do",
         );
     }
     let ScheduleReport { offered_rps, achieved_rps, .. } = facts.schedule;

@@ -18,7 +18,7 @@ use crate::report::Report;
 use crate::session::measure;
 use crate::units::{NS_PER_S, Nanos};
 use crate::windows::Warmup;
-use crate::workload;
+use crate::workload::{self, ServerLimits};
 
 /// How often a probe is looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -53,7 +53,8 @@ pub struct Done {
 /// When the requests of a trace are due at its own speed.
 fn own_times(run: &mut RunArgs) -> Result<Vec<i64>> {
     run.replay.speedup = 1.0;
-    let load = workload::build(&run.load, &run.replay, run.target.endpoint, None)?;
+    let load =
+        workload::build(&run.load, &run.replay, run.target.endpoint, ServerLimits::default())?;
     Ok(load.plan.requests.iter().map(|request| request.intended_ns).collect())
 }
 

@@ -71,6 +71,7 @@ fn described(app: &App) -> Value {
         "root": app.text.model,
         "parent": null,
         "max_model_len": app.max_model_len(),
+        "vocab_size": app.text.vocabulary.size(),
     })
 }
 

@@ -174,6 +174,7 @@ async fn the_small_endpoints_answer() {
     assert_eq!((status, &models["object"]), (200, &json!("list")));
     assert_eq!(models["data"][0]["id"], "bytes");
     assert_eq!(models["data"][0]["max_model_len"], CONTEXT_TOKENS);
+    assert_eq!(models["data"][0]["vocab_size"], 258);
     assert_eq!(bench.get("/v1/models/bytes").await.0, 200);
     assert_eq!(bench.get("/v1/models/no/such").await.0, 404);
     for path in ["/health", "/ping", "/ready", "/version"] {
