@@ -44,6 +44,7 @@ pub mod session;
 pub mod sse;
 pub mod stages;
 pub mod stamps;
+mod text;
 pub mod trace;
 pub mod turns;
 pub mod units;

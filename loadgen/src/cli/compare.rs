@@ -6,14 +6,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
 use serde_json::json;
 
 use crate::compare::{Comparison, Finding, Row, compare};
 use crate::gate::{Gate, Passage, passage};
 use crate::report::{output, saved};
 use crate::session::Ending;
+use crate::text::{line, table};
 
 /// Two reports, and what may not happen between them.
 #[derive(Debug, Args)]
@@ -51,7 +50,7 @@ pub fn execute(args: &CompareArgs) -> Result<(String, Ending)> {
             Passage::Unclear => "UNCLEAR: the interval reaches beyond it, offer more requests",
             Passage::Broken => "BROKEN",
         };
-        let _ = writeln!(out, "gate {gate}  {word}");
+        line!(out, "gate {gate}  {word}");
         judged.push(json!({ "gate": gate, "passage": passage }));
     }
     if let Some(path) = &args.json {
@@ -62,19 +61,8 @@ pub fn execute(args: &CompareArgs) -> Result<(String, Ending)> {
 }
 
 fn render(comparison: &Comparison) -> String {
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(vec![
-        "",
-        "before",
-        "after",
-        "difference",
-        "95 %",
-        "relative",
-        "finding",
-    ]);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let header = vec!["", "before", "after", "difference", "95 %", "relative", "finding"];
+    let mut table = table(header, 1);
     for row in &comparison.rows {
         table.add_row(cells(row));
     }
@@ -84,7 +72,7 @@ fn render(comparison: &Comparison) -> String {
         comparison.requests.0, comparison.requests.1, comparison.seed
     );
     for warning in &comparison.warnings {
-        let _ = writeln!(out, "warning: {warning}");
+        line!(out, "warning: {warning}");
     }
     out
 }

@@ -2,6 +2,7 @@
 
 pub mod calibrate;
 pub mod compare;
+pub mod files;
 pub mod load;
 pub mod null_server;
 pub mod report;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 
 pub use calibrate::CalibrateArgs;
 pub use compare::CompareArgs;
+pub use files::PageArgs;
 pub use load::{LoadArgs, PromptAs, ReplayArgs};
 pub use null_server::NullServerArgs;
 pub use report::ReportArgs;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use super::PageArgs;
 use crate::report::{merged, output, saved, table};
 use crate::session::Ending;
 
@@ -15,36 +16,24 @@ pub struct ReportArgs {
     /// printed.
     #[arg(required = true)]
     pub reports: Vec<PathBuf>,
-    /// Write it as one page of HTML.
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
-    /// Write it as Markdown.
-    #[arg(long, value_name = "FILE")]
-    pub markdown: Option<PathBuf>,
     /// Write one CSV row for each measured request.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// Where the page's slowest requests link to their traces, such as http://127.0.0.1:16686.
-    #[arg(long, value_name = "URL")]
-    pub jaeger: Option<String>,
+    /// Where it is written for people.
+    #[command(flatten)]
+    pub page: PageArgs,
 }
 
 /// Carries out the command; the text for standard output and how the run had ended.
 pub fn execute(args: &ReportArgs) -> Result<(String, Ending)> {
     let reports = args.reports.iter().map(|path| saved::read(path)).collect::<Result<Vec<_>>>()?;
     let [report] = reports.as_slice() else {
-        if args.html.is_some() || args.markdown.is_some() || args.csv.is_some() {
+        if args.page.html.is_some() || args.page.markdown.is_some() || args.csv.is_some() {
             bail!("--html, --markdown and --csv show one report, {} were given", reports.len());
         }
         return Ok((merged::render(&reports)?, Ending::Good));
     };
-    let files = output::Files {
-        html: args.html.as_deref(),
-        markdown: args.markdown.as_deref(),
-        csv: args.csv.as_deref(),
-        json: None,
-        jaeger: args.jaeger.as_deref(),
-    };
+    let files = args.page.files(None, args.csv.as_deref());
     output::write_all(&files, report)?;
     Ok((table::render(report), Ending::of(report)))
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::PageArgs;
 use crate::progress::ProgressMode;
 use crate::report::output::Files;
 use crate::units::{Nanos, Slo};
@@ -34,18 +35,12 @@ pub struct ReportingArgs {
     /// Write one JSON line for each request.
     #[arg(long, value_name = "FILE")]
     pub jsonl: Option<PathBuf>,
-    /// Write the report as one page of HTML that needs nothing else.
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
-    /// Write the report as Markdown.
-    #[arg(long, value_name = "FILE")]
-    pub markdown: Option<PathBuf>,
     /// Write one CSV row for each measured request.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// Where the page's slowest requests link to their traces, such as http://127.0.0.1:16686.
-    #[arg(long, value_name = "URL")]
-    pub jaeger: Option<String>,
+    /// Where it is written for people.
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Write the plan, one JSON line for each request, before it is carried out.
     #[arg(long, value_name = "FILE")]
     pub emit_schedule: Option<PathBuf>,
@@ -57,12 +52,6 @@ pub struct ReportingArgs {
 impl ReportingArgs {
     /// The files of the report itself.
     pub fn files(&self) -> Files<'_> {
-        Files {
-            json: self.json.as_deref(),
-            html: self.html.as_deref(),
-            markdown: self.markdown.as_deref(),
-            csv: self.csv.as_deref(),
-            jaeger: self.jaeger.as_deref(),
-        }
+        self.page.files(self.json.as_deref(), self.csv.as_deref())
     }
 }

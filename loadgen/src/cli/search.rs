@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser};
 use tokio::sync::mpsc;
 
-use super::{LoadArgs, ReplayArgs, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
+use super::{LoadArgs, PageArgs, ReplayArgs, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
 use crate::progress::ProgressMode;
 use crate::report::{output, table};
 use crate::search::goal::{Bound, Requirement};
@@ -75,15 +75,9 @@ pub struct LookingArgs {
     /// Write the search, and its run at the highest held rate, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Write it as one page of HTML.
-    #[arg(long, value_name = "FILE")]
-    pub html: Option<PathBuf>,
-    /// Write it as Markdown.
-    #[arg(long, value_name = "FILE")]
-    pub markdown: Option<PathBuf>,
-    /// Where the page's slowest requests link to their traces, such as http://127.0.0.1:16686.
-    #[arg(long, value_name = "URL")]
-    pub jaeger: Option<String>,
+    /// Where it is written for people.
+    #[command(flatten)]
+    pub page: PageArgs,
 }
 
 /// Carries out the search; the text for standard output and how it ended.
@@ -107,13 +101,7 @@ pub async fn execute(args: SearchArgs, stop: mpsc::Receiver<String>) -> Result<(
         settle: looking.settle,
     };
     let done = search.carry_out(stop).await?;
-    let files = output::Files {
-        json: looking.json.as_deref(),
-        html: looking.html.as_deref(),
-        markdown: looking.markdown.as_deref(),
-        csv: None,
-        jaeger: looking.jaeger.as_deref(),
-    };
+    let files = looking.page.files(looking.json.as_deref(), None);
     output::write_all(&files, &done.report)?;
     let Some(found) = &done.report.search else { bail!("the search left no result") };
     let ending = match &found.outcome {

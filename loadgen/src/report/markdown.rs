@@ -6,11 +6,7 @@ use super::Report;
 use super::table::{distributions, interval};
 use crate::search::SearchReport;
 use crate::search::table::{conclusion, word};
-
-/// Appends one line; writing to a string cannot fail.
-macro_rules! line {
-    ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
-}
+use crate::text::line;
 
 /// Renders the report of a run.
 pub fn render(report: &Report) -> String {

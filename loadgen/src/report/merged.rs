@@ -1,11 +1,10 @@
 //! Several runs together: histograms are added, so that percentiles of all requests come out, not
 //! means of percentiles.
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
 
 use super::Report;
+use crate::text::table;
 
 /// The longest time a histogram tells from longer ones, in microseconds.
 const LONGEST_US: u64 = 24 * 3600 * 1_000_000;
@@ -38,12 +37,7 @@ pub fn render(reports: &[Report]) -> Result<String, MergeError> {
             return Err(MergeError::Invalid { run, why: reason.finding.clone() });
         }
     }
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY);
-    table.set_header(vec!["ms", "run", "n", "p50", "p90", "p99", "p99.9", "max"]);
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = table(vec!["ms", "run", "n", "p50", "p90", "p99", "p99.9", "max"], 2);
     for metric in METRICS {
         let mut all = empty()?;
         for report in reports {

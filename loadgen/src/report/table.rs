@@ -2,13 +2,11 @@
 
 use std::fmt::Write;
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
-
 use super::Report;
 use super::cache::LruHit;
 use super::stages::StageReport;
 use crate::intervals::{Distribution, Interval};
+use crate::text::{line, table};
 use crate::windows::{Settling, WindowReport};
 
 /// Renders the report of a run.
@@ -32,11 +30,6 @@ pub fn render(report: &Report) -> String {
     }
     verdict(report, &mut out);
     out
-}
-
-/// Appends one line; writing to a string cannot fail.
-macro_rules! line {
-    ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
 }
 
 fn head(report: &Report, out: &mut String) {
@@ -100,17 +93,8 @@ fn window(window: &WindowReport, out: &mut String) {
     );
 }
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(header.to_vec());
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
-}
-
 fn latency(report: &Report) -> String {
-    let mut table = table(&["ms", "n", "mean", "p50", "p90", "p99", "p99.9", "max"]);
+    let mut table = table(vec!["ms", "n", "mean", "p50", "p90", "p99", "p99.9", "max"], 1);
     for (name, of) in distributions(report) {
         table.add_row(row(name, of));
     }
@@ -248,7 +232,7 @@ fn stages_table(stages: &StageReport) -> String {
     let groups = stages.groups.iter().map(|g| g.name.as_str());
     let header: Vec<&str> =
         ["stages of TTFT, ms", "p50", "p99"].into_iter().chain(groups).collect();
-    let mut table = table(&header);
+    let mut table = table(header, 1);
     for (place, name) in stages.names.iter().enumerate() {
         let means = stages.groups.iter().map(|group| group.parts_ms[place]);
         let values = [stages.p50_ms[place], stages.p99_ms[place]].into_iter().chain(means);
@@ -262,7 +246,7 @@ fn stages_table(stages: &StageReport) -> String {
 }
 
 fn errors(report: &Report) -> String {
-    let mut table = table(&["error", "count", "first"]);
+    let mut table = table(vec!["error", "count", "first"], 1);
     for error in &report.errors {
         table.add_row(vec![error.class.clone(), error.count.to_string(), error.example.clone()]);
     }
@@ -271,7 +255,7 @@ fn errors(report: &Report) -> String {
 
 fn slowest(report: &Report) -> String {
     let mut table =
-        table(&["slowest by TTFT: trace id", "request", "TTFT ms", "E2E ms", "in", "out"]);
+        table(vec!["slowest by TTFT: trace id", "request", "TTFT ms", "E2E ms", "in", "out"], 1);
     for slow in &report.slowest {
         table.add_row(vec![
             slow.trace_id.clone(),

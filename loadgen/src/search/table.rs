@@ -2,30 +2,24 @@
 
 use std::fmt::Write;
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
-
 use super::SearchReport;
 use super::judge::{Judgement, Probe};
 use super::machine::Outcome;
+use crate::text::{line, table};
 
 /// Renders the probes and what was found.
 pub fn render(search: &SearchReport) -> String {
     let names = search.asked.iter().map(ToString::to_string);
     let head = ["requests/s", "n", "TTFT p50", "TTFT p99"].map(str::to_owned);
     let header = head.into_iter().chain(names).chain(["judgement".to_owned()]);
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(header.collect::<Vec<_>>());
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = table(header.collect::<Vec<_>>(), 0);
     let mut probes: Vec<&Probe> = search.probes.iter().collect();
     probes.sort_by(|a, b| a.rate.total_cmp(&b.rate));
     for probe in probes {
         table.add_row(row(probe));
     }
     let mut out = format!("{table}\n");
-    let _ = writeln!(out, "{}", conclusion(search));
+    line!(out, "{}", conclusion(search));
     out
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use csv::StringRecord;
 
+use super::draft::Draft;
 use super::error::{Problem, TraceError};
 use super::fields::{in_tokens, seconds_ns};
 use super::input::Guarded;
@@ -51,6 +52,20 @@ impl Table {
         }
         table.header = header;
         Ok(table)
+    }
+
+    /// Hands every row that is left to `take`, and notes the file's content in `draft`.
+    pub(super) fn drain(
+        mut self,
+        draft: &mut Draft,
+        mut take: impl FnMut(&Row<'_>, &mut Draft) -> Result<(), Problem>,
+    ) -> Result<(), TraceError> {
+        let path = self.path.clone();
+        while let Some(row) = self.next_row()? {
+            take(&row, draft).map_err(|problem| problem.at(&path, row.line))?;
+        }
+        draft.absorb(self.digest());
+        Ok(())
     }
 
     /// Opens a file without a header whose columns are `names`.

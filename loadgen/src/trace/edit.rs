@@ -187,7 +187,7 @@ fn common_beginning(records: &[Record]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Format, stats::stats};
+    use super::super::stats::stats;
     use super::*;
     use crate::units::NS_PER_S;
 
@@ -200,19 +200,8 @@ mod tests {
             blocks: std::iter::once(0).chain((0..=i / 40).map(|b| 1 + i % 40 * 3 + b)).collect(),
             ..Record::default()
         };
-        Trace {
-            name: "t".to_owned(),
-            format: Format::Mooncake,
-            sizes: BlockSizes::Uniform(8),
-            records: (0..120).map(record).collect(),
-            block_ids: (0..200).collect(),
-            digest: [0; 32],
-            timed: true,
-            generated: false,
-            out_of_order: 0,
-            coverage_bad: 0,
-            notes: Vec::new(),
-        }
+        let records = (0..120).map(record).collect();
+        Trace::made_up(BlockSizes::Uniform(8), records, (0..200).collect())
     }
 
     fn token_hit(trace: &Trace) -> f64 {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use super::draft::Draft;
 use super::error::{Problem, TraceError};
 
 /// The longest line accepted where a line is a record.
@@ -109,6 +110,20 @@ impl Lines {
             return Err(bad("empty".to_owned(), "a record"));
         }
         Ok(Some((self.number, text)))
+    }
+
+    /// Hands every line that is left to `take`, and notes the file's content in `draft`.
+    pub(super) fn drain(
+        mut self,
+        draft: &mut Draft,
+        mut take: impl FnMut(&str, &mut Draft) -> Result<(), Problem>,
+    ) -> Result<(), TraceError> {
+        let path = self.path.clone();
+        while let Some((number, text)) = self.next_line()? {
+            take(text, draft).map_err(|problem| problem.at(&path, number))?;
+        }
+        draft.absorb(self.digest());
+        Ok(())
     }
 
     /// Digest of everything read so far.

@@ -158,6 +158,26 @@ pub struct Trace {
     pub notes: Vec<String>,
 }
 
+#[cfg(test)]
+impl Trace {
+    /// A trace that no file holds, as a Mooncake one.
+    fn made_up(sizes: BlockSizes, records: Vec<Record>, block_ids: Vec<u64>) -> Self {
+        Self {
+            name: "t".to_owned(),
+            format: Format::Mooncake,
+            sizes,
+            records,
+            block_ids,
+            digest: [0; 32],
+            timed: true,
+            generated: false,
+            out_of_order: 0,
+            coverage_bad: 0,
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// Reads the trace at `path`, a file or a folder.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<Trace, TraceError> {
     let format = match options.format {

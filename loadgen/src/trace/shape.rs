@@ -122,25 +122,12 @@ pub(super) fn spread(times: &[i64], step_ns: i64, how: Dequantize, seed: u64) ->
 
 #[cfg(test)]
 mod tests {
-    use super::super::Format;
     use super::*;
     use crate::prefix::InfiniteCache;
     use proptest::prelude::*;
 
     fn trace(records: Vec<Record>) -> Trace {
-        Trace {
-            name: "t".to_owned(),
-            format: Format::Mooncake,
-            sizes: BlockSizes::Uniform(512),
-            records,
-            block_ids: Vec::new(),
-            digest: [0; 32],
-            timed: true,
-            generated: false,
-            out_of_order: 0,
-            coverage_bad: 0,
-            notes: Vec::new(),
-        }
+        Trace::made_up(BlockSizes::Uniform(512), records, Vec::new())
     }
 
     fn plain() -> Shape {

@@ -2,12 +2,11 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
 
 use super::BlockSizes;
 use super::stats::{Lengths, Reuse, TraceStats};
+use crate::text::{line, table};
 
 /// The object that `trace inspect --json` prints: the figures of the arrivals, the lengths and the
 /// reuse, each rounded as it is read.
@@ -115,24 +114,24 @@ pub fn tables(stats: &TraceStats) -> String {
     let mut out = format!("{} · {}\n{} requests", stats.name, stats.format, stats.requests);
     match &stats.pace {
         None => out.push_str(", without time stamps\n"),
-        Some(pace) => line(
-            &mut out,
-            format_args!(
-                " over {:.1} s · mean {:.3}/s · inter-arrival CV {:.2} · peak {:.2}/s in 10 s, \
+        Some(pace) => line!(
+            out,
+            " over {:.1} s · mean {:.3}/s · inter-arrival CV {:.2} · peak {:.2}/s in 10 s, \
                  {:.2}/s in 60 s",
-                pace.duration_s, pace.mean_rps, pace.ia_cv, pace.peak10_rps, pace.peak60_rps
-            ),
+            pace.duration_s,
+            pace.mean_rps,
+            pace.ia_cv,
+            pace.peak10_rps,
+            pace.peak60_rps
         ),
     }
     if let Some(quantum) = stats.pace.as_ref().and_then(|pace| pace.quantum) {
-        line(
-            &mut out,
-            format_args!(
-                "warning: the time stamps lie on a grid of {:.3} s, up to {} requests at one \
+        line!(
+            out,
+            "warning: the time stamps lie on a grid of {:.3} s, up to {} requests at one \
                  instant; the CV and the bursts are artefacts of it (see --dequantize)",
-                quantum.step_ns as f64 / 1e9,
-                quantum.largest_burst
-            ),
+            quantum.step_ns as f64 / 1e9,
+            quantum.largest_burst
         );
     }
     for (count, what) in [
@@ -141,36 +140,34 @@ pub fn tables(stats: &TraceStats) -> String {
         (stats.coverage_bad, "prompts have blocks that do not add up to their length"),
     ] {
         if count > 0 {
-            line(&mut out, format_args!("{count} {what}"));
+            line!(out, "{count} {what}");
         }
     }
     for note in &stats.notes {
-        line(&mut out, format_args!("note: {note}"));
+        line!(out, "note: {note}");
     }
     if let Some(sessions) = &stats.sessions {
-        line(
-            &mut out,
-            format_args!(
-                "{} sessions · {:.2} turns each on average, {} at most · half of them span {:.1} s \
+        line!(
+            out,
+            "{} sessions · {:.2} turns each on average, {} at most · half of them span {:.1} s \
                  or less · think time p50 {:.1} s, p99 {:.1} s",
-                sessions.count,
-                sessions.turns_mean,
-                sessions.turns_max,
-                sessions.span_p50_s,
-                sessions.think_p50_s,
-                sessions.think_p99_s
-            ),
+            sessions.count,
+            sessions.turns_mean,
+            sessions.turns_max,
+            sessions.span_p50_s,
+            sessions.think_p50_s,
+            sessions.think_p99_s
         );
     }
-    line(&mut out, format_args!("{}", length_table(stats)));
+    line!(out, "{}", length_table(stats));
     if let Some(reuse) = &stats.reuse {
         reuse_tables(reuse, &mut out);
     }
     out
 }
 
-fn length_table(stats: &TraceStats) -> Table {
-    let mut table = table(&["tokens", "mean", "p50", "p90", "p99", "max", "sum"]);
+fn length_table(stats: &TraceStats) -> comfy_table::Table {
+    let mut table = table(vec!["tokens", "mean", "p50", "p90", "p99", "max", "sum"], 1);
     for (name, lengths) in [("input", &stats.input), ("output", &stats.output)] {
         let q = &lengths.quantiles;
         let values = [q.mean, q.p50, q.p90, q.p99];
@@ -185,51 +182,33 @@ fn reuse_tables(reuse: &Reuse, out: &mut String) {
     let blocks = reuse
         .block_tokens
         .map_or("blocks of unequal length".to_owned(), |tokens| format!("blocks of {tokens}"));
-    line(
+    line!(
         out,
-        format_args!(
-            "prefix reuse, infinite cache, {blocks}: {} unique of {} blocks · block hit {:.4} · \
+        "prefix reuse, infinite cache, {blocks}: {} unique of {} blocks · block hit {:.4} · \
              token hit {:.4} (second half {:.4})",
-            reuse.unique_blocks,
-            reuse.total_blocks,
-            reuse.block_hit,
-            reuse.token_hit,
-            reuse.token_hit_2nd_half
-        ),
+        reuse.unique_blocks,
+        reuse.total_blocks,
+        reuse.block_hit,
+        reuse.token_hit,
+        reuse.token_hit_2nd_half
     );
-    line(
+    line!(
         out,
-        format_args!(
-            "requests with a hit {:.4}, fully cached {:.4} · commonest block in {:.4} of the \
+        "requests with a hit {:.4}, fully cached {:.4} · commonest block in {:.4} of the \
              requests · blocks used once {:.4} · blocks seen behind a miss {} (with them, {:.4} of \
              the tokens)",
-            reuse.reqs_with_hit,
-            reuse.reqs_fully_cached,
-            reuse.top1_block_share,
-            reuse.blocks_used_once,
-            reuse.non_prefix_seen,
-            reuse.anywhere_token_hit
-        ),
+        reuse.reqs_with_hit,
+        reuse.reqs_fully_cached,
+        reuse.top1_block_share,
+        reuse.blocks_used_once,
+        reuse.non_prefix_seen,
+        reuse.anywhere_token_hit
     );
-    let mut lru = table(&["LRU cache, blocks", "token hit"]);
+    let mut lru = table(vec!["LRU cache, blocks", "token hit"], 1);
     for (blocks, hit) in &reuse.lru_token_hit {
         lru.add_row([blocks.to_string(), format!("{hit:.4}")]);
     }
-    line(out, format_args!("{lru}"));
-}
-
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a string cannot fail.
-    writeln!(out, "{text}").ok();
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(header.to_vec());
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
+    line!(out, "{lru}");
 }
 
 /// The blocks of a trace in words.

@@ -7,16 +7,11 @@ use std::fmt::{self, Display, Write};
 
 use super::Report;
 use super::table::interval;
+use crate::text::line;
 
 const STYLE: &str = include_str!("../../../assets/report.css");
 const SCRIPT: &str = include_str!("../../../assets/report.js");
 const CHARTS: &str = include_str!("../../../assets/charts.min.js");
-
-/// Appends one line; writing to a string cannot fail.
-macro_rules! line {
-    ($out:expr, $($arg:tt)*) => { let _ = writeln!($out, $($arg)*); };
-}
-use line;
 
 /// Text from outside, safe between tags and inside quoted attributes.
 struct Safe<T>(T);

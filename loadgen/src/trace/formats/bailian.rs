@@ -43,11 +43,8 @@ impl TraceFormat for Bailian {
         let mut draft = Draft::new(Order::Ascending);
         draft.sizes = BlockSizes::Uniform(block_tokens);
         let mut chats = HashMap::new();
-        let mut lines = Lines::open(path)?;
-        while let Some((number, text)) = lines.next_line()? {
-            record(text, block_tokens, &mut chats, &mut draft).map_err(|p| p.at(path, number))?;
-        }
-        draft.absorb(lines.digest());
+        Lines::open(path)?
+            .drain(&mut draft, |text, draft| record(text, block_tokens, &mut chats, draft))?;
         Ok(draft)
     }
 

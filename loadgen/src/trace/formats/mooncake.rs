@@ -32,11 +32,7 @@ impl TraceFormat for Mooncake {
         let block_tokens = options.block_tokens.unwrap_or(BLOCK_TOKENS);
         let mut draft = Draft::new(Order::Ascending);
         draft.sizes = BlockSizes::Uniform(block_tokens);
-        let mut lines = Lines::open(path)?;
-        while let Some((number, text)) = lines.next_line()? {
-            record(text, block_tokens, &mut draft).map_err(|p| p.at(path, number))?;
-        }
-        draft.absorb(lines.digest());
+        Lines::open(path)?.drain(&mut draft, |text, draft| record(text, block_tokens, draft))?;
         Ok(draft)
     }
 

@@ -40,7 +40,7 @@ impl TraceFormat for RagPulse {
             (path.to_owned(), path.parent().map_or(PathBuf::from("."), Path::to_owned))
         };
         let mut chunks = Chunks::default();
-        let mut lines = Lines::open(&trace)?;
+        let lines = Lines::open(&trace)?;
         let tables = files_of(&folder)?;
         for table in tables.iter().filter(|table| is_table(table) && **table != trace) {
             chunks.read(table, &mut draft)?;
@@ -49,10 +49,7 @@ impl TraceFormat for RagPulse {
             let expected = "tables such as 1_sys_prompt.jsonl beside the trace";
             return Err(Problem::new("the folder", "without chunk lengths", expected).at(&trace, 1));
         }
-        while let Some((number, text)) = lines.next_line()? {
-            chunks.record(text, &mut draft).map_err(|p| p.at(&trace, number))?;
-        }
-        draft.absorb(lines.digest());
+        lines.drain(&mut draft, |text, draft| chunks.record(text, draft))?;
         draft.sizes = BlockSizes::Each(chunks.sizes);
         if draft.coverage_bad > 0 {
             draft.notes.push(format!(
@@ -84,12 +81,7 @@ struct Chunks {
 
 impl Chunks {
     fn read(&mut self, table: &Path, draft: &mut Draft) -> Result<(), TraceError> {
-        let mut lines = Lines::open(table)?;
-        while let Some((number, text)) = lines.next_line()? {
-            self.chunk(text).map_err(|p| p.at(table, number))?;
-        }
-        draft.absorb(lines.digest());
-        Ok(())
+        Lines::open(table)?.drain(draft, |text, _| self.chunk(text))
     }
 
     /// `{"sys_prompt_id": 8302, "token_length": 512}`

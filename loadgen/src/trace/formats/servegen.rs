@@ -95,12 +95,8 @@ struct Client {
 
 impl Client {
     fn read(path: &Path, lengths: Vec<Lengths>, draft: &mut Draft) -> Result<Self, TraceError> {
-        let mut table = Table::headless(path, &COLUMNS)?;
         let mut client = Self { steps: Steps::default(), gaps: Vec::new(), lengths };
-        while let Some(row) = table.next_row()? {
-            client.window(&row).map_err(|p| p.at(path, row.line))?;
-        }
-        draft.absorb(table.digest());
+        Table::headless(path, &COLUMNS)?.drain(draft, |row, _| client.window(row))?;
         let steps = &mut client.steps;
         let Some((last_s, _)) = steps.steps.last().copied() else {
             return Err(TraceError::Empty { path: path.to_owned() });

@@ -33,11 +33,7 @@ impl TraceFormat for Splitwise {
 
     fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
         let mut draft = Draft::new(Order::Ascending);
-        let mut table = Table::open(path, &COLUMNS, &[])?;
-        while let Some(row) = table.next_row()? {
-            record(&row, &mut draft).map_err(|p| p.at(path, row.line))?;
-        }
-        draft.absorb(table.digest());
+        Table::open(path, &COLUMNS, &[])?.drain(&mut draft, record)?;
         Ok(draft)
     }
 

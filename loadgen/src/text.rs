@@ -1,0 +1,22 @@
+//! What all tables and pages of text for people share.
+
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
+
+/// Appends a line to a string, which cannot fail.
+macro_rules! line {
+    ($out:expr, $($arg:tt)*) => {{
+        let _ = writeln!($out, $($arg)*);
+    }};
+}
+pub(crate) use line;
+
+/// A table whose first `names` columns lie to the left and all others, figures, to the right.
+pub(crate) fn table<T: Into<comfy_table::Row>>(header: T, names: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header);
+    for column in table.column_iter_mut().skip(names) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
