@@ -95,20 +95,12 @@ async fn gateway_readiness(base: &str) -> Result<(), String> {
     Err(format!("answers {status}: {}", answer.text().await.unwrap_or_default().trim()))
 }
 
-fn state_word(state: &WorkerState) -> &'static str {
-    match state {
-        WorkerState { draining: true, .. } => "draining",
-        WorkerState { ready: true, .. } => "ready",
-        WorkerState { .. } => "not ready",
-    }
-}
-
 fn worker_json(state: &WorkerState) -> Value {
     let WorkerState { pool, speed, .. } = state;
     json!({
         "worker": state.worker.as_str(),
         "role": state.role.as_str(),
-        "state": state_word(state),
+        "state": state.state_word(),
         "ready": state.ready,
         "draining": state.draining,
         "epoch": state.epoch,
@@ -155,7 +147,7 @@ fn worker_table(workers: &BTreeMap<String, WorkerState>) -> String {
         table.add_row([
             name.clone(),
             state.role.as_str().to_owned(),
-            state_word(state).to_owned(),
+            state.state_word().to_owned(),
             state.model.clone(),
             state.device.clone(),
             format!("{}/{}", state.running_sequences, state.sequences_max),

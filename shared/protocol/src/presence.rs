@@ -67,6 +67,17 @@ pub struct WorkerState {
     pub health_address: String,
 }
 
+impl WorkerState {
+    /// Whether it takes work, in a word for people.
+    pub fn state_word(&self) -> &'static str {
+        match (self.draining, self.ready) {
+            (true, _) => "draining",
+            (false, true) => "ready",
+            (false, false) => "not ready",
+        }
+    }
+}
+
 /// Where the pages of a KV pool are. `free + cached + leased = total` at rest, always
 /// `leaked = 0`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

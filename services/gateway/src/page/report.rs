@@ -73,11 +73,7 @@ fn worker(state: &WorkerState, age_ms: u64) -> Value {
         "worker": state.worker.as_str(),
         "role": state.role.as_str(),
         "prefill_share": state.prefill_share,
-        "state": match (state.draining, state.ready) {
-            (true, _) => "draining",
-            (false, true) => "ready",
-            (false, false) => "not ready",
-        },
+        "state": state.state_word(),
         "started_ms": state.epoch,
         "age_ms": age_ms,
         "model": state.model,

@@ -1,6 +1,7 @@
 //! `tandem bench`: measures the engine, the path around it, the hand-over of KV blocks, and tracing.
 
 mod engine;
+mod figures;
 mod fleet;
 mod handover;
 mod path;

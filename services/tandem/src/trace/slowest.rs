@@ -8,19 +8,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::span::Span;
 use super::waterfall::root;
 
-/// The stages that follow one another: others run beside them and wait for them.
-const CLAIMS: [&str; 10] = [
-    stage::TOKENIZE,
-    stage::ADMIT,
-    stage::ROUTE,
-    stage::LOST_ATTEMPT,
-    stage::PREFILL_QUEUE,
-    stage::PREFILL_KV_FETCH,
-    stage::PREFILL_COMPUTE,
-    stage::FIRST_TOKEN,
-    stage::DECODE_FIRST_STEP,
-    stage::DECODE_GENERATE,
-];
+/// With those up to the first token, the stages that follow one another: others run beside them and
+/// wait for them.
+const AFTER: [&str; 2] = [stage::DECODE_FIRST_STEP, stage::DECODE_GENERATE];
 
 /// What is remarkable about one request.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +70,10 @@ fn row(spans: &[Span]) -> Option<Row> {
         return None;
     }
     let told = |key: &str| root.attribute(key).to_owned();
-    let claims = |span: &&Span| span.parent == root.id && CLAIMS.contains(&span.name.as_str());
+    let claims = |span: &&Span| {
+        let mut names = stage::TO_FIRST_TOKEN.iter().chain(&AFTER);
+        span.parent == root.id && names.any(|name| *name == span.name)
+    };
     let stages = spans.iter().filter(claims);
     let longest = stages.max_by_key(|span| span.end_ns.saturating_sub(span.start_ns))?;
     let share = 100.0 * longest.ms() / root.ms().max(1e-9);

@@ -6,17 +6,6 @@ use chassis::telemetry::names::{self, event, stage, tandem};
 
 use super::span::Span;
 
-/// The stages that a client waits for; others run beside them or come after.
-const TO_FIRST_TOKEN: [&str; 8] = [
-    stage::TOKENIZE,
-    stage::ADMIT,
-    stage::ROUTE,
-    stage::LOST_ATTEMPT,
-    stage::PREFILL_QUEUE,
-    stage::PREFILL_KV_FETCH,
-    stage::PREFILL_COMPUTE,
-    stage::FIRST_TOKEN,
-];
 /// Attributes worth a place behind the bar, and how they are called there.
 const TOLD: [(&str, &str); 16] = [
     (tandem::ATTEMPT, "attempt"),
@@ -199,7 +188,7 @@ fn to_first_token<'a>(
     let until = root.start_ns + (ttft_ms * 1e6) as u64;
     let lost = |span: &Span| !span.attribute(tandem::ENDED).is_empty();
     spans.iter().filter(move |span| {
-        let known = TO_FIRST_TOKEN.contains(&span.name.as_str()) && span.parent == root.id;
+        let known = stage::TO_FIRST_TOKEN.contains(&span.name.as_str()) && span.parent == root.id;
         known && span.start_ns <= until && !lost(span)
     })
 }

@@ -13,6 +13,17 @@ use testbed::OtlpReceiver;
 const READY_LIMIT: Duration = Duration::from_secs(180);
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 
+/// The stages that a client waits for when no attempt is lost, in order.
+pub(crate) const TO_FIRST_TOKEN: [&str; 7] = [
+    "tokenize",
+    "admit",
+    "route",
+    "prefill.queue",
+    "prefill.kv_fetch",
+    "prefill.compute",
+    "first_token",
+];
+
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

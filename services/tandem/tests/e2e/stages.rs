@@ -4,19 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{System, block_on, turn};
+use crate::harness::{System, TO_FIRST_TOKEN, block_on, turn};
 use crate::processes::service_below;
 
-/// The stages that a client waits for.
-const TO_FIRST_TOKEN: [&str; 7] = [
-    "tokenize",
-    "admit",
-    "route",
-    "prefill.queue",
-    "prefill.kv_fetch",
-    "prefill.compute",
-    "first_token",
-];
 const SLOW: [&str; 4] =
     ["--set", "simulated.prefill_us_per_token=400", "--set", "simulated.decode_us_per_step=4000"];
 

@@ -5,21 +5,11 @@ use std::time::Duration;
 use serde_json::json;
 use testbed::{SpanKind, SpanRecord, TraceTree};
 
-use crate::harness::{block_on, shared, turn};
+use crate::harness::{TO_FIRST_TOKEN, block_on, shared, turn};
 use crate::http::Stream;
 
 /// The span exporters send every five seconds.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
-/// The stages that a client waits for, in order.
-const TO_FIRST_TOKEN: [&str; 7] = [
-    "tokenize",
-    "admit",
-    "route",
-    "prefill.queue",
-    "prefill.kv_fetch",
-    "prefill.compute",
-    "first_token",
-];
 const AFTER: [&str; 6] =
     ["kv.put", "decode.queue", "decode.kv_pull", "decode.first_step", "decode.generate", "stream"];
 

@@ -193,6 +193,19 @@ pub mod stage {
     pub const LOST_ATTEMPT: &str = "lost_attempt";
     /// gateway: sending tokens to the client.
     pub const STREAM: &str = "stream";
+
+    /// The stages that a client waits for, one after the other; others run beside them or come
+    /// after.
+    pub const TO_FIRST_TOKEN: [&str; 8] = [
+        TOKENIZE,
+        ADMIT,
+        ROUTE,
+        LOST_ATTEMPT,
+        PREFILL_QUEUE,
+        PREFILL_KV_FETCH,
+        PREFILL_COMPUTE,
+        FIRST_TOKEN,
+    ];
 }
 
 /// Events inside spans.

@@ -5,12 +5,12 @@ mod prefix;
 mod transport;
 
 use anyhow::Context as _;
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use self::prefix::Prefix;
 use self::transport::Transport;
 use super::CommonArgs;
+use super::figures::plain;
 use crate::console;
 
 /// Measures and prints.
@@ -68,21 +68,6 @@ fn prefix_table(prefixes: &[Prefix]) -> String {
         ]);
     }
     table.to_string()
-}
-
-fn plain(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.to_vec());
-    table.column_iter_mut().skip(1).for_each(|column| {
-        column.set_cell_alignment(CellAlignment::Right);
-    });
-    table
-}
-
-/// The middle one.
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

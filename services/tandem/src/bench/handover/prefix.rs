@@ -8,8 +8,8 @@ use futures::StreamExt as _;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use super::median;
 use crate::bench::CommonArgs;
+use crate::bench::figures::median;
 use crate::bench::fleet::Fleet;
 use crate::console;
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::median;
+use crate::bench::figures::median;
 use crate::console;
 
 /// A prompt of two thousand tokens on a model of 135 million parameters.

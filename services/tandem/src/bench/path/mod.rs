@@ -12,6 +12,7 @@ use anyhow::{Context as _, ensure};
 use self::client::Sample;
 pub(super) use self::client::load;
 use super::CommonArgs;
+use super::figures::median;
 use super::fleet::{Fleet, Traffic, kinds};
 use super::usage::{CLIENT, Usage};
 use crate::console;
@@ -161,11 +162,6 @@ impl Case {
     fn cpu_ms(&self) -> f64 {
         self.cpu_ms.iter().filter(|(kind, _)| **kind != CLIENT).map(|(_, ms)| ms).sum()
     }
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

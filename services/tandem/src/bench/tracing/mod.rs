@@ -9,11 +9,11 @@ mod sink;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 
 use self::sink::Sink;
 use super::CommonArgs;
+use super::figures::{median, plain};
 use super::fleet::Fleet;
 use super::path::load;
 use crate::console;
@@ -119,9 +119,8 @@ async fn rate(fleet: &Fleet, lasting: Duration) -> anyhow::Result<(f64, usize)> 
 }
 
 fn table(cases: &[Case]) -> String {
-    let mut table = Table::new();
     let header = ["", "req/s without", "with", "ratio", "least", "most", "kB of spans a request"];
-    table.load_style(presets::NOTHING).set_header(header);
+    let mut table = plain(&header);
     for case in cases {
         let of = |side: fn(&(f64, f64)) -> f64| median(case.rounds.iter().map(side).collect());
         let ratios = || case.rounds.iter().map(|(off, on)| on / off);
@@ -135,8 +134,6 @@ fn table(cases: &[Case]) -> String {
         ];
         table.add_row([case.name.to_owned()].into_iter().chain(row));
     }
-    let right = table.column_iter_mut().skip(1);
-    right.for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     format!(
         "1 + 1 workers, {CONCURRENCY} requests at once, every request traced, medians over rounds \
          in turns\n\n{table}"
@@ -154,11 +151,6 @@ fn json(cases: &[Case]) -> serde_json::Value {
         })
     };
     json!({ "concurrency": CONCURRENCY, "tracing": cases.iter().map(case).collect::<Vec<_>>() })
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
