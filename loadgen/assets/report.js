@@ -71,7 +71,8 @@
     const slo = data.slos.find((slo) => slo.metric === metric);
     return slo && { name: `SLO ${number(slo.bound_ms)} ms`, value: slo.bound_ms };
   };
-  const time = () => axis("seconds from the start", { min: data.first_s, max: data.last_s });
+  // Bars do not widen it, so that an instant is at the same place in every chart.
+  const time = () => axis("seconds from the start", { min: data.first_s, max: data.last_s, containShape: false });
   const bins = (values, scale = 1) => data.series.from_s.map((from, i) => [from, values[i] === null ? null : values[i] * scale]);
   // A step needs the end of its last bin.
   const steps = (values, scale) => {
@@ -147,10 +148,14 @@
       yAxis: [axis("requests", { nameGap: 44, minInterval: 1 }), axis("% within", { nameGap: 36, min: 0, max: 100, splitLine: { show: false } })],
     };
   };
+  // A stage has the same colour in every chart: what has none of its own gets one by its place among the others.
+  const stageColours = (names) => {
+    const others = names.filter((name) => !STAGES[name]).sort();
+    return (name) => (STAGES[name] ? colours[STAGES[name]] : OTHERS[others.indexOf(name) % OTHERS.length]);
+  };
   const stages = () => {
     const { names, groups } = data.stages;
-    let others = 0;
-    const colour = (name) => (STAGES[name] ? colours[STAGES[name]] : OTHERS[others++ % OTHERS.length]);
+    const colour = stageColours(names);
     const format = (items) => tip(`${items[0].name}: ${number(groups[items[0].dataIndex].ttft_ms)} ms`, items.map((item) => [item.seriesName, `${number(item.value)} ms`]));
     return {
       ...base(), grid: { left: 100, right: 24, top: 38, bottom: 44 }, tooltip: tooltip(format, { trigger: "axis", axisPointer: { type: "shadow" } }),
@@ -158,6 +163,43 @@
       yAxis: { type: "category", inverse: true, data: groups.map((group) => group.name), axisLabel: { color: colours.text }, axisLine: { lineStyle: { color: colours.line } }, axisTick: { show: false } },
       series: names.map((name, i) => ({ name, type: "bar", stack: "ttft", barMaxWidth: 34, itemStyle: { color: colour(name) }, data: groups.map((group) => group.parts_ms[i]) })),
     };
+  };
+  const stages_time = () => {
+    const { names, parts_ms, ttft_ms, requests } = data.series.stages, half = data.series.bin_s / 2;
+    const colour = stageColours(names);
+    const format = (items) => {
+      if (!items.length) return "";
+      const place = items[0].dataIndex, from = data.series.from_s[place];
+      if (ttft_ms[place] === null) return tip(`${number(from)} to ${number(from + data.series.bin_s)} s`, [["requests", 0]]);
+      const parts = names.map((name, i) => [name, `${number(parts_ms[i][place])} ms`]);
+      return tip(`${number(from)} to ${number(from + data.series.bin_s)} s`, [["requests", requests[place]], ["TTFT", `${number(ttft_ms[place])} ms`], ...parts]);
+    };
+    const drawn = names.map((name, i) => ({
+      name, type: "bar", stack: "ttft", barWidth: "92%", itemStyle: { color: colour(name) },
+      data: data.series.from_s.map((from, place) => [from + half, parts_ms[i][place] ?? 0]),
+    }));
+    marked(drawn[0]);
+    return {
+      ...base(), grid: { left: 62, right: 20, top: 38, bottom: 44 }, xAxis: time(), yAxis: axis("mean ms to the first token", { nameGap: 46, min: 0 }),
+      tooltip: tooltip(format, { trigger: "axis", axisPointer: { type: "line" } }), series: drawn,
+    };
+  };
+  const cache_time = () => {
+    const { infinite, lru, observed } = data.series.cache, half = data.series.bin_s / 2;
+    const points = (values) => bins(values, 100).map(([at, value]) => [at + half, value]);
+    const same = (values) => values.every((value, i) => value === infinite[i]);
+    const small = lru.filter(({ token_hit }) => !same(token_hit)), hues = [colours.p99, colours.queue, colours.first, ...OTHERS];
+    const drawn = [
+      marked(line("expected, no limit", points(infinite), colours.offered, { symbol: "circle", symbolSize: 4, areaStyle: { opacity: 0.12 } })),
+      ...small.map(({ blocks, token_hit }, i) => line(`expected, LRU of ${number(blocks)} blocks`, points(token_hit), hues[i], { symbol: "circle", symbolSize: 3, lineStyle: { color: hues[i], width: 1.5, type: "dashed" } })),
+    ];
+    if (observed.some((value) => value !== null)) drawn.push(line("observed", points(observed), colours.completed, { symbol: "circle", symbolSize: 5 }));
+    const format = (items) => {
+      if (!items.length) return "";
+      const from = data.series.from_s[items[0].dataIndex];
+      return tip(`${number(from)} to ${number(from + data.series.bin_s)} s`, items.map((item) => [item.seriesName, item.data[1] === null ? "–" : `${number(item.data[1])} %`]));
+    };
+    return { ...base(), xAxis: time(), yAxis: axis("% of prompt tokens", { nameGap: 44, min: 0, max: 100 }), tooltip: tooltip(format, { trigger: "axis" }), series: drawn };
   };
   // Lanes on the run's clock, or each from when it was due: long runs show their requests only so.
   let aligned = data.timeline.lanes.length > 0 && data.last_s - data.first_s > 60 * data.timeline.lanes.reduce((sum, lane) => sum + lane.end_s - lane.at_s, 0) / data.timeline.lanes.length;
@@ -223,7 +265,7 @@
       yAxis: axis("% of requests", { nameGap: 44, min: Math.max(0, Math.floor(100 * floor) - 5), max: 100 }), series: drawn,
     };
   };
-  const DRAW = { search, rates, flight, tokens, ttft_time: over("ttft"), tpot_time: over("tpot"), ttft_shape: shape("ttft"), tpot_shape: shape("tpot"), stages, lanes };
+  const DRAW = { search, rates, flight, tokens, ttft_time: over("ttft"), tpot_time: over("tpot"), ttft_shape: shape("ttft"), tpot_shape: shape("tpot"), stages, stages_time, cache_time, lanes };
 
   const shown = [];
   const watch = new ResizeObserver((entries) => entries.forEach((entry) => shown.find((s) => s.place === entry.target)?.chart.resize()));

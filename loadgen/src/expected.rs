@@ -9,39 +9,54 @@ use crate::random::mix;
 /// The capacities that hit rates are told for, in blocks of the server.
 pub const CAPACITIES: [usize; 5] = [1_000, 3_000, 10_000, 30_000, 100_000];
 
-/// Part of the measured prompt tokens that a server could reuse which keeps the `capacity` blocks of
-/// `server_block` tokens that were used last, stores a prompt at once, and always computes its last
-/// token. Requests that fill the cache are stored and not counted.
-pub fn lru_token_hits(requests: &[PlannedRequest], server_block: u32) -> Vec<(usize, f64)> {
+/// Prompt tokens that a server could reuse, an entry for each request of a plan in its order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExpectedHits {
+    /// From a cache that keeps everything.
+    pub infinite: Vec<u32>,
+    /// From caches of so many blocks that drop the one unused for longest.
+    pub lru: Vec<(usize, Vec<u32>)>,
+}
+
+/// What a server could reuse that caches blocks of `server_block` tokens, stores a prompt at once,
+/// and always computes its last token. Requests that only fill the cache are stored like others.
+pub fn expected_hits(requests: &[PlannedRequest], server_block: u32) -> ExpectedHits {
     let server_block = server_block.max(1);
     let mut names = HashMap::new();
     let prompts: Vec<Vec<u32>> =
         requests.iter().map(|request| blocks(request, server_block, &mut names)).collect();
+    let unique = names.len();
     drop(names);
-    CAPACITIES
-        .iter()
-        .map(|capacity| (*capacity, hit(requests, &prompts, server_block, *capacity)))
-        .collect()
+    let of = |capacity| hits(requests, &prompts, server_block, capacity);
+    ExpectedHits {
+        infinite: of(unique),
+        lru: CAPACITIES.iter().map(|capacity| (*capacity, of(*capacity))).collect(),
+    }
 }
 
-fn hit(
+/// Part of the measured prompt tokens that `hits` are.
+pub fn token_hit(requests: &[PlannedRequest], hits: &[u32]) -> f64 {
+    let measured = requests.iter().zip(hits).filter(|(r, _)| r.phase == Phase::Measured);
+    let (hits, all) = measured.fold((0, 0), |(hits, all), (request, hit)| {
+        (hits + u64::from(*hit), all + u64::from(request.input_tokens))
+    });
+    if all > 0 { hits as f64 / all as f64 } else { 0.0 }
+}
+
+fn hits(
     requests: &[PlannedRequest],
     prompts: &[Vec<u32>],
     server_block: u32,
     capacity: usize,
-) -> f64 {
+) -> Vec<u32> {
     let mut cache = LruCache::new(capacity);
-    let (mut hits, mut all) = (0, 0);
-    for (request, prompt) in requests.iter().zip(prompts) {
+    let hit = |(request, prompt): (&PlannedRequest, &Vec<u32>)| {
         let hit = cache.admit(prompt.iter().map(|block| (*block, server_block)));
-        if request.phase == Phase::Measured {
-            // The last token is computed, and with it the block that it is in.
-            let most = (request.input_tokens.saturating_sub(1)) / server_block;
-            hits += (hit.blocks as u64).min(u64::from(most)) * u64::from(server_block);
-            all += u64::from(request.input_tokens);
-        }
-    }
-    if all > 0 { hits as f64 / all as f64 } else { 0.0 }
+        // The last token is computed, and with it the block that it is in.
+        let most = request.input_tokens.saturating_sub(1) / server_block;
+        (hit.blocks as u32).min(most) * server_block
+    };
+    requests.iter().zip(prompts).map(hit).collect()
 }
 
 /// The full blocks of a prompt as the server cuts it, by numbers that stand for their content and
@@ -102,9 +117,12 @@ mod tests {
     #[test]
     fn what_fills_the_cache_is_not_counted() {
         let plan = [request(&[1, 2], 8, Phase::Warmup), request(&[1, 2], 8, Phase::Measured)];
+        let expected = expected_hits(&plan, 8);
         // The last block holds the last token.
-        assert_eq!(lru_token_hits(&plan, 8)[0], (1_000, 0.5));
-        assert_eq!(lru_token_hits(&plan[1..], 8)[0], (1_000, 0.0));
+        assert_eq!(expected.infinite, [0, 8]);
+        assert_eq!(expected.lru[0], (1_000, vec![0, 8]));
+        assert_eq!(token_hit(&plan, &expected.infinite), 0.5);
+        assert_eq!(token_hit(&plan[1..], &expected_hits(&plan[1..], 8).infinite), 0.0);
     }
 
     proptest! {
@@ -116,9 +134,11 @@ mod tests {
         ) {
             let plan: Vec<PlannedRequest> =
                 prompts.iter().map(|numbers| request(numbers, size, Phase::Measured)).collect();
-            let hits = lru_token_hits(&plan, server_block);
+            let expected = expected_hits(&plan, server_block);
             let ideal = ideal_hits(&plan, server_block).server_token_hit;
-            prop_assert!((hits[0].1 - ideal).abs() < 1e-12, "{} is not {ideal}", hits[0].1);
+            let infinite = token_hit(&plan, &expected.infinite);
+            prop_assert!((infinite - ideal).abs() < 1e-12, "{infinite} is not {ideal}");
+            prop_assert_eq!(&expected.lru[0].1, &expected.infinite);
         }
     }
 }

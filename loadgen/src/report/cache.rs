@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
-use crate::expected::lru_token_hits;
-use crate::plan::{IdealHits, ideal_hits};
+use crate::expected::{ExpectedHits, token_hit};
+use crate::plan::ideal_hits;
 
 /// Expected and observed hits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,11 +35,12 @@ pub struct LruHit {
     pub token_hit: f64,
 }
 
-/// Compares the requests that were offered with the server's counts.
-pub fn cache(run: &Measured<'_>, server_block_tokens: u32) -> CacheReport {
-    let offered = &run.plan.requests[..run.plan.requests.len() - run.outcome.unsent];
-    let IdealHits { block_hit, token_hit, server_token_hit } =
-        ideal_hits(offered, server_block_tokens);
+/// Compares the requests that were offered, and what of them was `expected` to be reused, with the
+/// server's counts.
+pub fn cache(run: &Measured<'_>, expected: &ExpectedHits, server_block_tokens: u32) -> CacheReport {
+    let offered = run.sent_plan();
+    let ideal = ideal_hits(offered, server_block_tokens);
+    let server_token_hit = ideal.server_token_hit;
     let usages = run.completed().filter_map(|r| r.reply.usage);
     let (mut cached, mut prompt) = (0, 0);
     for usage in usages {
@@ -50,13 +51,14 @@ pub fn cache(run: &Measured<'_>, server_block_tokens: u32) -> CacheReport {
     }
     let observed = (prompt > 0).then(|| cached as f64 / prompt as f64);
     CacheReport {
-        ideal_block_hit: block_hit,
-        ideal_token_hit: token_hit,
+        ideal_block_hit: ideal.block_hit,
+        ideal_token_hit: ideal.token_hit,
         server_block_tokens,
         ideal_server_token_hit: server_token_hit,
-        lru_server_token_hit: lru_token_hits(offered, server_block_tokens)
-            .into_iter()
-            .map(|(blocks, token_hit)| LruHit { blocks, token_hit })
+        lru_server_token_hit: expected
+            .lru
+            .iter()
+            .map(|(blocks, hits)| LruHit { blocks: *blocks, token_hit: token_hit(offered, hits) })
             .collect(),
         observed_token_hit: observed,
         efficiency: observed.filter(|_| server_token_hit > 0.0).map(|hit| hit / server_token_hit),

@@ -7,6 +7,7 @@ use super::{
     FORMULAS, Limits, Mark, Report, SCHEMA_VERSION, SloBound, Workload, cache, counts, goodput, ms,
     samples, series, shapes, stages, timeline, verdict,
 };
+use crate::expected::expected_hits;
 use crate::intervals::Distribution;
 use crate::plan::Plan;
 use crate::record::RequestRecord;
@@ -55,6 +56,7 @@ impl Report {
     pub fn new(workload: Workload, plan: &Plan, outcome: &RunOutcome, limits: &Limits) -> Self {
         let run = Measured::new(plan, outcome, limits.warmup);
         let latency = latency(&run);
+        let expected = expected_hits(run.sent_plan(), limits.server_block_tokens);
         let lag_limit = limits.lag.unwrap_or_else(|| verdict::default_lag_limit(&latency));
         let schedule = schedule(&run, limits, lag_limit);
         let throughput = counts::throughput(&run);
@@ -76,7 +78,7 @@ impl Report {
             verdict: verdict::judge(&facts),
             cut_short: outcome.cut_short.clone(),
             counts: counts::counts(plan, outcome),
-            cache: cache::cache(&run, limits.server_block_tokens),
+            cache: cache::cache(&run, &expected, limits.server_block_tokens),
             goodput: goodput::goodput(&run.records, &limits.slos, run.span_s()),
             slos: limits.slos.iter().map(SloBound::of).collect(),
             stages: stages::stages(&run),
@@ -84,7 +86,7 @@ impl Report {
             marks: outcome.annotations.iter().map(Mark::of).collect(),
             client_cpu_cores: cores,
             formulas: FORMULAS.map(str::to_owned).to_vec(),
-            series: series::series(outcome),
+            series: series::series(&run, &expected),
             shapes: shapes::shapes(&run),
             timeline: timeline::timeline(outcome),
             samples: samples::samples(&run),

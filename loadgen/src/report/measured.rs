@@ -1,6 +1,6 @@
 //! The requests of a run that its figures are taken from.
 
-use crate::plan::{Phase, Plan};
+use crate::plan::{Phase, Plan, PlannedRequest};
 use crate::record::{FailureClass, RequestRecord};
 use crate::run::RunOutcome;
 use crate::units::NS_PER_S;
@@ -62,6 +62,11 @@ impl<'a> Measured<'a> {
         let over = |record: &&RequestRecord| !record.failed_as(FailureClass::Cancelled);
         let (records, cancelled) = kept.into_iter().partition(over);
         Self { plan, outcome, records, cancelled, from_ns, to_ns, window }
+    }
+
+    /// The planned requests that were offered, in the plan's order.
+    pub fn sent_plan(&self) -> &'a [PlannedRequest] {
+        &self.plan.requests[..self.plan.requests.len() - self.outcome.unsent]
     }
 
     /// The measured requests that were answered completely.

@@ -2,6 +2,7 @@
 //! one page of HTML.
 
 pub mod cache;
+pub mod cache_series;
 pub mod counts;
 mod figures;
 pub mod goodput;
@@ -15,6 +16,7 @@ pub mod samples;
 pub mod saved;
 pub mod series;
 pub mod shapes;
+pub mod stage_series;
 pub mod stages;
 pub mod table;
 pub mod timeline;

@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cache_series::{CacheSeries, cache_series};
+use super::measured::Measured;
+use super::stage_series::{StageSeries, stage_series};
 use super::{ms, round3};
+use crate::expected::ExpectedHits;
 use crate::quantile::quantile;
 use crate::record::RequestRecord;
-use crate::run::RunOutcome;
 use crate::units::NS_PER_S;
 
 /// The most bins of a series.
@@ -49,6 +52,12 @@ pub struct Series {
     pub ttft_ms: Band,
     /// Time per output token by intended time.
     pub tpot_ms: Band,
+    /// Where the time to first token went, if the server says.
+    #[serde(default)]
+    pub stages: Option<StageSeries>,
+    /// Prefix reuse, if there was something to reuse or the server says.
+    #[serde(default)]
+    pub cache: Option<CacheSeries>,
 }
 
 impl Series {
@@ -58,12 +67,17 @@ impl Series {
         let bands =
             [&self.ttft_ms, &self.tpot_ms].into_iter().flat_map(|b| [&b.p50, &b.p90, &b.p99]);
         let mut lengths = counts.map(Vec::len).into_iter().chain(bands.map(Vec::len));
-        lengths.all(|len| len == self.from_s.len()) && self.tokens.len() == self.from_s.len()
+        let bins = self.from_s.len();
+        lengths.all(|len| len == bins)
+            && self.tokens.len() == bins
+            && self.stages.as_ref().is_none_or(|stages| stages.is_whole(bins))
+            && self.cache.as_ref().is_none_or(|cache| cache.is_whole(bins))
     }
 }
 
 /// Puts all requests of a run into bins, warm-up and drain included.
-pub fn series(outcome: &RunOutcome) -> Series {
+pub fn series(run: &Measured<'_>, expected: &ExpectedHits) -> Series {
+    let outcome = run.outcome;
     let all: Vec<&RequestRecord> = outcome.records.iter().chain(&outcome.cancelled).collect();
     let Some(first_ns) = all.iter().map(|r| r.intended_ns).min() else { return Series::default() };
     let start_ns = first_ns.min(0);
@@ -100,6 +114,8 @@ pub fn series(outcome: &RunOutcome) -> Series {
         tokens,
         ttft_ms: band(&ttft),
         tpot_ms: band(&tpot),
+        stages: stage_series(&bins, &all),
+        cache: cache_series(&bins, &all, run.sent_plan(), expected),
     }
 }
 
@@ -111,7 +127,8 @@ pub(super) struct Bins {
 }
 
 impl Bins {
-    fn new(start_ns: i64, end_ns: i64, requests: usize) -> Self {
+    /// Bins from `start_ns` to `end_ns` that hold some of so many requests each.
+    pub(super) fn new(start_ns: i64, end_ns: i64, requests: usize) -> Self {
         let wanted = (requests as f64 / BIN_REQUESTS).clamp(BINS_MIN, BINS_MAX);
         let width_ns = round_up((end_ns - start_ns).max(1) as f64 / wanted).max(1.0) as i64;
         let count = ((end_ns - start_ns) / width_ns + 1) as usize;
@@ -125,6 +142,17 @@ impl Bins {
 
     fn from_s(&self, place: usize) -> f64 {
         (self.start_ns + place as i64 * self.width_ns) as f64 / NS_PER_S as f64
+    }
+
+    /// Adds up what falls into each bin.
+    pub(super) fn sum(&self, values: impl Iterator<Item = (i64, f64)>) -> Vec<f64> {
+        let mut sums = vec![0.0; self.count];
+        for (at_ns, value) in values {
+            if let Some(place) = self.of(at_ns) {
+                sums[place] += value;
+            }
+        }
+        sums
     }
 
     fn band(&self, values: impl Iterator<Item = (i64, f64)>) -> Band {
@@ -173,14 +201,20 @@ fn round_up(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::measured::tests::outcome;
+    use super::super::measured::tests::{measured, outcome, plan};
     use super::*;
+    use crate::run::RunOutcome;
+
+    fn of(run: &RunOutcome) -> Series {
+        let plan = plan(run.records.len());
+        series(&measured(&plan, run), &ExpectedHits::default())
+    }
 
     #[test]
     fn every_request_is_in_one_bin() {
         // Due every 10 ms, first token 50 ms later, over 90 ms later.
         let run = outcome(400, |_| 0);
-        let series = series(&run);
+        let series = of(&run);
         assert_eq!(series.bin_s, 0.5);
         assert_eq!(series.from_s.first(), Some(&0.0));
         let sum = |counts: &[u32]| counts.iter().sum::<u32>();
@@ -198,11 +232,7 @@ mod tests {
             let bins = Bins::new(0, seconds * NS_PER_S, requests);
             assert!((6..=122).contains(&bins.count), "{} bins of {seconds} s", bins.count);
         }
-        assert_eq!(series_of_nothing(), Series::default());
+        assert_eq!(of(&RunOutcome::default()), Series::default());
         assert_eq!((round_up(0.3), round_up(5.0), round_up(5.1)), (0.5, 5.0, 10.0));
-    }
-
-    fn series_of_nothing() -> Series {
-        series(&RunOutcome::default())
     }
 }

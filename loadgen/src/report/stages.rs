@@ -105,7 +105,7 @@ fn mean_of(
 }
 
 /// The names of all parts: those of the request that has most of them, then what others add.
-fn names(split: &[Split]) -> Vec<String> {
+pub(super) fn names(split: &[Split]) -> Vec<String> {
     let longest = split.iter().max_by_key(|split| split.parts.len());
     let mut names: Vec<String> = Vec::new();
     for (name, _) in longest.into_iter().chain(split).flat_map(|split| &split.parts) {
@@ -120,13 +120,15 @@ fn names(split: &[Split]) -> Vec<String> {
 }
 
 /// One request's time to first token and its parts.
-struct Split {
-    ttft_ms: f64,
+pub(super) struct Split {
+    /// From the intended time.
+    pub(super) ttft_ms: f64,
     parts: Vec<(String, f64)>,
 }
 
 impl Split {
-    fn of(record: &RequestRecord) -> Option<Self> {
+    /// The parts of one request; none if the server did not say.
+    pub(super) fn of(record: &RequestRecord) -> Option<Self> {
         let timings = record.reply.timings.as_ref()?;
         let ttft_ms = ms(record.ttft_ns(record.intended_ns)?);
         let wait_ms = ms(record.written_ns? - record.intended_ns).clamp(0.0, ttft_ms);
@@ -144,7 +146,8 @@ impl Split {
         Some(Self { ttft_ms, parts })
     }
 
-    fn of_name(&self, name: &str) -> f64 {
+    /// How long the part of this name took.
+    pub(super) fn of_name(&self, name: &str) -> f64 {
         self.parts.iter().find(|(part, _)| part == name).map_or(0.0, |(_, took)| *took)
     }
 

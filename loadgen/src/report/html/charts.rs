@@ -114,11 +114,13 @@ pub(super) fn render(report: &Report, out: &mut String) {
     ] {
         over_time(report, (name, chart), band, out);
     }
+    cache_over_time(report, out);
     line!(out, "</div><h2>Distributions</h2><div class=\"grid\">");
     shape("Time to first token", "ttft_shape", &report.shapes.ttft, out);
     shape("Time per output token", "tpot_shape", &report.shapes.tpot, out);
     line!(out, "</div><h2>Where the time goes</h2><div class=\"grid\">");
     stages(report, out);
+    stages_over_time(report, out);
     lanes(report, out);
     line!(out, "</div>");
 }
@@ -265,6 +267,76 @@ fn stages(report: &Report, out: &mut String) {
     };
     let rows: Vec<Vec<String>> = stages.groups.iter().map(row).collect();
     figure.render(&header, &rows, out);
+}
+
+fn stages_over_time(report: &Report, out: &mut String) {
+    let series = &report.series;
+    // Without stages the figure above says why there is nothing to draw.
+    let Some(stages) = &series.stages else { return };
+    let names = stages.names.iter().map(String::as_str);
+    let header: Vec<&str> = ["from, s", "requests", "TTFT ms"].into_iter().chain(names).collect();
+    let row = |place: usize| {
+        let head = [
+            number(Some(series.from_s[place])),
+            stages.requests[place].to_string(),
+            number(stages.ttft_ms[place]),
+        ];
+        head.into_iter().chain(stages.parts_ms.iter().map(|part| number(part[place]))).collect()
+    };
+    let rows: Vec<Vec<String>> = (0..series.from_s.len()).map(row).collect();
+    let caption = format!(
+        "Mean of each stage of the requests that were due in each {} s; together they are the mean \
+         TTFT.",
+        number(Some(series.bin_s))
+    );
+    let title = "Stages of the time to first token over time";
+    Figure { chart: "stages_time", title, caption, class: "", wide: true, empty: None }
+        .render(&header, &rows, out);
+}
+
+fn cache_over_time(report: &Report, out: &mut String) {
+    let series = &report.series;
+    let title = "Prefix cache: expected against observed hits over time";
+    let chart = "cache_time";
+    let Some(cache) = &series.cache else {
+        let caption = "Part of the prompt tokens that was cached.".to_owned();
+        let empty = Some("No prompt began like one before it, and the server reported no hits.");
+        return Figure { chart, title, caption, class: "", wide: true, empty }.render(
+            &[],
+            &[],
+            out,
+        );
+    };
+    let lru: Vec<String> = cache.lru.iter().map(|lru| format!("LRU {} %", lru.blocks)).collect();
+    let header: Vec<&str> = ["from, s", "expected %"]
+        .into_iter()
+        .chain(lru.iter().map(String::as_str))
+        .chain(["observed %"])
+        .collect();
+    let percent = |values: &[Option<f64>], place: usize| number(values[place].map(|v| 100.0 * v));
+    let row = |place: usize| {
+        let head = [number(Some(series.from_s[place])), percent(&cache.infinite, place)];
+        let lru = cache.lru.iter().map(|lru| percent(&lru.token_hit, place));
+        head.into_iter().chain(lru).chain([percent(&cache.observed, place)]).collect()
+    };
+    let rows: Vec<Vec<String>> = (0..series.from_s.len()).map(row).collect();
+    let large = cache.enough().map_or_else(String::new, |blocks| {
+        format!(" With {blocks} blocks or more an LRU cache hits the same and is not drawn.")
+    });
+    let silent = if cache.observed.iter().all(Option::is_none) {
+        " The server reported no hits."
+    } else {
+        ""
+    };
+    let caption = format!(
+        "Part of the prompt tokens due in each {} s that was cached: expected of a cache that keeps \
+         everything and of LRU caches, in blocks of {} tokens, beside what the server \
+         reported.{large}{silent}",
+        number(Some(series.bin_s)),
+        report.cache.server_block_tokens
+    );
+    Figure { chart, title, caption, class: "", wide: true, empty: None }
+        .render(&header, &rows, out);
 }
 
 fn lanes(report: &Report, out: &mut String) {
