@@ -1,20 +1,19 @@
 //! The workers that serve this gateway's model, as their presence and this gateway know them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bus::PresenceEvent;
-use protocol::{BLOCK_TOKENS, FileDigest, WorkerId, WorkerState};
-use scheduling::admission::{self, AdmissionLimits, AdmitError};
-use scheduling::route::{
-    Choice, Disaggregate, Need, Pending, Placement, RouteError, WorkerView, place,
-};
+use protocol::{FileDigest, WorkerId, WorkerState};
+use scheduling::admission::{self, AdmissionLimits, AdmitError, Moment};
+use scheduling::route::{Disaggregate, Ledger, Need, Placement, RouteError, WorkerView, place};
 
+pub use self::load::Load;
+use self::load::loads;
 use crate::history::{Change, History};
 
-/// A job sent this shortly before a worker's state arrived is not in that state yet.
-const PENDING_FOR: Duration = Duration::from_millis(100);
+mod load;
 
 /// What is known of the workers; cheap to clone.
 ///
@@ -26,8 +25,9 @@ pub struct Fleet {
     known: Arc<Mutex<Known>>,
 }
 
-#[derive(Default)]
 struct Known {
+    /// What the views count their milliseconds from.
+    started: Instant,
     /// Sorted by worker.
     views: Vec<WorkerView>,
     members: BTreeMap<WorkerId, Member>,
@@ -43,7 +43,8 @@ struct Member {
     state: WorkerState,
     /// When it said so.
     seen: Instant,
-    sent: VecDeque<(Instant, Pending)>,
+    /// What this gateway has there.
+    ledger: Ledger,
 }
 
 /// The fleet as people want to see it.
@@ -63,7 +64,7 @@ impl Fleet {
     /// No workers yet. Only those that serve exactly `files` will be used.
     pub fn new(files: FileDigest) -> Self {
         let unseen = Some("presence of workers is not followed yet".to_owned());
-        Self { files, known: Arc::new(Mutex::new(Known { unseen, ..Known::default() })) }
+        Self { files, known: Arc::new(Mutex::new(Known::new(unseen))) }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -119,7 +120,9 @@ impl Fleet {
         left_ms: u64,
         limits: &AdmissionLimits,
     ) -> Result<(), AdmitError> {
-        admission::admit(need, &self.known().views, inflight, left_ms, limits)
+        let known = self.known();
+        let moment = Moment { now_ms: known.now_ms(), left_ms };
+        admission::admit(need, &known.views, inflight, moment, limits)
     }
 
     /// Chooses where a request runs, and counts it there until it is [`release`](Self::release)d
@@ -131,7 +134,7 @@ impl Fleet {
         policy: Disaggregate,
     ) -> Result<(Placement, Vec<Load>), RouteError> {
         let mut known = self.known();
-        let placement = place(need, &known.views, avoid, policy)?;
+        let placement = place(need, &known.views, avoid, policy, known.now_ms())?;
         let loads = loads(&placement.chosen().choice, need);
         for load in &loads {
             known.count(load);
@@ -170,33 +173,46 @@ impl Fleet {
 
     /// When it makes sense to come back after a refusal.
     pub fn retry_after(&self) -> Duration {
-        let wait_ms = admission::retry_after_ms(&self.known().views);
+        let known = self.known();
+        let wait_ms = admission::retry_after_ms(&known.views, known.now_ms());
         Duration::from_millis(u64::from(wait_ms))
     }
 }
 
 impl Known {
+    fn new(unseen: Option<String>) -> Self {
+        Self {
+            started: Instant::now(),
+            views: Vec::new(),
+            members: BTreeMap::new(),
+            unseen,
+            strangers: BTreeSet::new(),
+            history: History::default(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
     /// Returns the worker if another process of that name was known.
     fn up(&mut self, state: WorkerState) -> Option<WorkerId> {
-        let now = Instant::now();
+        let (now, now_ms) = (Instant::now(), self.now_ms());
         let worker = state.worker.clone();
         let before = self.members.get(&worker).map(|member| &member.state);
         self.history.seen(before, &state, SystemTime::now());
         let restarted = before.is_some_and(|before| before.epoch != state.epoch);
-        let fresh = || Member { state: state.clone(), seen: now, sent: VecDeque::new() };
+        let fresh = || Member { state: state.clone(), seen: now, ledger: Ledger::default() };
         let member = self.members.entry(worker.clone()).or_insert_with(fresh);
         if restarted {
-            member.sent.clear();
+            member.ledger.clear();
         }
-        member.sent.retain(|(at, _)| now.duration_since(*at) < PENDING_FOR);
-        let pending = member.sent.iter().fold(Pending::default(), |sum, (_, sent)| Pending {
-            prefills: sum.prefills + sent.prefills,
-            decodes: sum.decodes + sent.decodes,
-            prompt_tokens: sum.prompt_tokens + sent.prompt_tokens,
-            pages: sum.pages + sent.pages,
-        });
-        let view = WorkerView::new(&state, pending);
+        let pending = member.ledger.untold(&state, now_ms);
+        let mut view = WorkerView::new(&state, pending, now_ms);
         (member.state, member.seen) = (state, now);
+        if !view.is_measured() {
+            view.assume(self.views.iter().filter(|other| other.worker != worker));
+        }
         match self.find(&worker) {
             Ok(at) => self.views[at] = view,
             Err(at) => {
@@ -230,59 +246,22 @@ impl Known {
     }
 
     fn count(&mut self, load: &Load) {
-        let now = Instant::now();
-        if let Some(member) = self.members.get_mut(&load.worker) {
-            while member.sent.front().is_some_and(|(at, _)| PENDING_FOR < now.duration_since(*at)) {
-                member.sent.pop_front();
-            }
-            member.sent.push_back((now, load.pending));
-        }
+        let now_ms = self.now_ms();
+        let Some(member) = self.members.get_mut(&load.worker) else { return };
+        member.ledger.send(load.pending, now_ms);
         if let Ok(at) = self.find(&load.worker) {
-            self.views[at].add(load.pending);
+            self.views[at].add(load.pending, now_ms);
         }
     }
 
+    /// Takes back what is left of a load; nothing where the process that had it is gone.
     fn release(&mut self, load: &Load) {
-        if let Some(member) = self.members.get_mut(&load.worker)
-            && let Some(at) = member.sent.iter().position(|(_, sent)| *sent == load.pending)
-        {
-            member.sent.remove(at);
-        }
+        let now_ms = self.now_ms();
+        let Some(member) = self.members.get_mut(&load.worker) else { return };
+        let Some(left) = member.ledger.done(load.pending) else { return };
         if let Ok(at) = self.find(&load.worker) {
-            self.views[at].remove(load.pending);
+            self.views[at].remove(left, now_ms);
         }
-    }
-}
-
-/// Work that this gateway gave to a worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// To whom.
-    pub worker: WorkerId,
-    /// How much.
-    pub pending: Pending,
-}
-
-impl Load {
-    /// What is left of a load when its prompt is computed: it generates, if it is to.
-    pub fn after_prompt(&self, generates: bool) -> Option<Self> {
-        let pages = self.pending.pages;
-        let pending = Pending { decodes: 1, pages, ..Pending::default() };
-        generates.then(|| Self { worker: self.worker.clone(), pending })
-    }
-}
-
-fn loads(choice: &Choice, need: &Need) -> Vec<Load> {
-    let pages = need.tokens.div_ceil(BLOCK_TOKENS as u32) + 1;
-    let prompt_tokens = u64::from(need.tokens);
-    let prefill = Pending { prefills: 1, prompt_tokens, pages, decodes: 0 };
-    let decode = Pending { decodes: 1, pages, ..Pending::default() };
-    let load = |worker: &WorkerId, pending| Load { worker: worker.clone(), pending };
-    match choice {
-        Choice::Split { prefill: first, decode: then } => {
-            vec![load(first, prefill), load(then, decode)]
-        }
-        Choice::Whole { worker } => vec![load(worker, prefill)],
     }
 }
 
@@ -296,6 +275,7 @@ pub(crate) fn test_state(name: &str, role: protocol::Role) -> WorkerState {
         worker: name.parse().unwrap(),
         role,
         prefill_share: 0.5,
+        step_tokens: 256,
         epoch: 1,
         ready: true,
         draining: false,
@@ -306,7 +286,9 @@ pub(crate) fn test_state(name: &str, role: protocol::Role) -> WorkerState {
         device: "cpu".to_owned(),
         queued_sequences: 0,
         queued_tokens: 0,
+        queued_pairs: 0,
         running_sequences: 0,
+        running_tokens: 0,
         sequences_max: 8,
         pool: PoolState { free: 128, total: 128, ..PoolState::default() },
         speed: Speed::default(),
@@ -355,6 +337,21 @@ mod tests {
             assert_eq!(placed.0.chosen().choice.to_string(), "p1>d");
             placed.1.iter().for_each(|load| fleet.release(load));
         }
+    }
+
+    #[test]
+    fn who_has_measured_nothing_is_taken_for_another_of_the_fleet() {
+        use protocol::{Speed, StepCost};
+
+        let cost = |item_us| StepCost { item_us, steps: 50, ..StepCost::default() };
+        let speed = Speed { prefill: cost(100.0), decode: StepCost::default() };
+        let fleet = fleet(vec![
+            WorkerState { speed, ..state("p1", Role::Prefill) },
+            state("p2", Role::Prefill),
+        ]);
+        let known = fleet.known();
+        assert_eq!(known.views[1].speed.prefill.item_us, 100.0);
+        assert_eq!(known.views[0].speed.decode, known.views[1].speed.decode);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use bus::{Bus, BusOptions, Context, PresenceEvent};
 use chassis::SettingsArgs;
 use comfy_table::{Table, presets};
-use protocol::{StoreStatus, StoreStatusReply, WorkerState};
+use protocol::{StepCost, StoreStatus, StoreStatusReply, WorkerState};
 use serde_json::{Value, json};
 
 use crate::{console, up};
@@ -117,13 +117,19 @@ fn worker_json(state: &WorkerState) -> Value {
             "free": pool.free, "cached": pool.cached, "leased": pool.leased,
             "total": pool.total, "leaked": pool.leaked,
         },
-        "speed": {
-            "step_us": speed.step_us,
-            "prefill_token_us": speed.prefill_token_us,
-            "decode_sequence_us": speed.decode_sequence_us,
-        },
+        "speed": { "prefill": cost_json(&speed.prefill), "decode": cost_json(&speed.decode) },
         "health_address": state.health_address,
     })
+}
+
+/// `null` until the worker has measured it.
+fn cost_json(cost: &StepCost) -> Value {
+    let StepCost { step_us, item_us, pair_us, error, steps } = cost;
+    match cost.is_measured() {
+        true => json!({ "step_us": step_us, "item_us": item_us, "pair_us": pair_us,
+                        "error": error, "steps": steps }),
+        false => Value::Null,
+    }
 }
 
 fn store_json(reply: StoreStatusReply) -> Value {
@@ -136,11 +142,15 @@ fn worker_table(workers: &BTreeMap<String, WorkerState>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header([
         "worker", "role", "state", "model", "device", "running", "queued", "free", "cached",
-        "leased", "leaked", "of pages", "step", "prefill", "decode",
+        "leased", "leaked", "of pages", "prefill", "decode",
     ]);
-    let speed = |us: f32, unit: &str| match us {
-        unknown if unknown <= 0.0 => "-".to_owned(),
-        us => format!("{:.2} ms{unit}", us / 1e3),
+    let speed = |cost: &StepCost, unit: &str| match cost.is_measured() {
+        false => "-".to_owned(),
+        true => {
+            let StepCost { step_us, item_us, error, .. } = cost;
+            let (step_ms, item_ms) = (step_us / 1e3, item_us / 1e3);
+            format!("{step_ms:.2} + {item_ms:.3} ms{unit} ± {:.0} %", error * 100.0)
+        }
     };
     for (name, state) in workers {
         let WorkerState { pool, speed: fitted, .. } = state;
@@ -157,9 +167,8 @@ fn worker_table(workers: &BTreeMap<String, WorkerState>) -> String {
             pool.leased.to_string(),
             pool.leaked.to_string(),
             pool.total.to_string(),
-            speed(fitted.step_us, ""),
-            speed(fitted.prefill_token_us, "/tok"),
-            speed(fitted.decode_sequence_us, "/seq"),
+            speed(&fitted.prefill, "/tok"),
+            speed(&fitted.decode, "/seq"),
         ]);
     }
     if workers.is_empty() { "no workers".to_owned() } else { table.to_string() }

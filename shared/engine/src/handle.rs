@@ -158,6 +158,11 @@ impl EngineHandle {
         self.command(Command::Export { key, from, to }).await
     }
 
+    /// Most tokens of a step.
+    pub fn step_tokens(&self) -> usize {
+        self.gate.step_tokens()
+    }
+
     /// Pool, load, speed and times, for presence and metrics: at most [`crate::stepper::HOUSEKEEPING`]
     /// and one step old.
     pub fn report(&self) -> Arc<Report> {

@@ -24,7 +24,7 @@ pub use error::{ErrorClass, Refusal};
 pub use frame::{BlockFrame, FrameError};
 pub use ids::{Attempt, GatewayId, IdError, RequestId, RequestKey, TokenId, WorkerId};
 pub use job::{Answer, Job, Leg, Sampling, Stopping};
-pub use presence::{PoolState, Role, Speed, WorkerState};
+pub use presence::{PoolState, Role, Speed, StepCost, WorkerState};
 pub use store::{
     Discard, Ensure, Lookup, LookupReply, Release, StoreReady, StoreStatus, StoreStatusReply,
 };

@@ -33,8 +33,10 @@ pub struct WorkerState {
     pub worker: WorkerId,
     /// Its assignment.
     pub role: Role,
-    /// Share of a step's token budget open to prefill, 0 to 1.
+    /// Share of a step's token budget open to prefill while it generates, 0 to 1.
     pub prefill_share: f32,
+    /// Most tokens of a step.
+    pub step_tokens: u32,
     /// When this process started, in milliseconds since the Unix epoch: tells a restart.
     pub epoch: u64,
     /// True when it would take a job now.
@@ -55,8 +57,12 @@ pub struct WorkerState {
     pub queued_sequences: u32,
     /// Prompt tokens accepted and not yet computed.
     pub queued_tokens: u64,
+    /// Pairs of such a token and an earlier one of its sequence: what attention has to look at.
+    pub queued_pairs: u64,
     /// Sequences that are generating.
     pub running_sequences: u32,
+    /// Tokens that these have by now.
+    pub running_tokens: u64,
     /// Most sequences in one step.
     pub sequences_max: u32,
     /// KV pages.
@@ -94,13 +100,38 @@ pub struct PoolState {
     pub leaked: u32,
 }
 
-/// A worker's own estimate of its speed, fitted to its steps; 0 where nothing was measured yet.
+/// A worker's own estimate of its speed, fitted to its steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
-    /// Microseconds of any step.
+    /// Steps that compute prompts: an item is a prompt token.
+    pub prefill: StepCost,
+    /// Steps that only generate: an item is a sequence.
+    pub decode: StepCost,
+}
+
+/// What a step takes, in microseconds; none of it is negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StepCost {
+    /// Of any such step.
     pub step_us: f32,
-    /// Microseconds per prompt token in a step.
-    pub prefill_token_us: f32,
-    /// Microseconds per generating sequence in a step.
-    pub decode_sequence_us: f32,
+    /// Per item in it.
+    pub item_us: f32,
+    /// Per pair of an item and an earlier token that it attends to.
+    pub pair_us: f32,
+    /// How far predictions made before a step were off lately, as a share of what it took.
+    pub error: f32,
+    /// Steps that this rests on; the rest means nothing while it is 0.
+    pub steps: u64,
+}
+
+impl StepCost {
+    /// What `steps` of them with so many items and pairs in all take.
+    pub fn us(&self, steps: f32, items: f32, pairs: f32) -> f32 {
+        steps * self.step_us + items * self.item_us + pairs * self.pair_us
+    }
+
+    /// True when there was something to fit.
+    pub fn is_measured(&self) -> bool {
+        0 < self.steps
+    }
 }

@@ -58,11 +58,14 @@ fn refusal() -> Refusal {
     Refusal::new(ErrorClass::Overloaded, "64 sequences are waiting")
 }
 
+const COST: StepCost = StepCost { step_us: 1.0, item_us: 2.0, pair_us: 3.0, error: 0.5, steps: 4 };
+
 fn state() -> WorkerState {
     WorkerState {
         worker: worker(),
         role: Role::Prefill,
         prefill_share: 1.0,
+        step_tokens: 256,
         epoch: 6,
         ready: true,
         draining: false,
@@ -73,10 +76,12 @@ fn state() -> WorkerState {
         device: "cpu".into(),
         queued_sequences: 1,
         queued_tokens: 2,
+        queued_pairs: 0,
         running_sequences: 3,
+        running_tokens: 0,
         sequences_max: 32,
         pool: PoolState { free: 1, cached: 2, leased: 3, total: 6, leaked: 0 },
-        speed: Speed { step_us: 1.0, prefill_token_us: 2.0, decode_sequence_us: 3.0 },
+        speed: Speed { prefill: COST, decode: StepCost { item_us: 5.0, ..COST } },
         health_address: "127.0.0.1:9090".into(),
     }
 }

@@ -99,17 +99,27 @@ impl From<AdmitError> for Refusal {
 const RETRY_AFTER_MIN_MS: u32 = 1_000;
 const RETRY_AFTER_MAX_MS: u32 = 30_000;
 
-/// Admits or refuses one more generation, `left_ms` before its deadline.
+/// When a request asks to start, and by when it must be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Now, by the clock that the views go by.
+    pub now_ms: u64,
+    /// To the deadline.
+    pub left_ms: u64,
+}
+
+/// Admits or refuses one more generation at this `moment`.
 ///
-/// Predictions refuse only where the workers measured their own speed: an assumed one must not
-/// turn work away.
+/// Predictions refuse only where workers measured their own speed, and only what comes too late
+/// even if a prediction is as wrong as theirs usually are: an assumption turns no work away.
 pub fn admit(
     need: &Need,
     views: &[WorkerView],
     inflight: usize,
-    left_ms: u64,
+    moment: Moment,
     limits: &AdmissionLimits,
 ) -> Result<(), AdmitError> {
+    let Moment { now_ms, left_ms } = moment;
     if left_ms == 0 {
         return Err(AdmitError::Expired);
     }
@@ -125,7 +135,7 @@ pub fn admit(
             tokens_max: tokens_max(views),
         });
     }
-    let retry_after_ms = retry_after_ms(views);
+    let retry_after_ms = retry_after_ms(views, now_ms);
     let inflight_max = limits.inflight_max;
     if inflight_max <= inflight {
         return Err(AdmitError::Inflight { inflight, inflight_max, retry_after_ms });
@@ -134,10 +144,7 @@ pub fn admit(
     if open().next().is_none() {
         return Err(AdmitError::Full { workers: fitting().count(), retry_after_ms });
     }
-    let predict = |view: &WorkerView| {
-        let (queue_ms, prefill_ms) = view.first_token_ms(need);
-        if view.measured { (queue_ms + prefill_ms) as u64 } else { 0 }
-    };
+    let predict = |view: &WorkerView| view.certain_first_token_ms(need, now_ms) as u64;
     let predicted_ms = open().map(predict).min().unwrap_or(0);
     if left_ms < predicted_ms {
         return Err(AdmitError::TooLate { predicted_ms, left_ms, retry_after_ms });
@@ -155,21 +162,28 @@ pub fn tokens_max(views: &[WorkerView]) -> u32 {
 }
 
 /// When the shortest queue will be empty, at least a second and at most half a minute.
-pub fn retry_after_ms(views: &[WorkerView]) -> u32 {
+pub fn retry_after_ms(views: &[WorkerView], now_ms: u64) -> u32 {
     let none = Need { tokens: 1, cached_tokens: 0, output_tokens: 1 };
-    let queue = |view: &WorkerView| view.first_token_ms(&none).0 as u32;
+    let queue = |view: &WorkerView| view.first_token_ms(&none, now_ms).0 as u32;
     let shortest = views.iter().filter(|view| view.ready).map(queue).min().unwrap_or(0);
     shortest.clamp(RETRY_AFTER_MIN_MS, RETRY_AFTER_MAX_MS)
 }
 
 #[cfg(test)]
 mod tests {
-    use protocol::{Role, Speed};
+    use protocol::{Role, Speed, StepCost};
 
     use super::*;
 
     const LIMITS: AdmissionLimits = AdmissionLimits { inflight_max: 4, queue_sequences_max: 8 };
     const NEED: Need = Need { tokens: 100, cached_tokens: 0, output_tokens: 20 };
+
+    const COST: StepCost =
+        StepCost { step_us: 1_000.0, item_us: 1_000.0, pair_us: 0.0, error: 0.0, steps: 100 };
+
+    fn left(left_ms: u64) -> Moment {
+        Moment { now_ms: 0, left_ms }
+    }
 
     fn view(name: &str) -> WorkerView {
         WorkerView {
@@ -177,38 +191,42 @@ mod tests {
             role: Role::Prefill,
             ready: true,
             context_tokens: 1_024,
+            step_tokens: 256,
+            prefill_share: 1.0,
             queued_sequences: 0,
             queued_tokens: 0,
+            queued_pairs: 0,
+            queued_since_ms: 0,
             running_sequences: 0,
+            running_tokens: 0,
             sequences_max: 8,
             pages_total: 64,
             pages_open: 64,
-            speed: Speed { step_us: 1_000.0, prefill_token_us: 1_000.0, decode_sequence_us: 500.0 },
-            measured: true,
+            speed: Speed { prefill: COST, decode: COST },
         }
     }
 
     #[test]
     fn an_idle_worker_admits() {
-        assert_eq!(admit(&NEED, &[view("a")], 0, 10_000, &LIMITS), Ok(()));
+        assert_eq!(admit(&NEED, &[view("a")], 0, left(10_000), &LIMITS), Ok(()));
     }
 
     #[test]
     fn nobody_ready_is_worth_a_retry() {
         let busy = WorkerView { ready: false, ..view("a") };
-        let error = admit(&NEED, &[busy], 0, 10_000, &LIMITS).unwrap_err();
+        let error = admit(&NEED, &[busy], 0, left(10_000), &LIMITS).unwrap_err();
         assert_eq!((error.class(), error.retry_after_ms()), (ErrorClass::Retry, Some(1_000)));
     }
 
     #[test]
     fn a_sequence_that_fits_nowhere_is_invalid_with_both_numbers() {
         let need = Need { tokens: 1_100, ..NEED };
-        let error = admit(&need, &[view("a")], 0, 10_000, &LIMITS).unwrap_err();
+        let error = admit(&need, &[view("a")], 0, left(10_000), &LIMITS).unwrap_err();
         assert_eq!(error.class(), ErrorClass::Invalid);
         assert!(error.to_string().contains("1100") && error.to_string().contains("1024"));
         let small_pool = WorkerView { pages_total: 7, ..view("a") };
         assert!(matches!(
-            admit(&NEED, &[small_pool], 0, 10_000, &LIMITS),
+            admit(&NEED, &[small_pool], 0, left(10_000), &LIMITS),
             Err(AdmitError::TooLong { tokens_max: 112, .. })
         ));
     }
@@ -218,12 +236,12 @@ mod tests {
         let busy = WorkerView { queued_sequences: 8, queued_tokens: 5_000, ..view("a") };
         let busier = WorkerView { queued_sequences: 9, queued_tokens: 90_000, ..view("b") };
         let views = [busy, busier];
-        let error = admit(&NEED, &views, 0, 100_000, &LIMITS).unwrap_err();
+        let error = admit(&NEED, &views, 0, left(100_000), &LIMITS).unwrap_err();
         assert!(
-            matches!(error, AdmitError::Full { workers: 2, retry_after_ms: 5_020 }),
+            matches!(error, AdmitError::Full { workers: 2, retry_after_ms: 5_019 }),
             "{error:?}"
         );
-        let error = admit(&NEED, &[view("a")], 4, 10_000, &LIMITS).unwrap_err();
+        let error = admit(&NEED, &[view("a")], 4, left(10_000), &LIMITS).unwrap_err();
         assert!(matches!(error, AdmitError::Inflight { retry_after_ms: 1_000, .. }));
         assert_eq!(error.class(), ErrorClass::Overloaded);
     }
@@ -231,10 +249,14 @@ mod tests {
     #[test]
     fn what_cannot_meet_its_deadline_is_refused_but_never_on_assumed_speeds() {
         let busy = WorkerView { queued_tokens: 50_000, ..view("a") };
-        let error = admit(&NEED, std::slice::from_ref(&busy), 0, 10_000, &LIMITS).unwrap_err();
+        let error =
+            admit(&NEED, std::slice::from_ref(&busy), 0, left(10_000), &LIMITS).unwrap_err();
         assert!(matches!(error, AdmitError::TooLate { left_ms: 10_000, .. }));
-        let assumed = WorkerView { measured: false, ..busy };
-        assert_eq!(admit(&NEED, &[assumed], 0, 10_000, &LIMITS), Ok(()));
-        assert_eq!(admit(&NEED, &[view("a")], 0, 0, &LIMITS), Err(AdmitError::Expired));
+        let with = |prefill| WorkerView { speed: Speed { prefill, decode: COST }, ..busy.clone() };
+        let assumed = with(StepCost { steps: 0, ..COST });
+        assert_eq!(admit(&NEED, &[assumed], 0, left(10_000), &LIMITS), Ok(()));
+        let unsure = with(StepCost { error: 5.0, ..COST });
+        assert_eq!(admit(&NEED, &[unsure], 0, left(10_000), &LIMITS), Ok(()));
+        assert_eq!(admit(&NEED, &[view("a")], 0, left(0), &LIMITS), Err(AdmitError::Expired));
     }
 }

@@ -12,6 +12,7 @@ use protocol::{BLOCK_TOKENS, BlockHash, Finish, ModelFingerprint, Refusal, Reque
 
 pub use self::gate::Gate;
 pub use self::load::Load;
+pub(crate) use self::rows::prompt_budget;
 use crate::pool::{BlockPool, Page};
 use crate::sequence::{Part, Phase, Sequence};
 

@@ -10,9 +10,11 @@ use std::fmt;
 
 use protocol::{BLOCK_TOKENS, ErrorClass, Refusal, Role, WorkerId};
 
+pub use self::ledger::Ledger;
 use self::view::EXPECTED_OUTPUT_TOKENS;
 pub use self::view::{Need, Pending, WorkerView};
 
+mod ledger;
 mod view;
 
 /// Candidates kept per side; two would do for `prefill != decode`, the rest explain the choice.
@@ -89,12 +91,19 @@ pub struct Price {
     pub decode_ms: f32,
     /// Time that others lose, summed over them.
     pub harm_ms: f32,
+    /// Of each token while it generates; part of `decode_ms`.
+    pub token_ms: f32,
 }
 
 impl Price {
     /// What the router compares.
     pub fn total_ms(&self) -> f32 {
         self.queue_ms + self.prefill_ms + self.transfer_ms + self.decode_ms + self.harm_ms
+    }
+
+    /// Predicted time from the first token to the last of `tokens` more, where decode has room.
+    pub fn generation_ms(&self, tokens: u32) -> f32 {
+        self.transfer_ms + self.token_ms * tokens as f32
     }
 
     /// Predicted time to first token.
@@ -105,7 +114,7 @@ impl Price {
 
 impl fmt::Display for Price {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { queue_ms, prefill_ms, transfer_ms, decode_ms, harm_ms } = self;
+        let Self { queue_ms, prefill_ms, transfer_ms, decode_ms, harm_ms, .. } = self;
         write!(
             f,
             "queue {queue_ms:.1} + prefill {prefill_ms:.1} + transfer {transfer_ms:.1} + decode \
@@ -184,8 +193,8 @@ impl From<RouteError> for Refusal {
     }
 }
 
-/// Prices every useful placement of `need` on the workers that are ready and not in `avoid`, and
-/// takes the cheapest that `policy` allows; ties go to the lowest ids.
+/// Prices every useful placement of `need` on the workers that are ready and not in `avoid`, as it
+/// is at `now_ms`, and takes the cheapest that `policy` allows; ties go to the lowest ids.
 ///
 /// Roles are preferences: a request with nothing to generate runs whole on a prefill worker, and
 /// where one role is missing the other does everything.
@@ -194,14 +203,16 @@ pub fn place(
     views: &[WorkerView],
     avoid: &BTreeSet<WorkerId>,
     policy: Disaggregate,
+    now_ms: u64,
 ) -> Result<Placement, RouteError> {
     let fits = |view: &&WorkerView| {
         view.ready && (avoid.is_empty() || !avoid.contains(&view.worker)) && view.can_hold(need)
     };
     let fitting = || views.iter().filter(fits);
-    let whole = |role| whole(need, fitting(), role);
+    let ask = Ask { need, now_ms };
+    let whole = |role| whole(&ask, fitting(), role);
     let fills_a_block = BLOCK_TOKENS as u32 <= need.tokens;
-    let sides = Sides::of(need, fitting());
+    let sides = Sides::of(&ask, fitting());
     if sides.considered == 0 {
         return Err(why_nowhere(need, views, avoid));
     }
@@ -240,6 +251,12 @@ fn why_nowhere(need: &Need, views: &[WorkerView], avoid: &BTreeSet<WorkerId>) ->
     RouteError::TooLong { tokens, tokens_max: ready.map(holds).max().unwrap_or(0) }
 }
 
+/// What is wanted, and when.
+struct Ask<'a> {
+    need: &'a Need,
+    now_ms: u64,
+}
+
 /// The cheapest workers of each role for its part of the work, cheapest first.
 #[derive(Default)]
 struct Sides<'a> {
@@ -249,13 +266,13 @@ struct Sides<'a> {
 }
 
 impl<'a> Sides<'a> {
-    fn of(need: &Need, views: impl Iterator<Item = &'a WorkerView>) -> Self {
+    fn of(ask: &Ask<'_>, views: impl Iterator<Item = &'a WorkerView>) -> Self {
         let mut sides = Self::default();
         for view in views {
             sides.considered += 1;
             match view.role {
-                Role::Prefill => sides.prefill.offer(view, price_prompt(need, view)),
-                Role::Decode => sides.decode.offer(view, price_generation(need, view)),
+                Role::Prefill => sides.prefill.offer(view, price_prompt(ask, view)),
+                Role::Decode => sides.decode.offer(view, price_generation(ask.need, view)),
             }
         }
         sides
@@ -272,7 +289,8 @@ impl<'a> Sides<'a> {
                 prefill: prefill.view.worker.clone(),
                 decode: decode.view.worker.clone(),
             };
-            let price = Price { decode_ms: d.decode_ms, harm_ms: p.harm_ms + d.harm_ms, ..p };
+            let harm_ms = p.harm_ms + d.harm_ms;
+            let price = Price { decode_ms: d.decode_ms, token_ms: d.token_ms, harm_ms, ..p };
             Candidate { choice, price }
         };
         let decodes = &self.decode.0;
@@ -282,15 +300,16 @@ impl<'a> Sides<'a> {
 
 /// The cheapest workers that would do all of it; those of `role` only, if there are any.
 fn whole<'a>(
-    need: &Need,
+    ask: &Ask<'_>,
     views: impl Iterator<Item = &'a WorkerView>,
     role: Option<Role>,
 ) -> Vec<Candidate> {
     let (mut prefill, mut decode) = (Cheapest::default(), Cheapest::default());
     for view in views {
-        let (prompt, generation) = (price_prompt(need, view), price_generation(need, view));
+        let (prompt, generation) = (price_prompt(ask, view), price_generation(ask.need, view));
         let price = Price {
             decode_ms: generation.decode_ms,
+            token_ms: generation.token_ms,
             harm_ms: prompt.harm_ms + generation.harm_ms,
             transfer_ms: 0.0,
             ..prompt
@@ -347,19 +366,18 @@ impl<'a> Cheapest<'a> {
 }
 
 /// The prefill side, the part of the transfer that computing does not hide included.
-fn price_prompt(need: &Need, view: &WorkerView) -> Price {
-    let (queue_ms, prefill_ms) = view.first_token_ms(need);
+fn price_prompt(ask: &Ask<'_>, view: &WorkerView) -> Price {
+    let (queue_ms, prefill_ms) = view.first_token_ms(ask.need, ask.now_ms);
     let block_ms = TRANSFER_BLOCK_US / 1_000.0;
-    let transfer_ms = (need.blocks() * block_ms - prefill_ms).max(block_ms);
+    let transfer_ms = (ask.need.blocks() * block_ms - prefill_ms).max(block_ms);
     let harm_ms = view.running_sequences as f32 * prefill_ms;
-    Price { queue_ms, prefill_ms, transfer_ms, harm_ms, decode_ms: 0.0 }
+    Price { queue_ms, prefill_ms, transfer_ms, harm_ms, ..Price::default() }
 }
 
 fn price_generation(need: &Need, view: &WorkerView) -> Price {
-    let speed = &view.speed;
     let others = view.running_sequences as f32;
     let tokens = need.expected_output();
-    let token_ms = (speed.step_us + (others + 1.0) * speed.decode_sequence_us) / 1_000.0;
+    let token_ms = view.token_ms(need);
     let sequences = view.running_sequences.saturating_add(view.queued_sequences);
     let above = (sequences + 1).saturating_sub(view.sequences_max) as f32;
     let mut waits = above / view.sequences_max as f32;
@@ -367,6 +385,6 @@ fn price_generation(need: &Need, view: &WorkerView) -> Price {
         waits += 1.0;
     }
     let decode_ms = token_ms * (tokens + waits * EXPECTED_OUTPUT_TOKENS as f32);
-    let harm_ms = others * tokens * speed.decode_sequence_us / 1_000.0;
-    Price { decode_ms, harm_ms, ..Price::default() }
+    let harm_ms = others * tokens * view.token_harm_ms(need);
+    Price { decode_ms, token_ms, harm_ms, ..Price::default() }
 }

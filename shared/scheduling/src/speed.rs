@@ -1,91 +1,102 @@
 //! How long a worker's steps take: fitted online to its own steps.
 //!
-//! Recursive least squares with forgetting on `step = a + b·prefill tokens + c·decode rows`.
+//! A step that computes prompts takes `a + b·tokens + c·pairs`, one that only generates
+//! `a + b·sequences + c·pairs`, a pair being a token computed and an earlier one that it attends
+//! to. Sequences that generate in a step of the first kind are taken off by what they cost in one
+//! of the second. Each kind forgets by its own steps only, so that generating for an hour unlearns
+//! nothing about prompts.
 
-use protocol::Speed;
+use protocol::{Speed, StepCost};
 
-const FORGETTING: f64 = 0.98;
-const DIMENSIONS: usize = 3;
+use self::fit::{Fit, Known};
 
-/// A running fit.
+mod fit;
+mod solve;
+
+/// Prompts: a step costs what 16 tokens cost, and a token twice as much behind 10,000 others,
+/// until the steps say otherwise.
+const PREFILL: Known = Known {
+    scales: [1.0, 256.0, 256.0 * 1_024.0],
+    main: 1,
+    ratios: [0.06, 1.0, 0.1],
+    spreads: [0.3, 1.0, 0.1],
+};
+/// Generating: sixteen sequences double what one costs, and so do some 20,000 tokens of context.
+const DECODE: Known = Known {
+    scales: [1.0, 16.0, 16.0 * 1_024.0],
+    main: 0,
+    ratios: [1.0, 1.0, 0.8],
+    spreads: [1.0, 1.0, 0.8],
+};
+/// What generating beside a prompt takes off a step leaves at least this share of it.
+const PROMPT_SHARE_MIN: f64 = 0.1;
+
+/// What one step had to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepWork {
+    /// Prompt tokens.
+    pub prefill_tokens: u32,
+    /// Pairs of these and earlier tokens.
+    pub prefill_pairs: u64,
+    /// Generating sequences.
+    pub decode_sequences: u32,
+    /// Tokens that these attend to.
+    pub decode_pairs: u64,
+}
+
+impl StepWork {
+    /// Adds `count` tokens of a prompt that follow its first `start`.
+    pub fn prompt(&mut self, start: usize, count: usize) {
+        self.prefill_tokens += count as u32;
+        self.prefill_pairs += pairs(start as u64, count as u64);
+    }
+
+    /// Adds a sequence that generates after `context` tokens.
+    pub fn generating(&mut self, context: usize) {
+        self.decode_sequences += 1;
+        self.decode_pairs += context as u64;
+    }
+}
+
+/// Pairs of each of `count` tokens that follow `start` others, and the tokens before it.
+pub fn pairs(start: u64, count: u64) -> u64 {
+    count.saturating_mul(start).saturating_add(count.saturating_mul(count) / 2)
+}
+
+/// A running fit of both kinds of steps.
 #[derive(Clone, Debug)]
 pub struct SpeedFit {
-    weights: [f64; DIMENSIONS],
-    covariance: [[f64; DIMENSIONS]; DIMENSIONS],
-    steps: u64,
+    prefill: Fit,
+    decode: Fit,
 }
 
 impl Default for SpeedFit {
     fn default() -> Self {
-        let mut covariance = [[0.0; DIMENSIONS]; DIMENSIONS];
-        for (index, row) in covariance.iter_mut().enumerate() {
-            row[index] = 1e6;
-        }
-        Self { weights: [0.0; DIMENSIONS], covariance, steps: 0 }
+        Self { prefill: Fit::new(&PREFILL), decode: Fit::new(&DECODE) }
     }
 }
 
 impl SpeedFit {
-    /// Learns from one step.
-    pub fn observe(&mut self, prefill_tokens: u32, decode_rows: u32, step_us: f64) {
-        let x = [1.0, f64::from(prefill_tokens), f64::from(decode_rows)];
-        let px: [f64; DIMENSIONS] = std::array::from_fn(|row| dot(&self.covariance[row], &x));
-        let gain_scale = FORGETTING + dot(&x, &px);
-        let error = step_us - dot(&self.weights, &x);
-        for (weight, px) in self.weights.iter_mut().zip(px) {
-            *weight += px / gain_scale * error;
+    /// Learns from one step. One that had nothing to do, or took no time, teaches nothing.
+    pub fn observe(&mut self, work: &StepWork, step_us: f64) {
+        let generating = [f64::from(work.decode_sequences), work.decode_pairs as f64];
+        if work.prefill_tokens != 0 {
+            let beside = self.decode.us([0.0, generating[0], generating[1]]);
+            let prompts_us = (step_us - beside).max(PROMPT_SHARE_MIN * step_us);
+            let tokens = f64::from(work.prefill_tokens);
+            self.prefill.observe([1.0, tokens, work.prefill_pairs as f64], prompts_us);
+        } else if work.decode_sequences != 0 {
+            self.decode.observe([1.0, generating[0], generating[1]], step_us);
         }
-        for (row, px_row) in self.covariance.iter_mut().zip(px) {
-            for (entry, px_column) in row.iter_mut().zip(px) {
-                let reduced = *entry - px_row * px_column / gain_scale;
-                *entry = (reduced / FORGETTING).clamp(-1e9, 1e9);
-            }
-        }
-        self.steps += 1;
     }
 
-    /// The present estimate; zeros before the first steps. Never negative.
+    /// The present estimate.
     pub fn speed(&self) -> Speed {
-        if self.steps < 3 {
-            return Speed::default();
-        }
-        let [step, prefill, decode] = self.weights.map(|weight| weight.max(0.0) as f32);
-        Speed { step_us: step, prefill_token_us: prefill, decode_sequence_us: decode }
+        Speed { prefill: cost(&self.prefill), decode: cost(&self.decode) }
     }
 }
 
-fn dot(a: &[f64; DIMENSIONS], b: &[f64; DIMENSIONS]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_linear_machine_is_learned() {
-        let mut fit = SpeedFit::default();
-        for step in 0u32..200 {
-            let (prefill, decode) = (step * 7 % 256, step * 3 % 16);
-            fit.observe(
-                prefill,
-                decode,
-                500.0 + 30.0 * f64::from(prefill) + 90.0 * f64::from(decode),
-            );
-        }
-        let speed = fit.speed();
-        assert!((speed.step_us - 500.0).abs() < 1.0, "{speed:?}");
-        assert!((speed.prefill_token_us - 30.0).abs() < 0.1, "{speed:?}");
-        assert!((speed.decode_sequence_us - 90.0).abs() < 0.1, "{speed:?}");
-    }
-
-    #[test]
-    fn a_slower_machine_is_noticed() {
-        let mut fit = SpeedFit::default();
-        for step in 0u32..400 {
-            let token_us = if step < 200 { 10.0 } else { 40.0 };
-            fit.observe(1 + step % 64, 1, 100.0 + token_us * f64::from(1 + step % 64));
-        }
-        assert!((fit.speed().prefill_token_us - 40.0).abs() < 2.0, "{:?}", fit.speed());
-    }
+fn cost(fit: &Fit) -> StepCost {
+    let [step_us, item_us, pair_us] = fit.costs_us().map(|us| us as f32);
+    StepCost { step_us, item_us, pair_us, error: fit.error() as f32, steps: fit.steps() }
 }

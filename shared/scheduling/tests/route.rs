@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use protocol::{Role, Speed, WorkerId};
+use protocol::{Role, Speed, StepCost, WorkerId};
 use scheduling::route::{Choice, Disaggregate, Need, Placement, RouteError, WorkerView, place};
 
 const NEED: Need = Need { tokens: 200, cached_tokens: 0, output_tokens: 64 };
@@ -14,25 +14,34 @@ fn id(name: &str) -> WorkerId {
     name.parse().unwrap()
 }
 
+fn speed(step_us: f32, token_us: f32, sequence_us: f32) -> Speed {
+    let cost = |item_us| StepCost { step_us, item_us, pair_us: 0.0, error: 0.0, steps: 100 };
+    Speed { prefill: cost(token_us), decode: cost(sequence_us) }
+}
+
 fn view(name: &str, role: Role) -> WorkerView {
     WorkerView {
         worker: id(name),
         role,
         ready: true,
         context_tokens: 2_048,
+        step_tokens: 256,
+        prefill_share: 1.0,
         queued_sequences: 0,
         queued_tokens: 0,
+        queued_pairs: 0,
+        queued_since_ms: 0,
         running_sequences: 0,
+        running_tokens: 0,
         sequences_max: 32,
         pages_total: 512,
         pages_open: 512,
-        speed: Speed { step_us: 1_000.0, prefill_token_us: 500.0, decode_sequence_us: 800.0 },
-        measured: true,
+        speed: speed(1_000.0, 500.0, 800.0),
     }
 }
 
 fn at(need: Need, views: &[WorkerView], policy: Disaggregate) -> Placement {
-    place(&need, views, &BTreeSet::new(), policy).unwrap()
+    place(&need, views, &BTreeSet::new(), policy, 0).unwrap()
 }
 
 fn chosen(need: Need, views: &[WorkerView]) -> String {
@@ -72,7 +81,7 @@ fn a_queue_a_full_batch_and_a_full_pool_send_work_elsewhere() {
 
 #[test]
 fn a_faster_worker_beats_an_idle_slow_one() {
-    let slow = Speed { step_us: 20_000.0, prefill_token_us: 9_000.0, decode_sequence_us: 9_000.0 };
+    let slow = speed(20_000.0, 9_000.0, 9_000.0);
     let views = [
         WorkerView { speed: slow, ..view("p1", Role::Prefill) },
         WorkerView { queued_tokens: 600, ..view("p2", Role::Prefill) },
@@ -115,9 +124,8 @@ fn never_keeps_a_request_together_and_auto_goes_by_price() {
     // A prompt here would stop sixteen generations.
     views[0].running_sequences = 16;
     views[1].running_sequences = 16;
-    views[0].speed.step_us = 100.0;
-    views[0].speed.decode_sequence_us = 10.0;
-    views[1].speed.prefill_token_us = 10.0;
+    views[0].speed = speed(100.0, 500.0, 10.0);
+    views[1].speed = speed(1_000.0, 10.0, 800.0);
     let busy = at(Need { output_tokens: 512, ..NEED }, &views, Disaggregate::Auto);
     assert_eq!(busy.chosen().choice.to_string(), "p>d");
     assert!(busy.candidates.iter().any(|c| matches!(c.choice, Choice::Whole { .. })));
@@ -127,15 +135,15 @@ fn never_keeps_a_request_together_and_auto_goes_by_price() {
 fn workers_that_failed_are_not_asked_again_and_the_reason_is_told() {
     let views = [view("d1", Role::Decode), view("d2", Role::Decode), view("p", Role::Prefill)];
     let avoid = BTreeSet::from([id("d1")]);
-    let placement = place(&NEED, &views, &avoid, Disaggregate::Always).unwrap();
+    let placement = place(&NEED, &views, &avoid, Disaggregate::Always, 0).unwrap();
     assert_eq!(placement.chosen().choice.to_string(), "p>d2");
     let avoid = BTreeSet::from([id("d1"), id("d2"), id("p")]);
-    let error = place(&NEED, &views, &avoid, Disaggregate::Always);
+    let error = place(&NEED, &views, &avoid, Disaggregate::Always, 0);
     assert_eq!(error, Err(RouteError::Excluded { excluded: 3 }));
-    let none = place(&NEED, &[], &BTreeSet::new(), Disaggregate::Always);
+    let none = place(&NEED, &[], &BTreeSet::new(), Disaggregate::Always, 0);
     assert_eq!(none, Err(RouteError::NoWorkers));
     let long = Need { tokens: 3_000, ..NEED };
-    let error = place(&long, &views, &BTreeSet::new(), Disaggregate::Always);
+    let error = place(&long, &views, &BTreeSet::new(), Disaggregate::Always, 0);
     assert_eq!(error, Err(RouteError::TooLong { tokens: 3_064, tokens_max: 2_048 }));
 }
 
@@ -151,11 +159,11 @@ fn a_placement_explains_itself() {
 
 fn any_view(index: usize) -> impl Strategy<Value = WorkerView> {
     (any::<bool>(), 0_u64..9_000, 0_u32..40, 0_u32..600, 1.0_f32..9_000.0).prop_map(
-        move |(decode, queued_tokens, running_sequences, pages_open, speed)| WorkerView {
+        move |(decode, queued_tokens, running_sequences, pages_open, us)| WorkerView {
             queued_tokens,
             running_sequences,
             pages_open: pages_open.min(512),
-            speed: Speed { step_us: speed, prefill_token_us: speed, decode_sequence_us: speed },
+            speed: speed(us, us, us),
             ..view(&format!("w{index}"), if decode { Role::Decode } else { Role::Prefill })
         },
     )

@@ -9,7 +9,7 @@ use crate::fabric::{Fabric, Network};
 use crate::gateway::{Gateway, Outcome};
 use crate::load::{Ask, End, Load, asks};
 use crate::message::{Envelope, GatewayTimer, ToGateway, WorkerTimer};
-use crate::model;
+use crate::model::{self, Costs};
 use crate::store::Store;
 use crate::worker::{Worker, WorkerLimits};
 
@@ -51,7 +51,13 @@ impl Cluster {
             seed,
             workers: BTreeMap::new(),
             dead: BTreeMap::new(),
-            limits: WorkerLimits { pages: 256, sequences_max: 16, queue_max: 64 },
+            limits: WorkerLimits {
+                pages: 256,
+                sequences_max: 16,
+                queue_max: 64,
+                context_tokens: 512,
+                costs: Costs::default(),
+            },
             policy: Disaggregate::Always,
             network: Network::default(),
             faults: Vec::new(),
@@ -64,6 +70,20 @@ impl Cluster {
     #[must_use]
     pub fn pages(mut self, pages: u32) -> Self {
         self.limits.pages = pages;
+        self
+    }
+
+    /// Longest sequence of each worker added after this.
+    #[must_use]
+    pub fn context(mut self, tokens: usize) -> Self {
+        self.limits.context_tokens = tokens;
+        self
+    }
+
+    /// How fast each worker added after this is.
+    #[must_use]
+    pub fn costs(mut self, costs: Costs) -> Self {
+        self.limits.costs = costs;
         self
     }
 
@@ -245,6 +265,7 @@ impl Run {
             blocks: self.store.blocks(),
             end_ms: self.fabric.queue.now_ms(),
             retries: self.gateway.retries,
+            foreseen: self.gateway.foreseen.clone(),
             log: self.gateway.log.clone(),
         }
     }

@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::control::MissedReply;
 use protocol::{
     Cancel, CancelReason, ErrorClass, GatewayId, Job, Keep, Leg, Missed, Refusal, RequestId,
-    RequestKey, Sampling, Scope, TokenId, WorkerId,
+    RequestKey, Sampling, Scope, TokenEvent, TokenId, WorkerId,
 };
-use scheduling::admission::{AdmissionLimits, admit};
+use scheduling::admission::{AdmissionLimits, Moment, admit};
 use scheduling::journey::{Action, End, Input, Journey, JourneyLimits};
-use scheduling::route::{Choice, Disaggregate, Need, Pending, WorkerView, place};
+use scheduling::route::{Candidate, Disaggregate, Need, place};
 
+use self::fleet::{Fleet, Load};
 use crate::fabric::Fabric;
 use crate::load::Ask;
 use crate::message::{Envelope, GatewayTimer, ToGateway, ToWorker};
+
+mod fleet;
 
 const SECOND_US: u64 = 1_000_000;
 const PRESENCE_MS: u64 = 3_000;
@@ -45,22 +48,30 @@ struct Flight {
     outcome: Outcome,
     /// When its timer is set for.
     wake_ms: Option<u64>,
+    /// What its attempt was given to workers, when that was, and the predicted milliseconds.
+    loads: Vec<Load>,
+    placed: Option<(u64, f32)>,
 }
 
-/// A worker as it last told its state.
-struct Seen {
-    view: WorkerView,
-    epoch: u64,
-    at_ms: u64,
+/// What was predicted of a first token, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Foresight {
+    /// Tokens of the prompt.
+    pub tokens: usize,
+    /// From the sending of the job, in milliseconds, as predicted then.
+    pub predicted_ms: f64,
+    /// As it came.
+    pub felt_ms: f64,
 }
 
 pub(crate) struct Gateway {
     id: GatewayId,
     policy: Disaggregate,
     flights: BTreeMap<RequestId, Flight>,
-    views: BTreeMap<WorkerId, Seen>,
+    fleet: Fleet,
     uncancelled: BTreeSet<(WorkerId, RequestKey)>,
     pub(crate) retries: u64,
+    pub(crate) foreseen: Vec<Foresight>,
     pub(crate) log: Vec<String>,
 }
 
@@ -70,7 +81,8 @@ impl Gateway {
             id: "gateway".parse().expect("a plain name"),
             policy,
             flights: BTreeMap::new(),
-            views: BTreeMap::new(),
+            fleet: Fleet::default(),
+            foreseen: Vec::new(),
             uncancelled: BTreeSet::new(),
             retries: 0,
             log: Vec::new(),
@@ -88,10 +100,11 @@ impl Gateway {
 
     pub(crate) fn arrive(&mut self, number: usize, ask: Ask, fabric: &mut Fabric) {
         let request = RequestId(number as u128);
-        let views = self.known();
+        let views = self.fleet.views();
         let inflight = self.flights.values().filter(|f| f.outcome == Outcome::Open).count();
         let need = need(&ask, 0);
-        let admitted = admit(&need, &views, inflight, ask.deadline_ms, &LIMITS);
+        let moment = Moment { now_ms: fabric.queue.now_ms(), left_ms: ask.deadline_ms };
+        let admitted = admit(&need, &views, inflight, moment, &LIMITS);
         let deadline_ms = fabric.queue.now_ms() + ask.deadline_ms;
         let (journey, first) = Journey::new(request, deadline_ms, JourneyLimits::default());
         let outcome = match &admitted {
@@ -99,7 +112,9 @@ impl Gateway {
             Err(error) => Outcome::Refused(error.class()),
         };
         let ask = Ask { deadline_ms, ..ask };
-        let flight = Flight { journey, ask, delivered: Vec::new(), outcome, wake_ms: None };
+        let (delivered, loads) = (Vec::new(), Vec::new());
+        let flight =
+            Flight { journey, ask, delivered, outcome, wake_ms: None, loads, placed: None };
         self.flights.insert(request, flight);
         match admitted {
             Ok(()) => self.perform(request, vec![first], fabric),
@@ -130,14 +145,13 @@ impl Gateway {
                 self.uncancelled.remove(&(worker, key));
             }
             ToGateway::Presence(state) => {
-                let (at_ms, epoch) = (fabric.queue.now_ms(), state.epoch);
-                match self.views.get(&worker).map(|seen| seen.epoch) {
+                let epoch = state.epoch;
+                match self.fleet.epoch(&worker) {
                     Some(newer) if epoch < newer => return,
                     Some(older) if older < epoch => self.lose(&worker, fabric),
                     _ => {}
                 }
-                let view = WorkerView::new(&state, Pending::default());
-                self.views.insert(worker, Seen { view, epoch, at_ms });
+                self.fleet.told(&state, fabric.queue.now_ms());
             }
             ToGateway::NoResponders => self.lose(&worker, fabric),
         }
@@ -178,11 +192,7 @@ impl Gateway {
 
     fn second(&mut self, fabric: &mut Fabric) {
         let now_ms = fabric.queue.now_ms();
-        let silent = |(worker, seen): (&WorkerId, &Seen)| {
-            (seen.at_ms + PRESENCE_MS < now_ms).then(|| worker.clone())
-        };
-        let gone: Vec<_> = self.views.iter().filter_map(silent).collect();
-        for worker in gone {
+        for worker in self.fleet.silent(now_ms.saturating_sub(PRESENCE_MS)) {
             self.lose(&worker, fabric);
         }
         let mut keys: BTreeMap<WorkerId, Vec<RequestKey>> = BTreeMap::new();
@@ -198,7 +208,7 @@ impl Gateway {
     }
 
     fn lose(&mut self, worker: &WorkerId, fabric: &mut Fabric) {
-        self.views.remove(worker);
+        self.fleet.forget(worker);
         self.uncancelled.retain(|(other, _)| other != worker);
         let requests: Vec<_> = self.flights.keys().copied().collect();
         for request in requests {
@@ -219,7 +229,7 @@ impl Gateway {
                 Action::Place => self.place(request, fabric),
                 Action::Send { worker, leg } => self.send(request, worker, leg, fabric),
                 Action::Started => {}
-                Action::Deliver(event) => self.deliver(request, event.token, fabric),
+                Action::Deliver(event) => self.deliver(request, event, fabric),
                 Action::AskMissed { worker, key, from } => {
                     let message = ToWorker::Missed(Missed { key, from });
                     fabric.send(Envelope::ToWorker(worker, message));
@@ -228,7 +238,7 @@ impl Gateway {
                     self.uncancelled.insert((worker.clone(), key));
                     self.cancel(worker, Cancel { key, reason }, 0, fabric);
                 }
-                Action::End(end) => self.end(request, end),
+                Action::End(end) => self.end(request, end, fabric),
             }
         }
         self.wake(request, fabric);
@@ -246,41 +256,22 @@ impl Gateway {
     }
 
     fn place(&mut self, request: RequestId, fabric: &mut Fabric) {
-        let views = self.known();
-        let Some(flight) = self.flights.get(&request) else { return };
+        let now_ms = fabric.queue.now_ms();
+        let Some(flight) = self.flights.get_mut(&request) else { return };
+        self.fleet.done(std::mem::take(&mut flight.loads), now_ms);
         let need = need(&flight.ask, flight.delivered.len());
         self.retries += u64::from(0 < flight.journey.key().attempt.0);
-        let input = match place(&need, &views, flight.journey.avoid(), self.policy) {
+        let views = self.fleet.views();
+        let input = match place(&need, &views, flight.journey.avoid(), self.policy, now_ms) {
             Ok(placement) => {
-                let choice = placement.chosen().choice.clone();
-                self.count(&choice, &need);
+                let Candidate { choice, price } = placement.chosen().clone();
+                flight.loads = self.fleet.send(&choice, &need, now_ms);
+                flight.placed = Some((fabric.queue.now_us(), price.ttft_ms()));
                 Input::Placed(choice)
             }
             Err(error) => Input::Unplaceable(error.into()),
         };
         self.tell(request, input, fabric);
-    }
-
-    fn known(&self) -> Vec<WorkerView> {
-        self.views.values().map(|seen| seen.view.clone()).collect()
-    }
-
-    /// What was sent counts until presence says so.
-    fn count(&mut self, choice: &Choice, need: &Need) {
-        let prompt_tokens = u64::from(need.tokens);
-        let prefill = Pending { prefills: 1, prompt_tokens, ..Pending::default() };
-        let decode = Pending { decodes: 1, ..Pending::default() };
-        let sent = match choice {
-            Choice::Split { prefill: first, decode: then } => {
-                vec![(first, prefill), (then, decode)]
-            }
-            Choice::Whole { worker } => vec![(worker, prefill)],
-        };
-        for (worker, pending) in sent {
-            if let Some(seen) = self.views.get_mut(worker) {
-                seen.view.add(pending);
-            }
-        }
     }
 
     fn send(&mut self, request: RequestId, worker: WorkerId, leg: Leg, fabric: &mut Fabric) {
@@ -314,20 +305,31 @@ impl Gateway {
         }
     }
 
-    fn deliver(&mut self, request: RequestId, token: Option<TokenId>, fabric: &mut Fabric) {
+    fn deliver(&mut self, request: RequestId, event: TokenEvent, fabric: &mut Fabric) {
         let Some(flight) = self.flights.get_mut(&request) else { return };
+        if event.index == 0
+            && let Some((placed_us, predicted_ms)) = flight.placed
+        {
+            let felt_ms = (fabric.queue.now_us() - placed_us) as f64 / 1e3;
+            let (tokens, predicted_ms) = (flight.ask.prompt.len(), f64::from(predicted_ms));
+            self.foreseen.push(Foresight { tokens, predicted_ms, felt_ms });
+        }
+        // The first token of an attempt: its prompt waits nowhere any more.
+        let prompts = flight.loads.extract_if(.., |(_, pending)| pending.prefills != 0);
+        self.fleet.done(prompts, fabric.queue.now_ms());
         if flight.outcome == Outcome::Left {
             return;
         }
         assert_eq!(flight.outcome, Outcome::Open, "nothing follows the end");
-        flight.delivered.extend(token);
+        flight.delivered.extend(event.token);
         if flight.ask.leaves_after.is_some_and(|after| after < flight.delivered.len()) {
             self.tell(request, Input::Stop(CancelReason::ClientGone), fabric);
         }
     }
 
-    fn end(&mut self, request: RequestId, end: End) {
+    fn end(&mut self, request: RequestId, end: End, fabric: &Fabric) {
         let Some(flight) = self.flights.get_mut(&request) else { return };
+        self.fleet.done(std::mem::take(&mut flight.loads), fabric.queue.now_ms());
         if flight.outcome == Outcome::Left {
             return;
         }

@@ -17,5 +17,6 @@ mod worker;
 
 pub use cluster::{Cluster, Fault};
 pub use fabric::Network;
-pub use gateway::Outcome;
+pub use gateway::{Foresight, Outcome};
 pub use load::{End, Load};
+pub use model::Costs;

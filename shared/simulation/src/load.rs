@@ -2,7 +2,7 @@
 
 use protocol::{PoolState, Stopping, TokenId};
 
-use crate::gateway::Outcome;
+use crate::gateway::{Foresight, Outcome};
 use crate::random::Random;
 
 /// Requests that arrive over a time.
@@ -20,6 +20,8 @@ pub struct Load {
     pub deadline_ms: u64,
     /// Share of clients that leave in mid-stream.
     pub leaving: f64,
+    /// Share of prompts that begin as the one before.
+    pub shared: f64,
 }
 
 impl Load {
@@ -32,6 +34,7 @@ impl Load {
             output_tokens_max: 60,
             deadline_ms: 60_000,
             leaving: 0.0,
+            shared: 0.2,
         }
     }
 }
@@ -47,7 +50,7 @@ pub(crate) struct Ask {
     pub(crate) leaves_after: Option<usize>,
 }
 
-/// Conversations share their beginnings: a fifth of the prompts starts as an earlier one.
+/// Conversations share their beginnings: some prompts start as an earlier one.
 pub(crate) fn asks(load: &Load, seed: u64) -> Vec<Ask> {
     let mut random = Random::new(seed, 2);
     let mut asks: Vec<Ask> = Vec::new();
@@ -59,7 +62,7 @@ pub(crate) fn asks(load: &Load, seed: u64) -> Vec<Ask> {
         }
         let length = random.between(1, u64::from(load.prompt_tokens_max)) as usize;
         let mut prompt: Vec<TokenId> = Vec::new();
-        if random.unit() < 0.2
+        if random.unit() < load.shared
             && let Some(earlier) = asks.last()
         {
             prompt.extend(&earlier.prompt[..length.min(earlier.prompt.len())]);
@@ -93,6 +96,8 @@ pub struct End {
     pub retries: u64,
     /// Times a sequence lost its pages for another.
     pub preemptions: u64,
+    /// What was predicted of first tokens, and what came of it, in the order in which they came.
+    pub foreseen: Vec<Foresight>,
     /// Blocks in the store.
     pub blocks: usize,
     /// Virtual milliseconds at the end.

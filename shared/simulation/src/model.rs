@@ -2,11 +2,47 @@
 
 use protocol::{FileDigest, ModelFingerprint, TokenId};
 use scheduling::planner::Row;
+use scheduling::speed::StepWork;
 
-/// Microseconds of a step, per prompt token, per generating sequence.
-const STEP_US: u64 = 800;
-const PREFILL_TOKEN_US: u64 = 60;
-const DECODE_SEQUENCE_US: u64 = 250;
+/// What a worker's steps take, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Costs {
+    /// Of any step.
+    pub step_us: f64,
+    /// Per prompt token.
+    pub prefill_token_us: f64,
+    /// Per generating sequence.
+    pub decode_sequence_us: f64,
+    /// Per pair of a token computed and an earlier one.
+    pub pair_us: f64,
+    /// A step takes up to this share more or less.
+    pub noise: f64,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self {
+            step_us: 800.0,
+            prefill_token_us: 60.0,
+            decode_sequence_us: 250.0,
+            pair_us: 0.0,
+            noise: 0.0,
+        }
+    }
+}
+
+impl Costs {
+    /// What a step takes that draws `chance`, 0 to 1.
+    pub(crate) fn us(&self, work: &StepWork, chance: f64) -> u64 {
+        let pairs = (work.prefill_pairs + work.decode_pairs) as f64;
+        let us = self.step_us
+            + f64::from(work.prefill_tokens) * self.prefill_token_us
+            + f64::from(work.decode_sequences) * self.decode_sequence_us
+            + pairs * self.pair_us;
+        (us * (1.0 + self.noise * (2.0 * chance - 1.0))) as u64
+    }
+}
+
 /// Tokens of the vocabulary; 0 ends a sequence.
 const VOCABULARY: u32 = 997;
 
@@ -38,10 +74,13 @@ pub(crate) fn undisturbed(prompt: &[TokenId], max_tokens: u32, stop: &[TokenId])
     tokens.split_off(prompt.len())
 }
 
-pub(crate) fn step_us(rows: &[Row]) -> u64 {
-    let row_us = |row: &Row| match row.count {
-        1 => DECODE_SEQUENCE_US,
-        count => count as u64 * PREFILL_TOKEN_US,
-    };
-    STEP_US + rows.iter().map(row_us).sum::<u64>()
+pub(crate) fn work(rows: &[Row]) -> StepWork {
+    let mut work = StepWork::default();
+    for row in rows {
+        match row.count {
+            1 => work.generating(row.start),
+            count => work.prompt(row.start, count),
+        }
+    }
+    work
 }

@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::control::MissedReply;
 use protocol::{
     Answer, Attempt, BlockHash, Cancel, ErrorClass, Event, Failure, Job, KeepReply, Leg, Opening,
-    PoolState, PromptDone, Refusal, RequestId, RequestKey, Role, Speed, TokenEvent, WorkerId,
-    WorkerState,
+    PoolState, PromptDone, Refusal, RequestId, RequestKey, Role, TokenEvent, WorkerId, WorkerState,
 };
 use scheduling::planner::{Limits, Logits, Outcome, Planner, Row};
 use scheduling::sequence::{NewSequence, Part};
+use scheduling::speed::{SpeedFit, StepWork};
 
 use crate::fabric::Fabric;
 use crate::message::{Envelope, ToGateway, ToWorker, WorkerTimer};
-use crate::model;
+use crate::model::{self, Costs};
+use crate::random::Random;
 
 mod handover;
 
@@ -26,9 +27,11 @@ pub(crate) struct WorkerLimits {
     pub(crate) pages: u32,
     pub(crate) sequences_max: usize,
     pub(crate) queue_max: usize,
+    pub(crate) context_tokens: usize,
+    pub(crate) costs: Costs,
 }
 
-pub(crate) const CONTEXT_TOKENS: usize = 512;
+const STEP_TOKENS: usize = 64;
 
 /// One leg that this worker took.
 struct Taken {
@@ -48,6 +51,13 @@ struct Fetch {
     arrived: BTreeSet<BlockHash>,
 }
 
+/// A step under way.
+struct Step {
+    rows: Vec<Row>,
+    work: StepWork,
+    takes_us: u64,
+}
+
 /// One process.
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
@@ -55,7 +65,9 @@ pub(crate) struct Worker {
     pub(crate) life: u64,
     limits: WorkerLimits,
     planner: Planner,
-    stepping: Option<Vec<Row>>,
+    stepping: Option<Step>,
+    speed: SpeedFit,
+    chance: Random,
     taken: BTreeMap<RequestKey, Taken>,
     answers: BTreeMap<RequestKey, Answer>,
     /// The newest attempt of a request that was given up.
@@ -69,8 +81,8 @@ impl Worker {
     pub(crate) fn start(id: WorkerId, role: Role, life: u64, limits: WorkerLimits) -> Self {
         let prefill_share = if role == Role::Prefill { 1.0 } else { 0.0 };
         let planned = Limits {
-            context_tokens: CONTEXT_TOKENS,
-            step_tokens: 64,
+            context_tokens: limits.context_tokens,
+            step_tokens: STEP_TOKENS,
             prefill_share,
             sequences_max: limits.sequences_max,
             queue_max: limits.queue_max,
@@ -83,6 +95,8 @@ impl Worker {
             limits,
             planner: Planner::new(planned, model::fingerprint(), limits.pages),
             stepping: None,
+            speed: SpeedFit::default(),
+            chance: Random::new(life, 3),
             taken: BTreeMap::new(),
             answers: BTreeMap::new(),
             given_up: BTreeMap::new(),
@@ -241,15 +255,19 @@ impl Worker {
         if self.stepping.is_none() {
             let rows = self.planner.plan();
             if !rows.is_empty() {
-                self.later(model::step_us(&rows), WorkerTimer::StepDone, fabric);
-                self.stepping = Some(rows);
+                let work = model::work(&rows);
+                let takes_us = self.limits.costs.us(&work, self.chance.unit());
+                self.later(takes_us, WorkerTimer::StepDone, fabric);
+                self.stepping = Some(Step { rows, work, takes_us });
             }
         }
     }
 
     fn step_done(&mut self, fabric: &mut Fabric) {
+        let Some(step) = self.stepping.take() else { return };
+        self.speed.observe(&step.work, step.takes_us as f64);
         let mut events = Vec::new();
-        for row in self.stepping.take().unwrap_or_default() {
+        for row in step.rows {
             let Some(sequence) = self.planner.sequence(&row.key) else { continue };
             let chooses = row.logits == Logits::Last && !sequence.wants_no_token();
             let token = chooses.then(|| model::next_token(&sequence.tokens));
@@ -339,20 +357,23 @@ impl Worker {
             worker: self.id.clone(),
             role: self.role,
             prefill_share: if self.role == Role::Prefill { 1.0 } else { 0.0 },
+            step_tokens: STEP_TOKENS as u32,
             epoch: self.life,
             ready: true,
             draining: false,
             model: "simulated".to_owned(),
             files: model::files(),
             fingerprint: model::fingerprint(),
-            context_tokens: CONTEXT_TOKENS as u32,
+            context_tokens: self.limits.context_tokens as u32,
             device: "none".to_owned(),
             queued_sequences: load.queued_sequences,
             queued_tokens: load.queued_tokens,
+            queued_pairs: load.queued_pairs,
             running_sequences: load.running_sequences,
+            running_tokens: load.running_tokens,
             sequences_max: self.limits.sequences_max as u32,
             pool: self.pool(),
-            speed: Speed::default(),
+            speed: self.speed.speed(),
             health_address: String::new(),
         }
     }

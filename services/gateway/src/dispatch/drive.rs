@@ -22,6 +22,8 @@ use super::spans::{self, Publishing};
 use super::{Generation, Piece, Shared, epoch_ms, epoch_us, need};
 use crate::fleet::Load;
 
+mod foresight;
+
 /// Workers answer a job within milliseconds. Presence notices one that cannot before this does.
 const JOB_TIMEOUT: Duration = Duration::from_secs(4);
 const MISSED_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,6 +46,10 @@ pub(super) struct Drive {
     /// When a token of it came last, or else when it was sent.
     last_sign: SystemTime,
     placement: Option<Placement>,
+    /// The route stage of this attempt, until its prediction came true.
+    routed: Option<spans::Routed>,
+    /// When the first token of all came, while the attempt that brought it lasts.
+    first_token: Option<SystemTime>,
     /// What the table was told last.
     holders: Vec<WorkerId>,
     held: Attempt,
@@ -73,6 +79,8 @@ impl Drive {
             sent: None,
             last_sign: admitted,
             placement: None,
+            routed: None,
+            first_token: None,
             holders: Vec::new(),
             held: Attempt(0),
             last_word: None,
@@ -88,6 +96,7 @@ impl Drive {
             self.perform(actions.into());
         }
         self.release_loads();
+        self.routed = None;
         self.shared.table.remove(self.generation.request);
         let (closed, _) = mpsc::channel(1);
         let pieces = std::mem::replace(&mut self.client.pieces, closed);
@@ -211,7 +220,10 @@ impl Drive {
     fn deliver(&mut self, mut event: TokenEvent) -> Option<Input> {
         self.last_sign = SystemTime::now();
         if event.index == 0 {
-            self.compare_prediction();
+            self.compare_first_token();
+        }
+        if event.finish.is_some() {
+            self.compare_generation(event.index);
         }
         self.note_stages(&mut event);
         if self.client.gone {
@@ -219,17 +231,6 @@ impl Drive {
         }
         self.client.gone = self.client.pieces.try_send(Piece::Token(event)).is_err();
         self.client.gone.then_some(Input::Stop(CancelReason::ClientGone))
-    }
-
-    /// How well the router foresaw the first token, which is here.
-    fn compare_prediction(&self) {
-        if let (Some(placement), Some((_, sent))) = (&self.placement, self.sent) {
-            let measured = self.last_sign.duration_since(sent).unwrap_or_default();
-            let predicted_ms = f64::from(placement.chosen().price.ttft_ms());
-            let trace = &self.generation.trace;
-            let counters = &self.shared.counters;
-            counters.predicted(predicted_ms, measured.as_secs_f64() * 1e3, trace);
-        }
     }
 
     fn note_stages(&self, event: &mut TokenEvent) {
@@ -246,6 +247,7 @@ impl Drive {
 
     fn place(&mut self) -> Input {
         self.release_loads();
+        (self.routed, self.first_token) = (None, None);
         if let Some((attempt, _)) = self.sent {
             self.routing = SystemTime::now();
             self.trace_lost(attempt);
@@ -283,7 +285,8 @@ impl Drive {
                 }
                 if let Some(placement) = &self.placement {
                     let time = self.routing..now;
-                    spans::route(&self.generation, key.attempt, placement, time);
+                    let routed = spans::route(&self.generation, key.attempt, placement, time);
+                    self.routed = Some(routed);
                 }
                 now
             }

@@ -13,7 +13,26 @@ pub(crate) struct Counters {
     pub(super) repeated_events: Counter,
     pub(super) gaps: Counter,
     pub(super) cancels: Counter,
-    prediction_error: TracedHistogram,
+    pub(super) first_token: PredictionError,
+    pub(super) generation: PredictionError,
+}
+
+/// How far predictions were off, as a share of what was measured.
+pub(super) struct PredictionError(TracedHistogram);
+
+impl Default for PredictionError {
+    fn default() -> Self {
+        Self(TracedHistogram::new(&ERROR_RATIO))
+    }
+}
+
+impl PredictionError {
+    /// What was predicted to take `predicted_ms` took `felt_ms`.
+    pub(super) fn compare(&self, predicted_ms: f64, felt_ms: f64, trace: &Trace) {
+        if 0.0 < felt_ms {
+            self.0.observe((predicted_ms - felt_ms).abs() / felt_ms, trace);
+        }
+    }
 }
 
 impl Default for Counters {
@@ -26,7 +45,8 @@ impl Default for Counters {
             repeated_events: counter(),
             gaps: counter(),
             cancels: counter(),
-            prediction_error: TracedHistogram::new(&ERROR_RATIO),
+            first_token: PredictionError::default(),
+            generation: PredictionError::default(),
         }
     }
 }
@@ -43,16 +63,14 @@ impl Counters {
         ] {
             registry.register(format!("tandem_gateway_{name}"), help, counter.clone());
         }
-        let help = "How far the predicted time to first token was off, as a share of the measured";
-        let name = "tandem_gateway_ttft_prediction_error_ratio";
-        registry.register(name, help, self.prediction_error.clone());
-    }
-
-    /// The first token took `measured_ms` from the sending of its job.
-    pub(super) fn predicted(&self, predicted_ms: f64, measured_ms: f64, trace: &Trace) {
-        if 0.0 < measured_ms {
-            let off = (predicted_ms - measured_ms).abs() / measured_ms;
-            self.prediction_error.observe(off, trace);
+        for (name, what, error) in [
+            ("ttft", "to first token", &self.first_token),
+            ("generation", "from the first token to the last", &self.generation),
+        ] {
+            let help =
+                format!("How far the predicted time {what} was off, as a share of the measured");
+            let name = format!("tandem_gateway_{name}_prediction_error_ratio");
+            registry.register(name, help, error.0.clone());
         }
     }
 

@@ -13,14 +13,39 @@ use super::Generation;
 const PUBLISH: &str = "publish tandem.v1.worker.{worker}.job";
 const DESTINATION: &str = "tandem.v1.worker.{worker}.job";
 
+/// A route stage that is over and waits to be told how right it was.
+pub(super) struct Routed {
+    span: Option<OpenSpan>,
+    end: SystemTime,
+}
+
+impl Routed {
+    /// The first token was here so long after the jobs were sent.
+    pub(super) fn felt(mut self, ttft_ms: f64) {
+        if let Some(span) = &mut self.span {
+            span.attribute(tandem::FELT_TTFT_MS, ttft_ms);
+        }
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        if let Some(span) = self.span.take() {
+            span.end_at(self.end);
+        }
+    }
+}
+
 /// Where an attempt runs, and at what price.
 pub(super) fn route(
     generation: &Generation,
     attempt: Attempt,
     placement: &Placement,
     time: Range<SystemTime>,
-) {
-    let Some(mut span) = generation.trace.begin_stage(stage::ROUTE, &time) else { return };
+) -> Routed {
+    let Some(mut span) = generation.trace.begin_stage(stage::ROUTE, &time) else {
+        return Routed { span: None, end: time.end };
+    };
     let chosen = placement.chosen();
     let all: Vec<String> = placement.candidates.iter().map(ToString::to_string).collect();
     span.attribute(tandem::REQUEST_ID, generation.request.to_string());
@@ -31,7 +56,7 @@ pub(super) fn route(
     span.attribute(tandem::ROUTE_CANDIDATES, all.join("; "));
     span.attribute(tandem::ROUTE_CONSIDERED, placement.considered);
     span.attribute(tandem::PREDICTED_TTFT_MS, chosen.price.ttft_ms());
-    span.end_at(time.end);
+    Routed { span: Some(span), end: time.end }
 }
 
 /// What is lost with an attempt: the time since the last that was heard of it.

@@ -6,7 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chassis::settings::LinksSettings;
-use protocol::{Role, StoreStatusReply, WorkerState};
+use protocol::{Role, StepCost, StoreStatusReply, WorkerState};
 use serde_json::{Value, json};
 
 use super::counters;
@@ -88,16 +88,24 @@ fn worker(state: &WorkerState, age_ms: u64) -> Value {
             "total": pool.total, "leaked": pool.leaked,
         },
         "speed": {
-            "step_us": measured(speed.step_us),
-            "prefill_token_us": measured(speed.prefill_token_us),
-            "decode_sequence_us": measured(speed.decode_sequence_us),
+            "prefill_token_us": prefill_token_us(state),
+            "prefill_error": measured(&speed.prefill).map(|cost| cost.error),
+            "step_ms": step_ms(state),
+            "decode_error": measured(&speed.decode).map(|cost| cost.error),
         },
     })
 }
 
-/// A fitted time is 0 until there was something to fit.
-fn measured(us: f32) -> Option<f64> {
-    (us.is_finite() && 0.0 < us).then_some(f64::from(us))
+/// Nothing is known until there was something to fit.
+fn measured(cost: &StepCost) -> Option<&StepCost> {
+    Some(cost).filter(|cost| cost.is_measured())
+}
+
+/// How long a prompt token takes in a full step, the first of its prompt.
+fn prefill_token_us(state: &WorkerState) -> Option<f64> {
+    let tokens = state.step_tokens.max(1) as f32;
+    measured(&state.speed.prefill)
+        .map(|cost| f64::from(cost.us(1.0, tokens, tokens * tokens / 2.0) / tokens))
 }
 
 /// The workers of one role together: what prefill and decode are compared by.
@@ -123,15 +131,19 @@ fn role<'a>(states: impl Iterator<Item = &'a WorkerState> + Clone) -> Value {
 fn backlog_ms(state: &WorkerState) -> Option<f64> {
     match state.queued_tokens {
         0 => Some(0.0),
-        tokens => Some(measured(state.speed.prefill_token_us)? * tokens as f64 / 1e3),
+        tokens => {
+            let steps = tokens.div_ceil(u64::from(state.step_tokens.max(1))) as f32;
+            let cost = measured(&state.speed.prefill)?;
+            Some(f64::from(cost.us(steps, tokens as f32, state.queued_pairs as f32) / 1e3))
+        }
     }
 }
 
 /// How long a step with the sequences that generate there takes: their time per token.
 fn step_ms(state: &WorkerState) -> Option<f64> {
-    let sequence_us = f64::from(state.speed.decode_sequence_us.max(0.0));
-    let running = f64::from(state.running_sequences.max(1));
-    Some((measured(state.speed.step_us)? + sequence_us * running) / 1e3)
+    let running = state.running_sequences.max(1) as f32;
+    let cost = measured(&state.speed.decode)?;
+    Some(f64::from(cost.us(1.0, running, state.running_tokens as f32) / 1e3))
 }
 
 /// The mean of what is known; `None` when nothing is.
@@ -199,8 +211,9 @@ mod tests {
     use crate::fleet::{FleetView, test_state};
 
     fn fast(name: &str, role: Role, queued_tokens: u64) -> WorkerState {
-        let speed =
-            Speed { step_us: 2_000.0, prefill_token_us: 500.0, decode_sequence_us: 1_000.0 };
+        let cost =
+            |step_us, item_us| StepCost { step_us, item_us, pair_us: 0.0, error: 0.25, steps: 9 };
+        let speed = Speed { prefill: cost(0.0, 500.0), decode: cost(2_000.0, 1_000.0) };
         let pool = PoolState { free: 60, cached: 30, leased: 38, total: 128, leaked: 0 };
         WorkerState { speed, pool, queued_tokens, running_sequences: 3, ..test_state(name, role) }
     }
@@ -265,7 +278,11 @@ mod tests {
             panic!("{report}");
         };
         assert_eq!((&first["state"], &last["state"]), (&json!("ready"), &json!("draining")));
-        assert_eq!(second["speed"]["step_us"], Value::Null);
+        assert_eq!(second["speed"]["step_ms"], Value::Null);
+        let speed = json!({
+            "prefill_token_us": 500.0, "prefill_error": 0.25, "step_ms": 5.0, "decode_error": 0.25,
+        });
+        assert_eq!(first["speed"], speed);
         assert_eq!(first["age_ms"], 250);
     }
 

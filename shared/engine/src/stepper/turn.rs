@@ -15,7 +15,7 @@ use model::{BatchSequence, StepOutput};
 use protocol::{BLOCK_TOKENS, BlockHash, ErrorClass, Refusal, RequestKey};
 use scheduling::planner::{Outcome, Planner, Row};
 use scheduling::pool::Page;
-use scheduling::speed::SpeedFit;
+use scheduling::speed::{SpeedFit, StepWork};
 use tokio::sync::mpsc;
 
 use super::inbox::Inbox;
@@ -246,7 +246,7 @@ impl<C: Compute> StepLoop<C> {
 
     fn step(&mut self, began: Instant) {
         let started = Instant::now();
-        let ((prefill, decode), computed) = self.forward();
+        let (work, computed) = self.forward();
         let forward = started.elapsed();
         if let Err(error) = computed {
             self.failed_steps += 1;
@@ -259,26 +259,26 @@ impl<C: Compute> StepLoop<C> {
             return;
         }
         self.failed_steps = 0;
-        self.tell_step(began, forward, (prefill, decode));
+        self.tell_step(began, forward, &work);
         self.commit();
-        self.speed.observe(prefill, decode, started.elapsed().as_secs_f64() * 1e6);
         self.outbox.send();
         let exporting = Instant::now();
         self.export_outcomes();
         self.note_times(began, forward, exporting);
+        // All of the turn: the next one waits for all of it.
+        self.speed.observe(&work, began.elapsed().as_secs_f64() * 1e6);
     }
 
-    /// Computes the planned rows; also says how many prompt tokens and how many generating
-    /// sequences they are.
-    fn forward(&mut self) -> ((u32, u32), Result<(), ComputeError>) {
+    /// Computes the planned rows; also says how much work they are.
+    fn forward(&mut self) -> (StepWork, Result<(), ComputeError>) {
         let mut batch = row::recycled(std::mem::take(&mut self.batch));
-        let mut counts = (0, 0);
+        let mut work = StepWork::default();
         for row in &self.rows {
             let sequence = self.planner.sequence(&row.key).expect("planned from the sequences");
             let seat = self.seats.get_mut(&row.key).expect("seated with its sequence");
             match row.count {
-                1 if !sequence.output().is_empty() => counts.1 += 1,
-                count => counts.0 += count as u32,
+                1 if !sequence.output().is_empty() => work.generating(row.start),
+                count => work.prompt(row.start, count),
             }
             if sequence.output().is_empty() || 1 < row.count {
                 seat.extras.chunks += 1;
@@ -287,12 +287,12 @@ impl<C: Compute> StepLoop<C> {
         }
         let computed = self.compute.forward(&batch, &mut self.output);
         self.batch = row::recycled(batch);
-        (counts, computed)
+        (work, computed)
     }
 
     /// Tells the shell of a step that worked on recorded requests, unless it was told of many just
     /// now. Before the step's tokens, whose stages link to it.
-    fn tell_step(&mut self, began: Instant, forward: Duration, (prefill, decode): (u32, u32)) {
+    fn tell_step(&mut self, began: Instant, forward: Duration, work: &StepWork) {
         let (seats, rows) = (&self.seats, &self.rows);
         let recorded = || {
             rows.iter().filter_map(|row| {
@@ -311,8 +311,8 @@ impl<C: Compute> StepLoop<C> {
             time: ended - now.duration_since(began)..ended,
             forward,
             sequences: rows.len() as u32,
-            prefill_tokens: prefill,
-            decode_sequences: decode,
+            prefill_tokens: work.prefill_tokens,
+            decode_sequences: work.decode_sequences,
             unrecorded,
             keys: recorded().map(|(key, _)| key).collect(),
         };

@@ -47,6 +47,7 @@ pub(super) struct Metrics {
     steps: Counter,
     step_seconds: Family<Label, Counter<f64, std::sync::atomic::AtomicU64>>,
     step_overhead: Gauge<f64, std::sync::atomic::AtomicU64>,
+    step_error: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>>,
     reported: Mutex<StepTimes>,
     pub(super) times: Times,
 }
@@ -115,6 +116,10 @@ impl Metrics {
         registry.register("tandem_worker_step_seconds", seconds, it.step_seconds.clone());
         let overhead = "Share of the last second's steps outside the model, 0 to 1";
         registry.register("tandem_step_overhead_ratio", overhead, it.step_overhead.clone());
+        let error =
+            "How far predictions made before a step were off lately, as a share of what it took";
+        let name = "tandem_worker_step_prediction_error_ratio";
+        registry.register(name, error, it.step_error.clone());
         it.times.register(registry);
         it.show_all();
         it
@@ -134,6 +139,9 @@ impl Metrics {
         }
         for state in ["free", "cached", "leased"] {
             drop(self.pages.get_or_create(&[("state", state)]));
+        }
+        for kind in ["prefill", "decode"] {
+            drop(self.step_error.get_or_create(&[("kind", kind)]));
         }
         for part in ["model", "export", "loop"] {
             drop(self.step_seconds.get_or_create(&[("part", part)]));
@@ -214,7 +222,12 @@ impl Metrics {
     }
 
     /// Takes over what the step loop reports.
-    pub(super) fn report(&self, Report { pool, load, times, .. }: &Report) {
+    pub(super) fn report(&self, Report { pool, load, times, speed }: &Report) {
+        for (kind, cost) in [("prefill", speed.prefill), ("decode", speed.decode)] {
+            if cost.is_measured() {
+                self.step_error.get_or_create(&[("kind", kind)]).set(f64::from(cost.error));
+            }
+        }
         self.step_times(*times);
         self.running.set(i64::from(load.running_sequences));
         self.waiting.set(i64::from(load.queued_sequences));

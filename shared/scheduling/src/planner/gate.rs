@@ -51,6 +51,11 @@ impl Gate {
         now_ms + self.limits.lease_ms
     }
 
+    /// Most tokens of a step.
+    pub fn step_tokens(&self) -> usize {
+        self.limits.step_tokens
+    }
+
     /// Sequences that may wait for pages.
     pub fn queue_max(&self) -> usize {
         self.limits.queue_max

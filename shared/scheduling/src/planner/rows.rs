@@ -2,8 +2,17 @@
 
 use protocol::{BLOCK_TOKENS, RequestKey};
 
-use super::{Logits, Planner, Row};
+use super::{Limits, Logits, Planner, Row};
 use crate::sequence::{Phase, Sequence};
+
+/// Tokens that prompts get of a step of `step_tokens` in which so many sequences generate.
+pub(crate) fn prompt_budget(step_tokens: usize, prefill_share: f32, generating: usize) -> usize {
+    if generating == 0 {
+        return step_tokens;
+    }
+    let share = (step_tokens as f32 * prefill_share) as usize;
+    share.max(BLOCK_TOKENS).min(step_tokens.saturating_sub(generating))
+}
 
 impl Planner {
     /// The rows of the next step. Never more than `step_tokens` tokens, except that every
@@ -18,14 +27,8 @@ impl Planner {
     pub fn plan_into(&mut self, rows: &mut Vec<Row>) {
         rows.clear();
         self.decode_rows(rows);
-        let budget = match rows.len() {
-            0 => self.limits.step_tokens,
-            decoding => {
-                let share = (self.limits.step_tokens as f32 * self.limits.prefill_share) as usize;
-                share.max(BLOCK_TOKENS).min(self.limits.step_tokens.saturating_sub(decoding))
-            }
-        };
-        self.prefill_rows(budget, rows);
+        let Limits { step_tokens, prefill_share, .. } = self.limits;
+        self.prefill_rows(prompt_budget(step_tokens, prefill_share, rows.len()), rows);
     }
 
     /// Oldest first. Who gives way is younger than everybody who has a row, so rows stay valid.

@@ -4,6 +4,7 @@ use protocol::{ErrorClass, PoolState, Refusal, RequestKey};
 
 use super::{Expired, Load, Planner};
 use crate::sequence::{Phase, Sequence};
+use crate::speed;
 
 impl Planner {
     /// Lets go of a sequence and its pages: it ended, or nobody wants it. Idempotent.
@@ -66,10 +67,13 @@ impl Planner {
             let generating = sequence.phase == Phase::Computing && !sequence.output().is_empty();
             if generating {
                 load.running_sequences += 1;
+                load.running_tokens += sequence.computed as u64;
             } else if sequence.phase != Phase::Ended {
                 load.queued_sequences += 1;
                 if !sequence.awaits_first_token() {
-                    load.queued_tokens += sequence.uncomputed() as u64;
+                    let (done, left) = (sequence.computed as u64, sequence.uncomputed() as u64);
+                    load.queued_tokens += left;
+                    load.queued_pairs += speed::pairs(done, left);
                 }
             }
         }

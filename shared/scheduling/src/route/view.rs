@@ -1,14 +1,19 @@
 //! What the router knows about a worker and a request.
 
-use protocol::{BLOCK_TOKENS, Role, Speed, WorkerId, WorkerState};
+use protocol::{BLOCK_TOKENS, Role, Speed, StepCost, WorkerId, WorkerState};
 
-/// Prompt tokens that a step takes at most, as far as the price of a prompt goes.
-const STEP_TOKENS: u64 = 256;
+use crate::planner::prompt_budget;
+use crate::speed::pairs;
+
 /// Output tokens counted for a generation whose length is unknown.
 pub(super) const EXPECTED_OUTPUT_TOKENS: u32 = 128;
-/// Assumed where a worker has not measured itself yet.
-const DEFAULT_SPEED: Speed =
-    Speed { step_us: 5_000.0, prefill_token_us: 2_000.0, decode_sequence_us: 5_000.0 };
+/// Assumed while no worker has measured itself.
+const ASSUMED: Speed = Speed {
+    prefill: StepCost { step_us: 5_000.0, item_us: 500.0, pair_us: 0.0, error: 1.0, steps: 0 },
+    decode: StepCost { step_us: 5_000.0, item_us: 1_000.0, pair_us: 0.0, error: 1.0, steps: 0 },
+};
+/// Steps after which a worker's word is enough to turn work away.
+const MEASURED_STEPS: u64 = 8;
 
 /// What was sent to a worker since it last told its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,8 +24,27 @@ pub struct Pending {
     pub decodes: u32,
     /// Tokens of those prompts.
     pub prompt_tokens: u64,
+    /// Pairs of these and earlier tokens of the same prompt.
+    pub prompt_pairs: u64,
+    /// Tokens that those who generate attend to.
+    pub decode_tokens: u64,
     /// Pages that all of them need.
     pub pages: u32,
+}
+
+impl Pending {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            prefills: self.prefills.saturating_add(other.prefills),
+            decodes: self.decodes.saturating_add(other.decodes),
+            prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
+            prompt_pairs: self.prompt_pairs.saturating_add(other.prompt_pairs),
+            decode_tokens: self.decode_tokens.saturating_add(other.decode_tokens),
+            pages: self.pages.saturating_add(other.pages),
+        }
+    }
 }
 
 /// A worker as the router sees it.
@@ -34,69 +58,103 @@ pub struct WorkerView {
     pub ready: bool,
     /// Longest sequence it can hold.
     pub context_tokens: u32,
+    /// Most tokens of a step.
+    pub step_tokens: u32,
+    /// Share of them open to prompts while it generates.
+    pub prefill_share: f32,
     /// Sequences waiting there.
     pub queued_sequences: u32,
     /// Prompt tokens waiting there.
     pub queued_tokens: u64,
+    /// Pairs of these and earlier tokens of the same prompt.
+    pub queued_pairs: u64,
+    /// It has worked on these since then, in milliseconds of the caller's clock.
+    pub queued_since_ms: u64,
     /// Sequences generating there.
     pub running_sequences: u32,
+    /// Tokens that these attend to.
+    pub running_tokens: u64,
     /// Most sequences in one step.
     pub sequences_max: u32,
     /// Pages of its KV pool.
     pub pages_total: u32,
     /// Pages that no sequence holds.
     pub pages_open: u32,
-    /// How fast it is; defaults where it has not measured.
+    /// How fast it is; what it has not measured is assumed.
     pub speed: Speed,
-    /// True when `speed` was measured.
-    pub measured: bool,
 }
 
 impl WorkerView {
-    /// What `state` says, with `pending` on top.
-    pub fn new(state: &WorkerState, pending: Pending) -> Self {
-        let or = |value: f32, default: f32| {
-            if value.is_finite() && 0.0 < value { value } else { default }
-        };
-        let speed = Speed {
-            step_us: or(state.speed.step_us, DEFAULT_SPEED.step_us),
-            prefill_token_us: or(state.speed.prefill_token_us, DEFAULT_SPEED.prefill_token_us),
-            decode_sequence_us: or(
-                state.speed.decode_sequence_us,
-                DEFAULT_SPEED.decode_sequence_us,
-            ),
-        };
+    /// What `state` said at `now_ms`, with `pending` on top.
+    pub fn new(state: &WorkerState, pending: Pending, now_ms: u64) -> Self {
         let mut view = Self {
             worker: state.worker.clone(),
             role: state.role,
             ready: state.ready && !state.draining,
             context_tokens: state.context_tokens,
+            step_tokens: state.step_tokens.max(1),
+            prefill_share: state.prefill_share,
             queued_sequences: state.queued_sequences,
             queued_tokens: state.queued_tokens,
+            queued_pairs: state.queued_pairs,
+            queued_since_ms: now_ms,
             running_sequences: state.running_sequences,
+            running_tokens: state.running_tokens,
             sequences_max: state.sequences_max.max(1),
             pages_total: state.pool.total,
             pages_open: state.pool.free.saturating_add(state.pool.cached),
-            measured: 0.0 < state.speed.prefill_token_us && 0.0 < state.speed.step_us,
-            speed,
+            speed: Speed {
+                prefill: told_or(state.speed.prefill, ASSUMED.prefill),
+                decode: told_or(state.speed.decode, ASSUMED.decode),
+            },
         };
-        view.add(pending);
+        view.add(pending, now_ms);
         view
     }
 
-    /// Counts what was sent there since it told its state.
-    pub fn add(&mut self, pending: Pending) {
+    /// Takes what it has not measured from those that have: workers of one model are more like
+    /// each other than like anything else that one could assume.
+    pub fn assume<'a>(&mut self, others: impl Iterator<Item = &'a Self> + Clone) {
+        let mean = |of: fn(&Self) -> &StepCost| {
+            mean(others.clone().map(of).filter(|cost| cost.is_measured()))
+        };
+        if !self.speed.prefill.is_measured() {
+            self.speed.prefill = mean(|other| &other.speed.prefill).unwrap_or(ASSUMED.prefill);
+        }
+        if !self.speed.decode.is_measured() {
+            self.speed.decode = mean(|other| &other.speed.decode).unwrap_or(ASSUMED.decode);
+        }
+    }
+
+    /// True when it has measured all that a prediction takes.
+    pub fn is_measured(&self) -> bool {
+        self.speed.prefill.is_measured() && self.speed.decode.is_measured()
+    }
+
+    /// Counts what is sent there at `now_ms`, until it says so itself.
+    pub fn add(&mut self, pending: Pending, now_ms: u64) {
+        if self.queued_tokens == 0 {
+            self.queued_since_ms = now_ms;
+        }
         self.queued_sequences = self.queued_sequences.saturating_add(pending.prefills);
         self.queued_tokens = self.queued_tokens.saturating_add(pending.prompt_tokens);
+        self.queued_pairs = self.queued_pairs.saturating_add(pending.prompt_pairs);
         self.running_sequences = self.running_sequences.saturating_add(pending.decodes);
+        self.running_tokens = self.running_tokens.saturating_add(pending.decode_tokens);
         self.pages_open = self.pages_open.saturating_sub(pending.pages);
     }
 
-    /// Takes back what was added, because it is done or given up.
-    pub fn remove(&mut self, pending: Pending) {
+    /// Takes back what was added, because it is done or given up at `now_ms`. A prompt that is done
+    /// has had all the work so far.
+    pub fn remove(&mut self, pending: Pending, now_ms: u64) {
+        if pending.prefills != 0 {
+            self.queued_since_ms = now_ms;
+        }
         self.queued_sequences = self.queued_sequences.saturating_sub(pending.prefills);
         self.queued_tokens = self.queued_tokens.saturating_sub(pending.prompt_tokens);
+        self.queued_pairs = self.queued_pairs.saturating_sub(pending.prompt_pairs);
         self.running_sequences = self.running_sequences.saturating_sub(pending.decodes);
+        self.running_tokens = self.running_tokens.saturating_sub(pending.decode_tokens);
         self.pages_open = self.pages_open.saturating_add(pending.pages).min(self.pages_total);
     }
 
@@ -105,18 +163,80 @@ impl WorkerView {
         need.tokens <= self.context_tokens && need.pages_max(self) <= self.pages_total
     }
 
-    /// Predicted milliseconds from now to the first token, the queue first, then the prompt.
-    pub fn first_token_ms(&self, need: &Need) -> (f32, f32) {
-        let speed = &self.speed;
-        let steps = |tokens: u64| tokens.div_ceil(STEP_TOKENS) as f32;
-        let beside = self.running_sequences as f32 * speed.decode_sequence_us;
-        let cost = |tokens: u64| {
-            (steps(tokens) * (speed.step_us + beside) + tokens as f32 * speed.prefill_token_us)
-                / 1_000.0
+    /// Predicted milliseconds from `now_ms` to the first token, the queue first, then the prompt.
+    ///
+    /// Prompts are computed in order, in steps that are filled up; what generates takes part in
+    /// each of them, and a prompt that comes in the midst of a step waits half of it on average.
+    pub fn first_token_ms(&self, need: &Need, now_ms: u64) -> (f32, f32) {
+        let Speed { prefill, decode } = &self.speed;
+        let generating = self.running_sequences as f32;
+        let beside_us = decode.us(0.0, generating, self.running_tokens as f32);
+        let steps_us = |steps: u64| steps as f32 * (prefill.step_us + beside_us);
+        let budget =
+            prompt_budget(self.step_tokens as usize, self.prefill_share, generating as usize);
+        let budget = budget.max(1) as u64;
+        let full_steps = self.queued_tokens / budget;
+        let queue_us = steps_us(full_steps)
+            + prefill.us(0.0, self.queued_tokens as f32, self.queued_pairs as f32);
+        let worked_ms = now_ms.saturating_sub(self.queued_since_ms) as f32;
+        let half_step_us = match self.running_sequences {
+            0 => 0.0,
+            _ => decode.us(1.0, generating, self.running_tokens as f32) / 2.0,
         };
-        let uncached = u64::from(need.tokens.saturating_sub(need.cached_tokens).max(1));
-        (cost(self.queued_tokens), cost(uncached))
+        let queue_ms = (queue_us / 1_000.0 - worked_ms).max(0.0) + half_step_us / 1_000.0;
+        let (cached, uncached) = need.cached_and_not();
+        let steps = self.queued_tokens.saturating_add(uncached).div_ceil(budget) - full_steps;
+        let prompt_us =
+            steps_us(steps) + prefill.us(0.0, uncached as f32, pairs(cached, uncached) as f32);
+        (queue_ms, prompt_us / 1_000.0)
     }
+
+    /// Predicted milliseconds of each token, if a sequence with `need` generates here as well.
+    pub fn token_ms(&self, need: &Need) -> f32 {
+        let tokens = self.running_tokens as f32 + need.attended();
+        self.speed.decode.us(1.0, self.running_sequences as f32 + 1.0, tokens) / 1_000.0
+    }
+
+    /// Milliseconds that it adds to each of the other sequences' tokens here.
+    pub(super) fn token_harm_ms(&self, need: &Need) -> f32 {
+        self.speed.decode.us(0.0, 1.0, need.attended()) / 1_000.0
+    }
+
+    /// Predicted milliseconds to the first token that the worker's own word is good for: the least
+    /// that its usual error leaves of it, and nothing as long as it has measured little.
+    pub fn certain_first_token_ms(&self, need: &Need, now_ms: u64) -> f32 {
+        let cost = &self.speed.prefill;
+        if cost.steps < MEASURED_STEPS {
+            return 0.0;
+        }
+        let (queue_ms, prefill_ms) = self.first_token_ms(need, now_ms);
+        (queue_ms + prefill_ms) / (1.0 + cost.error)
+    }
+}
+
+/// A told cost, if it says something.
+fn told_or(told: StepCost, assumed: StepCost) -> StepCost {
+    let parts = [told.step_us, told.item_us, told.pair_us, told.error];
+    let sound = parts.iter().all(|part| part.is_finite() && 0.0 <= *part);
+    if told.is_measured() && sound { told } else { assumed }
+}
+
+/// The mean cost, which nobody measured; `None` of nothing.
+fn mean<'a>(costs: impl Iterator<Item = &'a StepCost>) -> Option<StepCost> {
+    let mut sum = StepCost::default();
+    let mut count = 0.0_f32;
+    for cost in costs {
+        sum.step_us += cost.step_us;
+        sum.item_us += cost.item_us;
+        sum.pair_us += cost.pair_us;
+        count += 1.0;
+    }
+    (0.0 < count).then(|| StepCost {
+        step_us: sum.step_us / count,
+        item_us: sum.item_us / count,
+        pair_us: sum.pair_us / count,
+        ..ASSUMED.prefill
+    })
 }
 
 /// What a request asks of the workers.
@@ -131,6 +251,35 @@ pub struct Need {
 }
 
 impl Need {
+    /// What a worker has to do for its prompt; at least the last token is computed.
+    pub fn prompt(&self) -> Pending {
+        let (cached, uncached) = self.cached_and_not();
+        let prompt_pairs = pairs(cached, uncached);
+        let pages = self.pages();
+        Pending { prefills: 1, prompt_tokens: uncached, prompt_pairs, pages, ..Pending::default() }
+    }
+
+    /// What a worker has to do that generates after it.
+    pub fn generation(&self) -> Pending {
+        let (decode_tokens, pages) = (u64::from(self.tokens), self.pages());
+        Pending { decodes: 1, decode_tokens, pages, ..Pending::default() }
+    }
+
+    fn pages(&self) -> u32 {
+        self.tokens.div_ceil(BLOCK_TOKENS as u32) + 1
+    }
+
+    fn cached_and_not(&self) -> (u64, u64) {
+        let tokens = self.tokens.max(1);
+        let cached = self.cached_tokens.min(tokens - 1);
+        (cached.into(), (tokens - cached).into())
+    }
+
+    /// Tokens that each of its output tokens attends to, on average.
+    fn attended(&self) -> f32 {
+        self.tokens as f32 + self.expected_output() / 2.0
+    }
+
     /// Pages that the whole sequence takes on `view` at its end.
     pub(super) fn pages_max(&self, view: &WorkerView) -> u32 {
         let tokens = self.tokens.saturating_add(self.output_tokens).min(view.context_tokens);

@@ -159,8 +159,7 @@ function updateRow(row, worker) {
   fillBar(bars[1], { leased: pool.leased, cached: pool.cached }, pool.total, `${pool.leased} pages in use, ${pool.cached} cached, ${pool.free} free${leaked}`);
   const perToken = speed.prefill_token_us;
   text(".prefill-speed", perToken ? `${format.count(1e6 / perToken)} tok/s` : "–");
-  const step = speed.step_us ? (speed.step_us + (speed.decode_sequence_us ?? 0) * Math.max(1, worker.running_sequences)) / 1000 : null;
-  text(".step-speed", format.duration(step));
+  text(".step-speed", format.duration(speed.step_ms));
   text(".device", worker.device);
 }
 

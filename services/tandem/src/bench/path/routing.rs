@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use protocol::{Role, Speed};
+use protocol::{Role, Speed, StepCost};
 use scheduling::route::{Disaggregate, Need, WorkerView, place};
 
 /// Workers to choose among.
@@ -27,12 +27,16 @@ fn decision_us(workers: usize) -> anyhow::Result<f64> {
     for _ in 0..TRIES {
         let started = Instant::now();
         for _ in 0..DECISIONS {
-            black_box(place(black_box(&need), &views, &avoid, Disaggregate::Always))?;
+            black_box(place(black_box(&need), &views, &avoid, Disaggregate::Always, 0))?;
         }
         tries.push(started.elapsed().as_secs_f64() * 1e6 / f64::from(DECISIONS));
     }
     tries.sort_by(f64::total_cmp);
     Ok(tries[TRIES / 2])
+}
+
+fn cost(step_us: f32, item_us: f32) -> StepCost {
+    StepCost { step_us, item_us, pair_us: 0.01, error: 0.1, steps: 100 }
 }
 
 /// Half of each role, every one with another load and speed.
@@ -44,17 +48,20 @@ fn view(number: usize) -> anyhow::Result<WorkerView> {
         role,
         ready: true,
         context_tokens: 32_768,
+        step_tokens: 256,
+        prefill_share: if role == Role::Prefill { 1.0 } else { 0.0 },
         queued_sequences: (mixed % 7) as u32,
         queued_tokens: (mixed % 977) as u64,
+        queued_pairs: (mixed % 977 * 300) as u64,
+        queued_since_ms: 0,
         running_sequences: (mixed % 31) as u32,
+        running_tokens: (mixed % 31 * 500) as u64,
         sequences_max: 32,
         pages_total: 4_096,
         pages_open: 2_048 + mixed as u32,
         speed: Speed {
-            step_us: 900.0 + mixed as f32,
-            prefill_token_us: 300.0 + (mixed % 97) as f32,
-            decode_sequence_us: 500.0 + (mixed % 89) as f32,
+            prefill: cost(0.0, 300.0 + (mixed % 97) as f32),
+            decode: cost(900.0 + mixed as f32, 500.0 + (mixed % 89) as f32),
         },
-        measured: true,
     })
 }
