@@ -193,6 +193,7 @@ fn values_out_of_range_are_refused_with_their_origin() {
         ("device", "gpu"),
         ("device", "wgpu:x"),
         ("isa", "sse9"),
+        ("activations", "int4"),
         ("threads", "5000"),
         ("drain_timeout_ms", "3600001"),
         ("nats.url", ""),

@@ -1,10 +1,10 @@
 //! Prints how fast the kernels run a decoder of SmolLM2-135M's shape, with random weights:
-//! `decoder_speed [threads] [isa] [format]`.
+//! `decoder_speed [threads] [isa] [format] [precision]`.
 #![allow(clippy::print_stdout, reason = "an example that reports to its user")]
 
 use kernels::{
-    Attention, Cpu, Format, HeadOutput, HeadRow, Isa, Kv, KvShape, Linear, Matrix, Part, RmsNorm,
-    Span, Vector,
+    Attention, Cpu, Format, HeadOutput, HeadRow, Isa, Kv, KvShape, Linear, Matrix, Part, Precision,
+    RmsNorm, Span, Vector,
 };
 use std::error::Error;
 use std::time::Instant;
@@ -72,7 +72,7 @@ fn weight(format: Format, outputs: &[usize], inputs: usize) -> Result<Linear, Bo
 }
 
 impl Decoder {
-    fn new(threads: usize, isa: Isa, format: Format) -> Result<Self, Box<dyn Error>> {
+    fn new(cpu: Cpu, format: Format) -> Result<Self, Box<dyn Error>> {
         let layer = || -> Result<Layer, Box<dyn Error>> {
             Ok(Layer {
                 qkv: weight(format, &[HIDDEN, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM], HIDDEN)?,
@@ -84,7 +84,7 @@ impl Decoder {
         let shape =
             KvShape { layers: LAYERS, kv_heads: KV_HEADS, head_dim: HEAD_DIM, pages: 32 * 20 };
         Ok(Self {
-            cpu: Cpu::new(threads, isa)?,
+            cpu,
             norm: Vector::new(&[1.0; HIDDEN]),
             layers: (0..LAYERS).map(|_| layer()).collect::<Result<_, _>>()?,
             head: weight(Format::Q8_0, &[VOCAB], HIDDEN)?,
@@ -167,8 +167,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some("q4_k") => Format::Q4_K,
         Some(other) => return Err(format!("format {other} is not q4_0, q4_1, q8_0 or q4_k").into()),
     };
-    let mut decoder = Decoder::new(threads, isa, format)?;
-    println!("{isa}, {threads} threads, {format:?}, tokens/s");
+    let precision = arguments.next().map_or(Ok(Precision::Int8), |text| text.parse())?;
+    let mut decoder = Decoder::new(Cpu::new(threads, isa, precision)?, format)?;
+    println!("{isa}, {threads} threads, {format:?}, {precision}, tokens/s");
     for length in [128, 512, 2048] {
         let best = (0..3).map(|_| decoder.prefill(length)).fold(f64::MAX, f64::min);
         println!("prefill {length:>4}  {:>7.0}", length as f64 / best);

@@ -1,7 +1,7 @@
-//! Prints how fast linear layers multiply: `linear_speed [threads] [isa]`.
+//! Prints how fast linear layers multiply: `linear_speed [threads] [isa] [precision]`.
 #![allow(clippy::print_stdout, reason = "an example that reports to its user")]
 
-use kernels::{Cpu, Format, Isa, Linear, Matrix, Part};
+use kernels::{Cpu, Format, Isa, Linear, Matrix, Part, Precision};
 use std::error::Error;
 use std::time::Instant;
 
@@ -9,8 +9,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let threads = arguments.next().map_or(Ok(1), |text| text.parse())?;
     let isa = arguments.next().map_or(Ok(Isa::best()), |text| text.parse())?;
-    let mut cpu = Cpu::new(threads, isa)?;
-    println!("{isa}, {threads} threads: Gop/s (GB/s of weights)");
+    let precision = arguments.next().map_or(Ok(Precision::Int8), |text| text.parse())?;
+    let mut cpu = Cpu::new(threads, isa, precision)?;
+    println!("{isa}, {precision}, {threads} threads: Gop/s (GB/s of weights)");
     for format in
         [Format::Q4_0, Format::Q4_1, Format::Q8_0, Format::Q4_K, Format::Q6_K, Format::F32]
     {

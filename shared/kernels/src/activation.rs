@@ -60,6 +60,7 @@ pub struct RmsNorm<'a> {
 pub(crate) struct Activations {
     blocks: Vec<Block>,
     blocks_each: usize,
+    planes: usize,
     /// Rows in f32 where a weight wants them, else a row for each thread on its way to 8 bits.
     floats: Aligned<f32>,
     stride: usize,
@@ -67,32 +68,43 @@ pub(crate) struct Activations {
 
 impl Default for Activations {
     fn default() -> Self {
-        Self { blocks: Vec::new(), blocks_each: 0, floats: Aligned::new(), stride: 0 }
+        Self { blocks: Vec::new(), blocks_each: 0, planes: 1, floats: Aligned::new(), stride: 0 }
     }
 }
 
 /// The rows of prepared activations.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
+    /// Plane after plane of each row.
     pub(crate) blocks: &'a [Block],
+    /// Blocks in a plane of a row.
     pub(crate) blocks_each: usize,
+    /// Rows in 8 bits that together make one.
+    pub(crate) planes: usize,
     pub(crate) floats: &'a [f32],
     pub(crate) stride: usize,
 }
 
 impl Activations {
-    /// Makes room for so many rows of `width` in 8 bits and in f32.
-    pub(crate) fn reshape(&mut self, width: usize, block_rows: usize, float_rows: usize) {
+    /// Makes room for so many rows of `width` in `planes` times 8 bits, and in f32.
+    pub(crate) fn reshape(
+        &mut self,
+        width: usize,
+        (block_rows, planes): (usize, usize),
+        float_rows: usize,
+    ) {
         self.stride = width.next_multiple_of(LANES);
         self.floats.resize(float_rows * self.stride);
         self.blocks_each = if block_rows > 0 { width / BLOCK } else { 0 };
-        self.blocks.resize(block_rows * self.blocks_each, EMPTY);
+        self.planes = planes;
+        self.blocks.resize(block_rows * planes * self.blocks_each, EMPTY);
     }
 
     pub(crate) fn view(&self) -> View<'_> {
         View {
             blocks: &self.blocks,
             blocks_each: self.blocks_each,
+            planes: self.planes,
             floats: self.floats.as_slice(),
             stride: self.stride,
         }
@@ -121,7 +133,8 @@ impl Kernel for PrepareRow<'_> {
     unsafe fn run<L: Lanes>(self) {
         let Self { x, width, norm, floats, blocks } = self;
         assert!(x.len().is_multiple_of(LANES) && floats.len() == x.len(), "rows are padded");
-        assert!(blocks.is_empty() || blocks.len() * BLOCK == width, "rows divide into blocks");
+        let blocks_each = width / BLOCK;
+        assert!(blocks.is_empty() || blocks_each * BLOCK == width, "rows divide into blocks");
         // SAFETY: the instructions are promised by the caller; every load and store is within
         // slices whose lengths were compared.
         unsafe {
@@ -129,8 +142,16 @@ impl Kernel for PrepareRow<'_> {
                 None => floats.copy_from_slice(x),
                 Some(norm) => norm_row::<L>(x, width, norm, floats),
             }
-            for (values, block) in floats.chunks_exact(BLOCK).zip(blocks) {
+            if blocks.is_empty() {
+                return;
+            }
+            let (coarse, fine) = blocks.split_at_mut(blocks_each);
+            for (values, block) in floats.chunks_exact(BLOCK).zip(coarse.iter_mut()) {
                 quantise::<L>(values, block);
+            }
+            for ((values, coarse), fine) in floats.chunks_exact(BLOCK).zip(coarse).zip(fine) {
+                let rest = rest::<L>(values, coarse);
+                quantise::<L>(&rest, fine);
             }
         }
     }
@@ -189,4 +210,24 @@ unsafe fn quantise<L: Lanes>(values: &[f32], block: &mut Block) {
         block.around_128 = sum.wrapping_mul(-128);
         block.halves_around_32 = sums.map(|sum| sum.wrapping_mul(-32));
     }
+}
+
+/// What `block` leaves of the values that it was made from.
+///
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn rest<L: Lanes>(values: &[f32], block: &Block) -> [f32; BLOCK] {
+    assert_eq!(values.len(), BLOCK, "a block is full");
+    let mut rest = [0.0; BLOCK];
+    // SAFETY: the instructions are promised by the caller; 32 values and 32 quants are there.
+    unsafe {
+        let scale = L::splat(-block.scale);
+        for half in [0, LANES] {
+            let quants = L::load_i8(block.quants.as_ptr().add(half).cast());
+            let left = L::fma(quants, scale, L::load(values.as_ptr().add(half)));
+            L::store(rest.as_mut_ptr().add(half), left);
+        }
+    }
+    rest
 }

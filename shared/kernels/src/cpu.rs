@@ -10,6 +10,7 @@ use crate::linear::{Linear, Product, Rows, Sink};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
 use crate::pool::Pool;
+use crate::precision::Precision;
 
 /// Rows that a thread prepares at a time.
 const PREPARE_ROWS: usize = 4;
@@ -34,19 +35,21 @@ pub enum SetupError {
 pub struct Cpu {
     pub(crate) isa: Available,
     pub(crate) pool: Pool,
+    precision: Precision,
     pub(crate) activations: Activations,
     pub(crate) attention: AttentionMemory,
     pub(crate) top: TopMemory,
 }
 
 impl Cpu {
-    /// Starts `threads` threads.
-    pub fn new(threads: usize, isa: Isa) -> Result<Self, SetupError> {
+    /// Starts `threads` threads; linear layers round what they read as `precision` says.
+    pub fn new(threads: usize, isa: Isa, precision: Precision) -> Result<Self, SetupError> {
         let isa = Available::new(isa).ok_or(SetupError::Isa(isa))?;
         let pool = Pool::new(threads).map_err(|source| SetupError::Threads { threads, source })?;
         Ok(Self {
             isa,
             pool,
+            precision,
             activations: Activations::default(),
             attention: AttentionMemory::default(),
             top: TopMemory::default(),
@@ -155,8 +158,9 @@ impl Cpu {
         let (quantised, kept) = (weight.is_quantised(), weight.is_float());
         let block_rows = if quantised { rows } else { 0 };
         let float_rows = if kept { rows } else { self.pool.threads() };
-        self.activations.reshape(width, block_rows, float_rows);
-        let blocks_each = if quantised { width / BLOCK } else { 0 };
+        let planes = self.precision.planes();
+        self.activations.reshape(width, (block_rows, planes), float_rows);
+        let blocks_each = if quantised { planes * (width / BLOCK) } else { 0 };
         let stride = x.stride();
         let (blocks, floats) = self.activations.targets();
         let isa = self.isa;

@@ -41,13 +41,13 @@ impl Kernel for GateUpChunk<'_> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let GateUp { segments, rows, threads, out, stride, .. } = self.product;
+        let GateUp { segments, rows, threads, out, stride, activations, .. } = self.product;
         let [gate, up] = *segments;
         let panel = self.index % gate.panel_count();
         let (first, count) = chunk_rows(*rows, self.index / gate.panel_count());
         let wide = (gate.outputs - panel * PANEL_ROWS).min(PANEL_ROWS);
         let mut both: [Outputs<2>; TILE_ROWS] = [[[0.0; PANEL_ROWS]; 2]; TILE_ROWS];
-        let tiles = count.div_ceil(L::ROWS);
+        let tiles = count.div_ceil(tile::most_rows::<L>(activations.planes));
         for tile in 0..tiles {
             let (at, count) = tile_rows(count, tiles, tile);
             let at = first + at;

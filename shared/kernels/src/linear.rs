@@ -331,7 +331,7 @@ impl<S: Sink> ProductChunk<'_, S> {
         let wide = (segment.outputs - panel * PANEL_ROWS).min(P * PANEL_ROWS);
         let bias = weight.bias(column);
         let mut out: [Outputs<P>; TILE_ROWS] = [[[0.0; PANEL_ROWS]; P]; TILE_ROWS];
-        let tiles = rows.div_ceil(L::ROWS);
+        let tiles = rows.div_ceil(tile::most_rows::<L>(activations.planes));
         for tile in 0..tiles {
             let (at, count) = tile_rows(rows, tiles, tile);
             let at = first + at;

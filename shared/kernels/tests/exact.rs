@@ -9,8 +9,8 @@
 
 use half::f16;
 use kernels::{
-    Attention, Cpu, Format, HeadOutput, HeadRow, Isa, Kv, KvShape, Linear, Matrix, Part, RmsNorm,
-    Span, Vector,
+    Attention, Cpu, Format, HeadOutput, HeadRow, Isa, Kv, KvShape, Linear, Matrix, Part, Precision,
+    RmsNorm, Span, Vector,
 };
 
 const FORMATS: [Format; 8] = [
@@ -83,8 +83,20 @@ fn matrix(width: usize, values: &[f32]) -> Matrix {
     out
 }
 
-/// What 8 bits leave of a row.
-fn quantised(row: &[f32]) -> Vec<f64> {
+/// What a precision leaves of a row.
+fn quantised(row: &[f32], precision: Precision) -> Vec<f64> {
+    let near = eight_bits(row);
+    match precision {
+        Precision::Int8 => near,
+        Precision::Int16 => {
+            let left = row.iter().zip(&near).map(|(&x, near)| (f64::from(x) - near) as f32);
+            let left = eight_bits(&left.collect::<Vec<_>>());
+            near.iter().zip(left).map(|(near, left)| near + left).collect()
+        }
+    }
+}
+
+fn eight_bits(row: &[f32]) -> Vec<f64> {
     row.chunks(32)
         .flat_map(|block| {
             let most = block.iter().fold(0f32, |most, x| most.max(x.abs()));
@@ -113,7 +125,8 @@ fn normed(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 fn linear_layers_are_exact_in_any_company() {
     let mut random = Random(1);
     for format in FORMATS {
-        for case in 0..4 {
+        for case in 0..8 {
+            let precision = Precision::ALL[case / 4];
             let block = format.block_values().max(32);
             let is_float = format.block_values() == 1;
             let inputs =
@@ -140,7 +153,7 @@ fn linear_layers_are_exact_in_any_company() {
             let mut results = Vec::new();
             for isa in isas() {
                 for threads in 1..3 {
-                    let mut cpu = Cpu::new(threads, isa).unwrap();
+                    let mut cpu = Cpu::new(threads, isa, precision).unwrap();
                     let mut out = Matrix::new();
                     cpu.norm_linear(&matrix(inputs, &x), norm, &linear, &mut out);
                     let mut residual = matrix(first + second, &vec![1.0; rows * (first + second)]);
@@ -158,11 +171,11 @@ fn linear_layers_are_exact_in_any_company() {
                 }
             }
             for (isa, normed, residual) in &results[1..] {
-                assert_eq!(normed, &results[0].1, "{format:?} {isa}");
-                assert_eq!(residual, &results[0].2, "{format:?} {isa}");
+                assert_eq!(normed, &results[0].1, "{format:?} {isa} {precision}");
+                assert_eq!(residual, &results[0].2, "{format:?} {isa} {precision}");
             }
 
-            let mut cpu = Cpu::new(1, Isa::Portable).unwrap();
+            let mut cpu = Cpu::new(1, Isa::Portable, Precision::Int8).unwrap();
             let matrix: Vec<Vec<f32>> =
                 (0..first + second).map(|row| row_of(&linear, &mut cpu, row)).collect();
             for row in [0, rows - 1] {
@@ -170,7 +183,7 @@ fn linear_layers_are_exact_in_any_company() {
                 let x: Vec<f64> = if is_float {
                     x.iter().map(|&x| f64::from(x)).collect()
                 } else {
-                    quantised(&x)
+                    quantised(&x, precision)
                 };
                 for (output, weight) in matrix.iter().enumerate() {
                     let products = weight.iter().zip(&x).map(|(&w, &x)| f64::from(w) * x);
@@ -178,10 +191,14 @@ fn linear_layers_are_exact_in_any_company() {
                     let wanted = products.sum::<f64>() + f64::from(bias.map_or(0.0, |b| b[output]));
                     let got = f64::from(results[0].1[row * (first + second) + output]);
                     // A quant on the border may fall either way.
-                    let tolerance = if is_float { 1e-5 } else { 2e-3 };
+                    let tolerance = match precision {
+                        Precision::Int8 if !is_float => 2e-3,
+                        Precision::Int16 if !is_float => 4e-5,
+                        _ => 1e-5,
+                    };
                     assert!(
                         (got - wanted).abs() <= tolerance * (size + 1.0),
-                        "{format:?}: {got}, not {wanted}"
+                        "{format:?} {precision}: {got}, not {wanted}"
                     );
                 }
             }
@@ -192,9 +209,13 @@ fn linear_layers_are_exact_in_any_company() {
 #[test]
 fn gate_and_up_are_exact_whatever_their_formats() {
     let mut random = Random(2);
-    for (gate, up) in
-        [(Format::Q4_1, Format::Q4_1), (Format::Q4_K, Format::Q6_K), (Format::F32, Format::Q8_0)]
-    {
+    for ((gate, up), precision) in [
+        ((Format::Q4_1, Format::Q4_1), Precision::Int8),
+        ((Format::Q4_K, Format::Q6_K), Precision::Int8),
+        ((Format::F32, Format::Q8_0), Precision::Int8),
+        ((Format::Q4_1, Format::Q4_1), Precision::Int16),
+        ((Format::Q8_0, Format::BF16), Precision::Int16),
+    ] {
         let (inputs, outputs) = (256, 45);
         let bytes = [random.weights(gate, outputs * inputs), random.weights(up, outputs * inputs)];
         let parts = [
@@ -205,7 +226,7 @@ fn gate_and_up_are_exact_whatever_their_formats() {
         let x = random.values(9 * inputs);
         let mut results = Vec::new();
         for isa in isas() {
-            let mut cpu = Cpu::new(2, isa).unwrap();
+            let mut cpu = Cpu::new(2, isa, precision).unwrap();
             let mut out = Matrix::new();
             cpu.norm_gate_up(&matrix(inputs, &x), None, &both, &mut out);
             let mut apart = Matrix::new();
@@ -241,7 +262,8 @@ fn the_head_finds_the_most_likely() {
     let wanted = wanted.map(|(row, top)| HeadRow { row, top });
     for isa in isas() {
         for threads in 1..4 {
-            let mut cpu = Cpu::new(threads, isa).unwrap();
+            let precision = Precision::ALL[threads % 2];
+            let mut cpu = Cpu::new(threads, isa, precision).unwrap();
             let mut all = HeadOutput::default();
             let whole: Vec<HeadRow> = (0..12).map(|row| HeadRow { row, top: 0 }).collect();
             cpu.head(&x, None, &head, &whole, &mut all);
@@ -365,7 +387,7 @@ fn attention_is_exact_in_chunks_and_company() {
         let mut results: Vec<(Isa, Vec<f32>, Vec<u8>)> = Vec::new();
         for isa in isas() {
             for threads in [1, 2] {
-                let mut cpu = Cpu::new(threads, isa).unwrap();
+                let mut cpu = Cpu::new(threads, isa, Precision::Int8).unwrap();
                 let mut kv = Kv::new(shape);
                 let mut out = Vec::new();
                 let mut done = 0;
@@ -426,7 +448,7 @@ fn attention_is_exact_in_chunks_and_company() {
 #[test]
 #[should_panic(expected = "every written page belongs to one sequence")]
 fn two_sequences_cannot_write_one_page() {
-    let mut cpu = Cpu::new(1, Isa::Portable).unwrap();
+    let mut cpu = Cpu::new(1, Isa::Portable, Precision::Int8).unwrap();
     let span = |first_row, position| Span { first_row, rows: 1, position, first_page: first_row };
     cpu.begin(&[3, 5], &[1.0], [span(0, 3), span(1, 5)], &[4, 4]);
 }

@@ -1,4 +1,5 @@
-//! Prints how accurate each device is on SmolLM2: `accuracy [device ...]`, all of them by default.
+//! Prints how accurate each device is on SmolLM2: `accuracy [device ...]`, all of them by default
+//! (`"cpu int16"` is one).
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,

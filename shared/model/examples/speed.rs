@@ -1,7 +1,9 @@
-//! Prints how fast a model computes: `speed MODEL [device] [threads] [isa]`.
+//! Prints how fast a model computes: `speed MODEL [device] [threads] [isa] [precision]`.
 #![allow(clippy::print_stdout, reason = "an example that reports to its user")]
 
-use model::{BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, StepOutput, Wanted};
+use model::{
+    BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, StepOutput, Wanted,
+};
 use modelfile::ModelFile;
 use std::error::Error;
 use std::path::Path;
@@ -12,13 +14,14 @@ const STEPS: usize = 16;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("usage: speed MODEL [device] [threads] [isa]")?;
+    let path = arguments.next().ok_or("usage: speed MODEL [device] [threads] [isa] [precision]")?;
     let device: DeviceChoice = arguments.next().unwrap_or_else(|| "auto".into()).parse()?;
     let threads = arguments.next().map_or(Ok(2), |threads| threads.parse())?;
     let isa: IsaChoice = arguments.next().unwrap_or_else(|| "auto".into()).parse()?;
+    let activations: Precision = arguments.next().unwrap_or_else(|| "int8".into()).parse()?;
     let file = ModelFile::open(Path::new(&path))?;
     let started = Instant::now();
-    let limits = ModelLimits { kv_pages: 16 * (CONTEXT / 16 + 2), threads, isa };
+    let limits = ModelLimits { kv_pages: 16 * (CONTEXT / 16 + 2), threads, isa, activations };
     let mut model = Model::load(&file, &device, &limits, &mut |_| {})?;
     let name = &model.device().name;
     println!("{} on {name}, {threads} threads, loaded in {:.1?}", file.name(), started.elapsed());

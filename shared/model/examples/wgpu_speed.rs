@@ -3,7 +3,9 @@
 #![allow(clippy::print_stdout, reason = "an example that reports to its user")]
 
 use model::ops::wgpu::cost::{self, WeightBytes, Work};
-use model::{BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, StepOutput, Wanted};
+use model::{
+    BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, StepOutput, Wanted,
+};
 use modelfile::{ModelFile, ModelFileError};
 use std::error::Error;
 use std::path::Path;
@@ -18,8 +20,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let context: usize = arguments.next().map_or(Ok(256), |context| context.parse())?;
     let file = ModelFile::open(Path::new(&path))?;
     let most = batches.iter().copied().max().unwrap_or(1);
-    let limits =
-        ModelLimits { kv_pages: most * context.div_ceil(16), threads: 2, isa: IsaChoice::Auto };
+    let limits = ModelLimits {
+        kv_pages: most * context.div_ceil(16),
+        threads: 2,
+        isa: IsaChoice::Auto,
+        activations: Precision::default(),
+    };
     let load = |device: DeviceChoice| Model::load(&file, &device, &limits, &mut |_| {});
     let mut ours = load(DeviceChoice::Wgpu(None))?;
     let mut stock = load(DeviceChoice::ReferenceWgpu(None))?;

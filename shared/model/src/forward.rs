@@ -11,6 +11,7 @@ use crate::ops::reference::ReferenceOps;
 use crate::ops::wgpu::WgpuOps;
 use crate::output::StepOutput;
 use crate::{BLOCK_TOKENS, Wanted};
+use kernels::Precision;
 use modelfile::{ModelFile, ModelSpec};
 
 /// What a model may use.
@@ -22,6 +23,8 @@ pub struct ModelLimits {
     pub threads: usize,
     /// Instructions of the CPU device.
     pub isa: IsaChoice,
+    /// How finely the CPU device rounds what linear layers read.
+    pub activations: Precision,
 }
 
 /// A model on a device, with its KV pool; one thread owns it.
@@ -46,7 +49,10 @@ impl Model {
         let ResolvedDevice { name, reason } = &placement.resolved;
         tracing::info!(model = file.name(), device = name, reason, "load model");
         let spec = file.spec().clone();
-        let device = placement.resolved.clone();
+        let mut device = placement.resolved.clone();
+        if placement.operations == Operations::Cpu && limits.activations != Precision::default() {
+            device.name = format!("{} {}", device.name, limits.activations);
+        }
         Ok(Self {
             runner: load_runner(file, placement, limits, progress)?,
             shape: kv_shape(&spec, limits.kv_pages),
@@ -162,9 +168,9 @@ fn load_runner(
     let pages = limits.kv_pages;
     match placement.operations {
         Operations::Cpu => {
-            let isa = limits.isa.isa();
-            tracing::info!(%isa, threads = limits.threads, "compute with the CPU's kernels");
-            let ops = CpuOps::new(limits.threads, isa)?;
+            let (isa, activations) = (limits.isa.isa(), limits.activations);
+            tracing::info!(%isa, %activations, threads = limits.threads, "compute with the CPU's kernels");
+            let ops = CpuOps::new(limits.threads, isa, activations)?;
             Ok(Box::new(Decoder::load(file, ops, pages, progress)?))
         }
         Operations::Wgpu => {

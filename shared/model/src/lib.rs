@@ -22,6 +22,7 @@ pub use device::{DeviceChoice, ParseDeviceError, ResolvedDevice};
 pub use error::{LoadError, StepError};
 pub use forward::{Model, ModelLimits};
 pub use isa::{IsaChoice, ParseIsaChoiceError};
+pub use kernels::{ParsePrecisionError, Precision};
 pub use output::{Candidate, RowOutput, StepOutput};
 
 /// Tokens in one page of the KV pool, and in one block on the wire.

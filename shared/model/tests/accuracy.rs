@@ -39,7 +39,7 @@ struct Allowed {
     logprob_error: f64,
 }
 
-/// What single precision may cost.
+/// What single precision may cost, and what comes close to it.
 const SINGLE: Allowed =
     Allowed { cosine_least: 0.9999, cosine_median: 0.99999, logprob_error: 0.002 };
 /// What 8-bit activations with a scale for every 32 cost: no kernel can lose less than the rounding
@@ -63,6 +63,11 @@ fn check(device: &str, tokens: usize, allowed: &Allowed) {
 #[test]
 fn integer_activations_change_no_clear_choice() {
     check("cpu", 8 * WINDOW, &EIGHT_BITS);
+}
+
+#[test]
+fn twice_eight_bits_cost_nothing() {
+    check("cpu int16", 2 * WINDOW, &SINGLE);
 }
 
 #[test]

@@ -28,8 +28,8 @@ struct Allowed {
     mean: f32,
 }
 
-/// The CPU's kernels round activations to 8 bits (`tests/accuracy.rs` says what that costs);
-/// everything else computes in single precision.
+/// The CPU's kernels round activations to 8 bits (`tests/accuracy.rs` says what that costs) unless
+/// told otherwise; everything else is as good as single precision.
 fn allowed(device: &str) -> Allowed {
     match device {
         "cpu" => Allowed { margin: 1.0, most: 2.0, mean: 0.15 },
@@ -119,6 +119,11 @@ fn the_cpu_gives_the_golden_continuations() {
 }
 
 #[test]
+fn the_cpu_in_sixteen_bits_gives_the_golden_continuations() {
+    check_device("cpu int16");
+}
+
+#[test]
 fn stock_operations_on_graphics_give_the_golden_continuations() {
     check_device("reference:wgpu");
 }
@@ -128,10 +133,9 @@ fn graphics_give_the_golden_continuations() {
     check_device("wgpu");
 }
 
-#[test]
-fn cpu_generates_the_reference_tokens_step_by_step() {
+fn check_generated(device: &str) {
     let Some(file) = smollm2() else { return };
-    let Some(mut model) = load(&file, "cpu", 64) else { return };
+    let Some(mut model) = load(&file, device, 64) else { return };
     for case in golden().iter().filter(|case| case.prompt_ids.len() < 100) {
         let pages = (case.prompt_ids.len() + case.greedy_ids.len()).div_ceil(16) as u32;
         let mut fed = Fed::new(&case.prompt_ids, 0..pages);
@@ -139,7 +143,7 @@ fn cpu_generates_the_reference_tokens_step_by_step() {
             let count = fed.tokens.len() - fed.done;
             let rows = fed.feed(&mut model, count, Wanted::Last);
             let chosen = argmax(&rows[0]);
-            if step.margin <= allowed("cpu").margin && chosen != wanted {
+            if step.margin <= allowed(device).margin && chosen != wanted {
                 println!("{}: parted at step {index}, a near tie", case.name);
                 break;
             }
@@ -147,6 +151,12 @@ fn cpu_generates_the_reference_tokens_step_by_step() {
             fed.tokens.push(chosen);
         }
     }
+}
+
+#[test]
+fn cpu_generates_the_reference_tokens_step_by_step() {
+    check_generated("cpu");
+    check_generated("cpu int16");
 }
 
 /// Long enough that attention adds up its context in two pieces.

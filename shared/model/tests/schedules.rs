@@ -9,7 +9,7 @@
 
 mod support;
 
-use model::{BatchSequence, IsaChoice, Model, ModelLimits, RowOutput, StepOutput, Wanted};
+use model::{BatchSequence, IsaChoice, Model, RowOutput, StepOutput, Wanted};
 use modelfile::fixture::TinyModel;
 use modelfile::{DType, Family, ModelFile};
 use proptest::prelude::*;
@@ -194,15 +194,12 @@ const KINDS: [(Family, DType); 4] = [
     (Family::Qwen3, DType::F16),
 ];
 
-fn limits(threads: usize, isa: IsaChoice) -> ModelLimits {
-    ModelLimits { kv_pages: PAGES as usize, threads, isa }
-}
-
 fn check_device(device: &str) {
     assert!(DEVICES.contains(&device) && is_exact(device));
     for (seed, (family, matrices)) in (1..).zip(KINDS) {
         let file = tiny(seed, family, matrices);
-        let of = |threads: usize| load_with(&file, device, limits(threads, IsaChoice::Auto));
+        let of =
+            |threads: usize| load_with(&file, device, PAGES as usize, (threads, IsaChoice::Auto));
         let Some(mut models) = [2, 1].map(of).into_iter().collect::<Option<Vec<Model>>>() else {
             return;
         };
@@ -222,6 +219,11 @@ fn the_cpu_gives_the_same_bits_in_any_schedule() {
 }
 
 #[test]
+fn the_cpu_in_sixteen_bits_gives_the_same_bits_in_any_schedule() {
+    check_device("cpu int16");
+}
+
+#[test]
 fn graphics_give_the_same_bits_in_any_schedule() {
     check_device("wgpu");
 }
@@ -230,13 +232,15 @@ fn graphics_give_the_same_bits_in_any_schedule() {
 fn every_instruction_set_gives_the_same_bits() {
     for (seed, (family, matrices)) in (11..).zip(KINDS) {
         let file = tiny(seed, family, matrices);
-        let isas = kernels::Isa::ALL.into_iter().filter(|isa| isa.is_available());
-        let mut models: Vec<Model> = isas
-            .map(|isa| {
-                println!("instructions: {isa}");
-                load_with(&file, "cpu", limits(2, IsaChoice::Only(isa))).unwrap()
-            })
-            .collect();
-        check(&mut models, CASES, &format!("{family} {matrices:?}"));
+        for device in ["cpu", "cpu int16"] {
+            let isas = kernels::Isa::ALL.into_iter().filter(|isa| isa.is_available());
+            let mut models: Vec<Model> = isas
+                .map(|isa| {
+                    println!("instructions: {isa}");
+                    load_with(&file, device, PAGES as usize, (2, IsaChoice::Only(isa))).unwrap()
+                })
+                .collect();
+            check(&mut models, CASES, &format!("{device} {family} {matrices:?}"));
+        }
     }
 }

@@ -15,11 +15,10 @@ use support::{load, some_tokens};
 const SEQUENCES: usize = 16;
 const PAGES_EACH: usize = 8;
 
-#[test]
-fn a_steady_step_allocates_nothing() {
+fn check(device: &str) {
     let directory = tempfile::tempdir().unwrap();
     let file = TinyLlama::default().write_gguf(&directory.path().join("tiny.gguf")).unwrap();
-    let Some(mut model) = load(&file, "cpu", SEQUENCES * PAGES_EACH) else { return };
+    let Some(mut model) = load(&file, device, SEQUENCES * PAGES_EACH) else { return };
     let tokens = some_tokens(SEQUENCES, TinyLlama::vocab(), 5);
     let pages: Vec<u32> = (0..(SEQUENCES * PAGES_EACH) as u32).collect();
     let mut out = StepOutput::default();
@@ -40,8 +39,14 @@ fn a_steady_step_allocates_nothing() {
         // The tables of pages grow with the first tokens.
         if position > PAGES_EACH * 16 / 2 {
             counted += 1;
-            assert_eq!(info.count_total, 0, "at position {position}");
+            assert_eq!(info.count_total, 0, "{device}: at position {position}");
         }
     }
-    println!("no allocation in {counted} steps of {SEQUENCES} sequences");
+    println!("{device}: no allocation in {counted} steps of {SEQUENCES} sequences");
+}
+
+#[test]
+fn a_steady_step_allocates_nothing() {
+    check("cpu");
+    check("cpu int16");
 }

@@ -10,6 +10,7 @@ mod quantised;
 use crate::activation::View;
 use crate::format::{Format, PANEL_ROWS};
 use crate::lanes::{LANES, Lanes};
+use crate::linear::TILE_ROWS;
 use dots::{Reads, Sums};
 use quantised::{q4_0, q4_1, q4_k, q6_k, q8_0};
 
@@ -29,12 +30,53 @@ pub(crate) struct Inputs<'a, const P: usize> {
 /// Results of a tile: for each row, the outputs of its panels one after the other.
 pub(crate) type Outputs<const P: usize> = [[f32; PANEL_ROWS]; P];
 
-/// Computes `rows` rows from `first` on, at most `L::ROWS` of them.
+/// How many rows a tile has at most, where each is so many rows in 8 bits.
+#[inline(always)]
+pub(crate) fn most_rows<L: Lanes>(planes: usize) -> usize {
+    (L::ROWS / planes).max(1)
+}
+
+/// Computes `rows` rows from `first` on, at most as many as [`most_rows`] allows: each of them is
+/// the sum of its planes, coarsest first.
 ///
 /// # Safety
 /// The machine has the instructions of `L`.
 #[inline(always)]
 pub(crate) unsafe fn compute<L: Lanes, const P: usize>(
+    inputs: &Inputs<'_, P>,
+    first: usize,
+    rows: usize,
+    out: &mut [Outputs<P>; TILE_ROWS],
+) {
+    let planes = if inputs.format.is_quantised() { inputs.activations.planes } else { 1 };
+    // SAFETY: the instructions are promised by the caller.
+    unsafe {
+        if planes == 1 {
+            return compute_planes::<L, P>(inputs, first, rows, out);
+        }
+        let (first, count) = (first * planes, rows * planes);
+        for done in (0..count).step_by(L::ROWS) {
+            let now = (count - done).min(L::ROWS);
+            compute_planes::<L, P>(inputs, first + done, now, &mut out[done..]);
+        }
+        for row in 0..rows {
+            for p in 0..P {
+                let mut sum = L::load(out[row * planes][p].as_ptr());
+                for plane in 1..planes {
+                    sum = L::add(sum, L::load(out[row * planes + plane][p].as_ptr()));
+                }
+                L::store(out[row][p].as_mut_ptr(), sum);
+            }
+        }
+    }
+}
+
+/// The same where every row is one plane.
+///
+/// # Safety
+/// The machine has the instructions of `L`.
+#[inline(always)]
+unsafe fn compute_planes<L: Lanes, const P: usize>(
     inputs: &Inputs<'_, P>,
     first: usize,
     rows: usize,

@@ -3,7 +3,9 @@
 use super::{Attention, KvShape, Norm, ServeOps, Step};
 use crate::error::{LoadError, StepError};
 use crate::output::StepOutput;
-use kernels::{Cpu, Format, HeadOutput, Isa, Kv, Linear, Matrix, Part, RmsNorm, Span, Vector};
+use kernels::{
+    Cpu, Format, HeadOutput, Isa, Kv, Linear, Matrix, Part, Precision, RmsNorm, Span, Vector,
+};
 use modelfile::{DType, TensorData};
 
 /// The operations on this machine's cores.
@@ -13,9 +15,9 @@ pub struct CpuOps {
 }
 
 impl CpuOps {
-    /// Starts `threads` threads that compute with the instructions given.
-    pub fn new(threads: usize, isa: Isa) -> Result<Self, LoadError> {
-        let cpu = Cpu::new(threads, isa)?;
+    /// Starts `threads` threads that compute with the instructions given, and round as told.
+    pub fn new(threads: usize, isa: Isa, precision: Precision) -> Result<Self, LoadError> {
+        let cpu = Cpu::new(threads, isa, precision)?;
         Ok(Self { cpu, head: HeadOutput::default() })
     }
 

@@ -17,10 +17,11 @@ mod random;
 mod target;
 
 use burn::tensor::{Device, DeviceType};
-use model::DeviceChoice;
+use kernels::Isa;
 use model::ops::cpu::CpuOps;
 use model::ops::reference::ReferenceOps;
 use model::ops::wgpu::WgpuOps;
+use model::{DeviceChoice, Precision};
 use target::{Activations, Target};
 
 /// The whole suite for one implementation, given how to open it.
@@ -55,9 +56,12 @@ macro_rules! suite {
 
 suite!(reference_cpu, stock(DeviceChoice::Reference));
 suite!(reference_wgpu, stock(DeviceChoice::ReferenceWgpu(None)));
-suite!(cpu_avx512, kernels(kernels::Isa::Avx512));
-suite!(cpu_avx2, kernels(kernels::Isa::Avx2));
-suite!(cpu_portable, kernels(kernels::Isa::Portable));
+suite!(cpu_avx512, kernels(Isa::Avx512, Precision::Int8));
+suite!(cpu_avx2, kernels(Isa::Avx2, Precision::Int8));
+suite!(cpu_portable, kernels(Isa::Portable, Precision::Int8));
+suite!(cpu_avx512_int16, kernels(Isa::Avx512, Precision::Int16));
+suite!(cpu_avx2_int16, kernels(Isa::Avx2, Precision::Int16));
+suite!(cpu_portable_int16, kernels(Isa::Portable, Precision::Int16));
 suite!(wgpu, graphics());
 
 fn stock(choice: DeviceChoice) -> Option<Target<ReferenceOps>> {
@@ -68,10 +72,15 @@ fn stock(choice: DeviceChoice) -> Option<Target<ReferenceOps>> {
     Some(Target { ops, name: device.name, activations: Activations::Single, is_exact })
 }
 
-fn kernels(isa: kernels::Isa) -> Option<Target<CpuOps>> {
-    let ops = testbed::require_or_skip(&format!("{isa} instructions"), CpuOps::new(2, isa))?;
-    let name = format!("cpu {isa}");
-    Some(Target { ops, name, activations: Activations::Int8, is_exact: true })
+fn kernels(isa: Isa, precision: Precision) -> Option<Target<CpuOps>> {
+    let opened = CpuOps::new(2, isa, precision);
+    let ops = testbed::require_or_skip(&format!("{isa} instructions"), opened)?;
+    let name = format!("cpu {isa} {precision}");
+    let activations = match precision {
+        Precision::Int8 => Activations::Int8,
+        Precision::Int16 => Activations::Int16,
+    };
+    Some(Target { ops, name, activations, is_exact: true })
 }
 
 fn graphics() -> Option<Target<WgpuOps>> {

@@ -36,15 +36,26 @@ pub(crate) fn double(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// A row in the form in which a weight meets it, and of each value one step of that form.
+/// A row in the form in which a weight meets it.
 pub(crate) struct Met {
     values: Vec<f64>,
+    /// How far one of the values may be off, for it lay between two steps of the form.
     steps: Vec<f64>,
+    /// How far all of them may be off together.
+    rounding: Vec<f64>,
 }
 
 pub(crate) fn meet(x: &[f64], format: DType, activations: Activations) -> Met {
     if activations == Activations::Single || format.block_values() == 1 {
-        return Met { values: x.to_vec(), steps: vec![0.0; x.len()] };
+        let none = vec![0.0; x.len()];
+        return Met { values: x.to_vec(), steps: none.clone(), rounding: none };
+    }
+    if activations == Activations::Int16 {
+        // The first rounding leaves half a step of 127, the second half a step of a 127th of that.
+        let largest = |run: &[f64]| run.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+        let left = |run: &[f64]| vec![largest(run) / 127.0 / 2.0 / 127.0 / 2.0; run.len()];
+        let rounding = x.chunks(32).flat_map(left).collect();
+        return Met { values: x.to_vec(), steps: vec![0.0; x.len()], rounding };
     }
     let (mut values, mut steps) = (Vec::new(), Vec::new());
     for run in x.chunks(32) {
@@ -54,7 +65,7 @@ pub(crate) fn meet(x: &[f64], format: DType, activations: Activations) -> Met {
         values.extend(run.iter().map(|x| quant(x) * scale));
         steps.extend(run.iter().map(|_| scale));
     }
-    Met { values, steps }
+    Met { rounding: vec![0.0; values.len()], values, steps }
 }
 
 /// One row times a matrix.
@@ -71,9 +82,11 @@ pub(crate) fn multiply(
         let magnitude: f64 = terms.clone().map(f64::abs).sum();
         // A value in the middle between two steps may go either way in single precision.
         let flip = row.iter().zip(&met.steps).map(|(&w, step)| f64::from(w.abs()) * step);
+        let off = row.iter().zip(&met.rounding).map(|(&w, off)| f64::from(w.abs()) * off);
         let bias = bias.map_or(0.0, |bias| f64::from(bias[output]));
         let value = terms.sum::<f64>() + bias;
-        let slack = ROUNDING * (magnitude + bias.abs()) + flip.fold(0.0, f64::max);
+        let slack =
+            ROUNDING * (magnitude + bias.abs()) + flip.fold(0.0, f64::max) + off.sum::<f64>();
         Wanted { value, slack }
     };
     weights.chunks_exact(x.len()).enumerate().map(product).collect()

@@ -10,6 +10,8 @@ pub(crate) enum Activations {
     Single,
     /// In runs of 32, as integers up to 127 and a scale.
     Int8,
+    /// The same twice: what the first leaves of each value, with a scale of its own.
+    Int16,
 }
 
 pub(crate) struct Target<O> {

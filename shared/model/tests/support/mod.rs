@@ -6,12 +6,13 @@ pub(crate) mod golden;
 pub(crate) mod naive;
 
 use model::{
-    BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, RowOutput, StepOutput, Wanted,
+    BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, RowOutput, StepOutput,
+    Wanted,
 };
 use modelfile::ModelFile;
 
 /// All that can compute: stock operations, the CPU's kernels, and those of graphics devices.
-pub(crate) const DEVICES: [&str; 4] = ["reference", "cpu", "reference:wgpu", "wgpu"];
+pub(crate) const DEVICES: [&str; 5] = ["reference", "cpu", "cpu int16", "reference:wgpu", "wgpu"];
 
 /// Whether a device gives the same bits however rows are cut and whoever is beside them. Stock
 /// matrix multiplication on a graphics device picks its order of summing by the number of rows.
@@ -19,13 +20,24 @@ pub(crate) fn is_exact(device: &str) -> bool {
     device != "reference:wgpu"
 }
 
-/// The device named, loaded with `file`, or nothing where this machine has no such device.
+/// The device named, such as `wgpu`, `cpu` or `cpu int16`, loaded with `file`, or nothing where this
+/// machine has no such device.
 pub(crate) fn load(file: &ModelFile, device: &str, kv_pages: usize) -> Option<Model> {
-    load_with(file, device, ModelLimits { kv_pages, threads: 2, isa: IsaChoice::Auto })
+    load_with(file, device, kv_pages, (2, IsaChoice::Auto))
 }
 
-/// As [`load`], within these limits.
-pub(crate) fn load_with(file: &ModelFile, device: &str, limits: ModelLimits) -> Option<Model> {
+/// As [`load`], with so many threads and these instructions.
+pub(crate) fn load_with(
+    file: &ModelFile,
+    device: &str,
+    kv_pages: usize,
+    (threads, isa): (usize, IsaChoice),
+) -> Option<Model> {
+    let (device, activations) = match device.strip_suffix(" int16") {
+        Some(device) => (device, Precision::Int16),
+        None => (device, Precision::Int8),
+    };
+    let limits = ModelLimits { kv_pages, threads, isa, activations };
     let choice: DeviceChoice = device.parse().unwrap();
     let resolved = testbed::require_or_skip(&format!("device {device}"), choice.resolve())?;
     println!("device: {} ({})", resolved.name, resolved.reason);

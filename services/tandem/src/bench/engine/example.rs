@@ -57,6 +57,7 @@ pub(super) fn report() -> Report {
             threads: 2,
             device: "cpu".to_owned(),
             isa: Some("avx2".to_owned()),
+            activations: Some("int8".to_owned()),
             file: ("model.gguf".to_owned(), 98 << 20),
             peak: Some(Peak { int8_operations: 900e9, f32_operations: 230e9, memory_bytes: 28e9 }),
             loaded: Some(Resident { bytes: 100 << 20, peak_bytes: 101 << 20 }),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use kernels::{Cpu, Isa, Peak};
+use kernels::{Cpu, Isa, Peak, Precision};
 use model::IsaChoice;
 
 /// The machine is shared: the best of a few looks is what it can do.
@@ -74,7 +74,7 @@ pub(super) fn isa(choice: IsaChoice) -> Isa {
 
 /// The highest rates that the machine's processor and memory reach in short loops.
 pub(super) fn peak(threads: usize, isa: IsaChoice) -> Result<Peak, kernels::SetupError> {
-    let mut cpu = Cpu::new(threads, self::isa(isa))?;
+    let mut cpu = Cpu::new(threads, self::isa(isa), Precision::default())?;
     Ok((0..PROBES).map(|_| cpu.probe()).fold(Peak::default(), Peak::max))
 }
 

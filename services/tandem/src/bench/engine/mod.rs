@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use chassis::Settings;
 use clap::ValueEnum;
-use model::{DeviceChoice, IsaChoice};
+use model::{DeviceChoice, IsaChoice, Precision};
 use modelfile::ModelFile;
 
 use super::CommonArgs;
@@ -48,6 +48,9 @@ pub(crate) struct EngineArgs {
     /// Instructions of the CPU device: auto, avx512, avx2 or portable
     #[arg(long, default_value_t = IsaChoice::Auto)]
     isa: IsaChoice,
+    /// How finely the CPU device rounds what quantised layers read: int8 or int16
+    #[arg(long, default_value_t = Precision::Int8, value_name = "PRECISION")]
+    activations: Precision,
     /// Tokens of a prompt that are computed in one step
     #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = chunk)]
     chunk: usize,
@@ -113,7 +116,8 @@ fn start(common: &CommonArgs, args: &EngineArgs, settings: &Settings) -> anyhow:
         given => given,
     };
     let device: DeviceChoice = settings.device.parse()?;
-    let choice = Choice { device, threads, isa: args.isa, chunk: args.chunk };
+    let EngineArgs { isa, activations, chunk, .. } = *args;
+    let choice = Choice { device, threads, isa, activations, chunk };
     let peer = match args.against {
         Some(Against::LlamaCpp) => Some(Peer::find(args.peer.as_deref(), threads)?),
         None => None,
@@ -144,8 +148,9 @@ impl Bench<'_> {
         let mut ours = Ours::load(&self.file, &self.choice, &cases)?;
         machine.loaded = machine::own_memory();
         machine.device = ours.model().device().name.clone();
-        let is_cpu = machine.device == "cpu";
+        let is_cpu = machine.device.starts_with("cpu");
         machine.isa = is_cpu.then(|| machine::isa(self.choice.isa).to_string());
+        machine.activations = is_cpu.then(|| self.choice.activations.to_string());
         let load = ForeignLoad::start(self.args.foreign_load).context("start foreign load")?;
         let mut samples = Samples::default();
         let contenders: Vec<Contender> =

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use model::{
-    BLOCK_TOKENS, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, RowOutput,
+    BLOCK_TOKENS, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, RowOutput,
     StepOutput, Wanted,
 };
 use modelfile::ModelFile;
@@ -17,6 +17,7 @@ pub(super) struct Choice {
     pub(super) device: DeviceChoice,
     pub(super) threads: usize,
     pub(super) isa: IsaChoice,
+    pub(super) activations: Precision,
     /// Tokens of a prompt that are computed in one step.
     pub(super) chunk: usize,
 }
@@ -48,6 +49,7 @@ impl Ours {
             kv_pages: (prompt + sequences * each) as usize,
             threads: choice.threads,
             isa: choice.isa,
+            activations: choice.activations,
         };
         let context = file.spec().context_tokens;
         if let Some(case) = cases.iter().find(|case| case.tokens_max() > context) {

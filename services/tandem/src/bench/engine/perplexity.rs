@@ -65,7 +65,8 @@ pub(super) fn measure(
 ) -> anyhow::Result<(f64, String)> {
     let longest = text.windows.iter().map(Vec::len).max().unwrap_or(1);
     let pages: Vec<u32> = (0..longest.div_ceil(BLOCK_TOKENS) as u32).collect();
-    let limits = ModelLimits { kv_pages: pages.len(), threads: choice.threads, isa: choice.isa };
+    let Choice { threads, isa, activations, .. } = *choice;
+    let limits = ModelLimits { kv_pages: pages.len(), threads, isa, activations };
     let mut model = Model::load(file, &choice.device, &limits, &mut |_| {})?;
     let mut lost = 0.0;
     for window in &text.windows {

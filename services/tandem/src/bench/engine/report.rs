@@ -34,6 +34,8 @@ pub(super) struct Machine {
     pub(super) device: String,
     /// Instructions, where the CPU computes.
     pub(super) isa: Option<String>,
+    /// What activations are rounded to, where the CPU computes.
+    pub(super) activations: Option<String>,
     pub(super) model: String,
     /// Name and size of the file.
     pub(super) file: (String, u64),
@@ -216,6 +218,7 @@ impl Machine {
             "foreign_load": self.foreign_load,
             "device": self.device,
             "isa": self.isa,
+            "activations": self.activations,
             "model": self.model,
             "file": { "name": self.file.0, "bytes": self.file.1 },
             "load_before": self.load_before,
