@@ -1,5 +1,6 @@
 //! The HTTP client: one streamed completion with its stamps, and the list of models.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::record::{Failure, FailureClass, RequestRecord};
 use crate::reply::{ReplyError, error_message, shorten};
 use crate::sse::{SseDecoder, SseError};
 use crate::stages::{TIMINGS_HEADER, TIMINGS_STAGES};
+use crate::tls::{Tls, TlsError};
 
 /// The most bytes read of an error answer or of the list of models.
 const MAX_PLAIN_BYTES: usize = 1 << 20;
@@ -26,8 +28,14 @@ const MAX_PLAIN_BYTES: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The base URL is not one.
-    #[error("{0:?} is not an http:// URL")]
+    #[error("{0:?} is not an http:// or https:// URL")]
     Url(String),
+    /// Authorities for a server that shows no certificate.
+    #[error("--ca-file is for https://, and {0:?} is not")]
+    NoTls(String),
+    /// TLS cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A header of the command line is not one.
     #[error("{0:?} is not a header: write NAME: VALUE")]
     Header(String),
@@ -83,9 +91,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for `base` (with or without `/v1`), which sends `headers` with every request.
+    /// A client for `base` (with or without `/v1`), which sends `headers` with every request. The
+    /// certificate behind `https` is one of an authority of the system, or of `ca_file`.
     pub fn new(
         base: &str,
+        ca_file: Option<&Path>,
         headers: &[String],
         connect_timeout: Duration,
         run_id: &str,
@@ -93,11 +103,17 @@ impl Client {
         let base = base.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches('/');
         let wrong = || ClientError::Url(base.to_owned());
         let url: Uri = base.parse().map_err(|_| wrong())?;
-        let host = url.host().filter(|_| url.scheme_str() == Some("http")).ok_or_else(wrong)?;
+        let host = url.host().ok_or_else(wrong)?;
         if url.query().is_some() {
             return Err(wrong());
         }
-        let authority = format!("{host}:{}", url.port_u16().unwrap_or(80));
+        let (tls, port) = match (url.scheme_str(), ca_file) {
+            (Some("https"), _) => (Some(Tls::new(host, ca_file)?), 443),
+            (Some("http"), None) => (None, 80),
+            (Some("http"), Some(_)) => return Err(ClientError::NoTls(base.to_owned())),
+            _ => return Err(wrong()),
+        };
+        let authority = format!("{host}:{}", url.port_u16().unwrap_or(port));
         let own = |value: &str| value.parse().map_err(|_: InvalidHeaderValue| wrong());
         let mut all = HeaderMap::new();
         all.insert(HOST, own(url.authority().map_or(host, |authority| authority.as_str()))?);
@@ -108,7 +124,7 @@ impl Client {
             all.insert(name, value);
         }
         Ok(Self {
-            pool: Arc::new(Pool::new(authority, connect_timeout)),
+            pool: Arc::new(Pool::new(authority, connect_timeout, tls)),
             base: base.to_owned(),
             prefix: url.path().trim_end_matches('/').to_owned(),
             headers: all,
@@ -311,9 +327,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_http_is_spoken() {
-        let client = |url: &str| Client::new(url, &[], Duration::from_secs(1), "r");
-        for wrong in ["https://a", "a", "http://", "http://a/?q=1", "ftp://a"] {
+    fn what_is_not_http_is_refused() {
+        let client = |url: &str| Client::new(url, None, &[], Duration::from_secs(1), "r");
+        for wrong in ["a", "http://", "http://a/?q=1", "ftp://a"] {
             assert!(matches!(client(wrong), Err(ClientError::Url(_))), "{wrong}");
         }
         let under = client("http://a:81/x/v1/").unwrap();

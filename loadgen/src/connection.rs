@@ -18,6 +18,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::OnceCell;
+use tokio_rustls::client::TlsStream;
+
+use crate::tls::Tls;
 
 const NEVER: u64 = u64::MAX;
 
@@ -66,9 +69,30 @@ impl Moments {
     }
 }
 
-/// A stream that notes when its bytes move.
+/// What bytes go through.
+enum Way {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Way {
+    /// The stream inside, whichever it is.
+    fn stream(&mut self) -> Pin<&mut dyn Stream> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream.as_mut()),
+        }
+    }
+}
+
+/// Both directions at once.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+/// A stream that notes when its bytes move: those of HTTP, not those that encrypt them.
 struct Watched {
-    stream: TcpStream,
+    way: Way,
     moments: Arc<Moments>,
 }
 
@@ -79,7 +103,7 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let polled = self.way.stream().poll_read(cx, buffer);
         if buffer.filled().len() > before {
             self.moments.read();
         }
@@ -93,7 +117,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let polled = self.way.stream().poll_write(cx, bytes);
         if matches!(polled, Poll::Ready(Ok(1..))) {
             self.moments.wrote();
         }
@@ -105,7 +129,7 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        let polled = self.way.stream().poll_write_vectored(cx, bytes);
         if matches!(polled, Poll::Ready(Ok(1..))) {
             self.moments.wrote();
         }
@@ -113,15 +137,18 @@ impl AsyncWrite for Watched {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.way {
+            Way::Plain(stream) => stream.is_write_vectored(),
+            Way::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.way.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.way.stream().poll_shutdown(cx)
     }
 }
 
@@ -135,10 +162,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    async fn open(stream: TcpStream) -> Result<Self, ConnectError> {
-        stream.set_nodelay(true).map_err(ConnectError::Io)?;
+    async fn open(way: Way) -> Result<Self, ConnectError> {
         let moments = Arc::new(Moments::new());
-        let watched = Watched { stream, moments: moments.clone() };
+        let watched = Watched { way, moments: moments.clone() };
         let (sender, driver) =
             http1::handshake(TokioIo::new(watched)).await.map_err(ConnectError::Handshake)?;
         Ok(Self { sender, driver, ended: false, moments })
@@ -220,8 +246,23 @@ pub(crate) enum ConnectError {
     Late(Duration),
     #[error("cannot connect: {0}")]
     Io(io::Error),
+    #[error("no TLS with {host}: {reason}{}", advice(reason))]
+    Tls { host: String, reason: io::Error },
     #[error("http: {0}")]
     Handshake(hyper::Error),
+}
+
+/// What to do about a handshake that failed.
+fn advice(reason: &io::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+    let inner = reason.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    match inner {
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "; name the authority that issued it with --ca-file"
+        }
+        Some(Error::InvalidMessage(_)) => "; if it speaks plain HTTP, write http://",
+        _ => "",
+    }
 }
 
 /// The connections to one server. There is no limit but that of the requests in flight.
@@ -230,6 +271,8 @@ pub(crate) struct Pool {
     /// Host and port.
     authority: String,
     connect_timeout: Duration,
+    /// None for plain HTTP.
+    tls: Option<Tls>,
     addresses: OnceCell<Vec<SocketAddr>>,
     idle: Mutex<Vec<Connection>>,
     opened: AtomicU64,
@@ -242,10 +285,11 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Pool {
-    pub(crate) fn new(authority: String, connect_timeout: Duration) -> Self {
+    pub(crate) fn new(authority: String, connect_timeout: Duration, tls: Option<Tls>) -> Self {
         Self {
             authority,
             connect_timeout,
+            tls,
             addresses: OnceCell::new(),
             idle: Mutex::default(),
             opened: AtomicU64::new(0),
@@ -285,7 +329,18 @@ impl Pool {
         let find = || async { Ok(lookup_host(&self.authority).await?.collect::<Vec<_>>()) };
         let addresses = self.addresses.get_or_try_init(find).await.map_err(failed)?;
         let stream = TcpStream::connect(addresses.as_slice()).await.map_err(ConnectError::Io)?;
+        stream.set_nodelay(true).map_err(ConnectError::Io)?;
+        let way = match &self.tls {
+            None => Way::Plain(stream),
+            Some(tls) => {
+                let host = || self.authority.clone();
+                let agreed = tls.connect(stream).await;
+                Way::Tls(Box::new(
+                    agreed.map_err(|reason| ConnectError::Tls { host: host(), reason })?,
+                ))
+            }
+        };
         self.opened.fetch_add(1, Relaxed);
-        Connection::open(stream).await
+        Connection::open(way).await
     }
 }

@@ -45,6 +45,7 @@ pub mod sse;
 pub mod stages;
 pub mod stamps;
 mod text;
+pub mod tls;
 pub mod trace;
 pub mod turns;
 pub mod units;

@@ -150,8 +150,9 @@ pub async fn measure(
     stop: mpsc::Receiver<String>,
 ) -> Result<Measurement> {
     let identity = Identity::random(args.sending.trace_ratio);
+    let TargetArgs { url, ca_file, headers, .. } = &args.target;
     let client =
-        Client::new(&args.target.url, &args.target.headers, CONNECT_TIMEOUT, &identity.run_id())?;
+        Client::new(url, ca_file.as_deref(), headers, CONNECT_TIMEOUT, &identity.run_id())?;
     let model = choose_model(&client, &args.target).await?;
     let endpoint = args.target.endpoint;
     let server = ServerLimits { context_tokens: model.max_model_len, vocabulary: model.vocab_size };

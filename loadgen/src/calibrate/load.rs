@@ -65,7 +65,7 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
         extra: serde_json::Map::new(),
     };
     let identity = Identity::random(0.0);
-    let client = Client::new(&server.url, &[], CONNECT_TIMEOUT, &identity.run_id())?;
+    let client = Client::new(&server.url, None, &[], CONNECT_TIMEOUT, &identity.run_id())?;
     let options = SendOptions {
         endpoint: Endpoint::Completions,
         timeout: shape.stream() + Duration::from_secs(30),

@@ -1,5 +1,7 @@
 //! Flags of `loadgen run`: the server, and how requests are sent to it.
 
+use std::path::PathBuf;
+
 use clap::{ArgAction, Args};
 
 use super::{LoadArgs, ReplayArgs, ReportingArgs};
@@ -31,9 +33,13 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub struct TargetArgs {
-    /// Base URL, with or without /v1.
+    /// Base URL, http or https, with or without /v1.
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     pub url: String,
+    /// Certificates (PEM) of the authorities that an https server's certificate must come from,
+    /// instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Endpoint.
     #[arg(long, value_enum, default_value = "completions")]
     pub endpoint: Endpoint,
