@@ -11,10 +11,12 @@ use std::fmt;
 use protocol::{BLOCK_TOKENS, ErrorClass, Refusal, Role, WorkerId};
 
 pub use self::ledger::Ledger;
+pub use self::prefixes::Prefixes;
 use self::view::EXPECTED_OUTPUT_TOKENS;
 pub use self::view::{Need, Pending, WorkerView};
 
 mod ledger;
+mod prefixes;
 mod view;
 
 /// Candidates kept per side; two would do for `prefill != decode`, the rest explain the choice.
@@ -146,6 +148,8 @@ pub struct Placement {
     pub candidates: Vec<Candidate>,
     /// How many workers could have taken part.
     pub considered: usize,
+    /// Tokens of the prompt that the prices take for stored.
+    pub cached_tokens: u32,
 }
 
 impl Placement {
@@ -233,7 +237,8 @@ pub fn place(
         a.price.total_ms().total_cmp(&b.price.total_ms()).then_with(|| a.choice.cmp(&b.choice))
     });
     candidates.truncate(2 * KEPT);
-    Ok(Placement { candidates, considered: sides.considered })
+    let (considered, cached_tokens) = (sides.considered, need.cached_tokens);
+    Ok(Placement { candidates, considered, cached_tokens })
 }
 
 fn why_nowhere(need: &Need, views: &[WorkerView], avoid: &BTreeSet<WorkerId>) -> RouteError {

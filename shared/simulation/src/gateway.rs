@@ -9,7 +9,7 @@ use protocol::{
 };
 use scheduling::admission::{AdmissionLimits, Moment, admit};
 use scheduling::journey::{Action, End, Input, Journey, JourneyLimits};
-use scheduling::route::{Candidate, Disaggregate, Need, place};
+use scheduling::route::{Candidate, Disaggregate, Need, Prefixes, place};
 
 use self::fleet::{Fleet, Load};
 use crate::fabric::Fabric;
@@ -51,6 +51,8 @@ struct Flight {
     /// What its attempt was given to workers, when that was, and the predicted milliseconds.
     loads: Vec<Load>,
     placed: Option<(u64, f32)>,
+    /// Tokens that its attempt is to find stored, until it says what it found.
+    expected: Option<u32>,
 }
 
 /// What was predicted of a first token, and what came of it.
@@ -69,6 +71,7 @@ pub(crate) struct Gateway {
     policy: Disaggregate,
     flights: BTreeMap<RequestId, Flight>,
     fleet: Fleet,
+    prefixes: Prefixes,
     uncancelled: BTreeSet<(WorkerId, RequestKey)>,
     pub(crate) retries: u64,
     pub(crate) foreseen: Vec<Foresight>,
@@ -82,6 +85,7 @@ impl Gateway {
             policy,
             flights: BTreeMap::new(),
             fleet: Fleet::default(),
+            prefixes: Prefixes::new(65_536),
             foreseen: Vec::new(),
             uncancelled: BTreeSet::new(),
             retries: 0,
@@ -102,7 +106,7 @@ impl Gateway {
         let request = RequestId(number as u128);
         let views = self.fleet.views();
         let inflight = self.flights.values().filter(|f| f.outcome == Outcome::Open).count();
-        let need = need(&ask, 0);
+        let need = need(&ask, 0, &self.prefixes);
         let moment = Moment { now_ms: fabric.queue.now_ms(), left_ms: ask.deadline_ms };
         let admitted = admit(&need, &views, inflight, moment, &LIMITS);
         let deadline_ms = fabric.queue.now_ms() + ask.deadline_ms;
@@ -113,8 +117,16 @@ impl Gateway {
         };
         let ask = Ask { deadline_ms, ..ask };
         let (delivered, loads) = (Vec::new(), Vec::new());
-        let flight =
-            Flight { journey, ask, delivered, outcome, wake_ms: None, loads, placed: None };
+        let flight = Flight {
+            journey,
+            ask,
+            delivered,
+            outcome,
+            wake_ms: None,
+            loads,
+            placed: None,
+            expected: None,
+        };
         self.flights.insert(request, flight);
         match admitted {
             Ok(()) => self.perform(request, vec![first], fabric),
@@ -259,7 +271,9 @@ impl Gateway {
         let now_ms = fabric.queue.now_ms();
         let Some(flight) = self.flights.get_mut(&request) else { return };
         self.fleet.done(std::mem::take(&mut flight.loads), now_ms);
-        let need = need(&flight.ask, flight.delivered.len());
+        let generated = flight.delivered.len();
+        let need = need(&flight.ask, generated, &self.prefixes);
+        flight.expected = Some(need.cached_tokens);
         self.retries += u64::from(0 < flight.journey.key().attempt.0);
         let views = self.fleet.views();
         let input = match place(&need, &views, flight.journey.avoid(), self.policy, now_ms) {
@@ -314,6 +328,10 @@ impl Gateway {
             let (tokens, predicted_ms) = (flight.ask.prompt.len(), f64::from(predicted_ms));
             self.foreseen.push(Foresight { tokens, predicted_ms, felt_ms });
         }
+        if let (Some(opening), Some(expected)) = (&event.opening, flight.expected.take()) {
+            self.prefixes.compare(expected, opening.cached_tokens);
+            self.prefixes.learn(&Prefixes::names(Scope::shared(), &flight.ask.prompt));
+        }
         // The first token of an attempt: its prompt waits nowhere any more.
         let prompts = flight.loads.extract_if(.., |(_, pending)| pending.prefills != 0);
         self.fleet.done(prompts, fabric.queue.now_ms());
@@ -342,7 +360,9 @@ impl Gateway {
     }
 }
 
-fn need(ask: &Ask, generated: usize) -> Need {
+fn need(ask: &Ask, generated: usize, prefixes: &Prefixes) -> Need {
     let output_tokens = ask.stopping.max_tokens.saturating_sub(generated as u32);
-    Need { tokens: (ask.prompt.len() + generated) as u32, cached_tokens: 0, output_tokens }
+    let tokens = (ask.prompt.len() + generated) as u32;
+    let names = Prefixes::names(Scope::shared(), &ask.prompt);
+    Need { tokens, cached_tokens: prefixes.expected(&names, tokens), output_tokens }
 }

@@ -9,8 +9,8 @@ use chassis::telemetry::names;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use protocol::{
-    Attempt, Cancel, CancelReason, ErrorClass, Job, Leg, Missed, Refusal, RequestKey, Role,
-    TokenEvent, WorkerId,
+    Attempt, BlockHash, Cancel, CancelReason, ErrorClass, Job, Leg, Missed, Refusal, RequestKey,
+    Role, TokenEvent, WorkerId,
 };
 use scheduling::journey::{Action, End, Input, Journey};
 use scheduling::route::{Choice, Placement};
@@ -19,7 +19,7 @@ use tokio::time::sleep;
 
 use super::client::{Client, tell_end};
 use super::spans::{self, Publishing};
-use super::{Generation, Piece, Shared, epoch_ms, epoch_us, need};
+use super::{Admitted, Generation, Piece, Shared, epoch_ms, epoch_us};
 use crate::fleet::Load;
 
 mod foresight;
@@ -46,6 +46,10 @@ pub(super) struct Drive {
     /// When a token of it came last, or else when it was sent.
     last_sign: SystemTime,
     placement: Option<Placement>,
+    /// This gateway's names of the prompt's blocks.
+    names: Vec<BlockHash>,
+    /// Tokens that this attempt is to find stored, until it says what it found.
+    expected: Option<u32>,
     /// The route stage of this attempt, until its prediction came true.
     routed: Option<spans::Routed>,
     /// When the first token of all came, while the attempt that brought it lasts.
@@ -62,7 +66,7 @@ impl Drive {
     pub(super) fn new(
         shared: Arc<Shared>,
         generation: Generation,
-        admitted: SystemTime,
+        admitted: Admitted,
         inbox: mpsc::Receiver<Input>,
         client: Client,
     ) -> Self {
@@ -75,9 +79,11 @@ impl Drive {
             inbox,
             client,
             asked: FuturesUnordered::new(),
-            routing: admitted,
+            routing: admitted.at,
             sent: None,
-            last_sign: admitted,
+            last_sign: admitted.at,
+            names: admitted.names,
+            expected: None,
             placement: None,
             routed: None,
             first_token: None,
@@ -222,8 +228,12 @@ impl Drive {
         if event.index == 0 {
             self.compare_first_token();
         }
+        if let Some(opening) = &event.opening {
+            self.learn_prefix(opening.cached_tokens);
+        }
         if event.finish.is_some() {
             self.compare_generation(event.index);
+            self.learn_answer();
         }
         self.note_stages(&mut event);
         if self.client.gone {
@@ -252,7 +262,8 @@ impl Drive {
             self.routing = SystemTime::now();
             self.trace_lost(attempt);
         }
-        let need = need(&self.generation, self.journey.output().len());
+        let generated = self.journey.output().len();
+        let need = self.shared.need(&self.generation, generated, &self.names);
         let policy = self.shared.limits.disaggregate;
         match self.shared.fleet.place(&need, self.journey.avoid(), policy) {
             Ok((placement, loads)) => {
@@ -262,6 +273,7 @@ impl Drive {
                     self.shared.counters.retries.inc();
                 }
                 let choice = placement.chosen().choice.clone();
+                self.expected = Some(placement.cached_tokens);
                 self.placement = Some(placement);
                 Input::Placed(choice)
             }

@@ -13,7 +13,7 @@ mod spans;
 mod table;
 mod verdicts;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bus::{Bus, SubscribeError};
@@ -21,12 +21,12 @@ use chassis::Tasks;
 use chassis::metrics::Registry;
 use chassis::telemetry::{Trace, Tracer, names};
 use protocol::{
-    CancelReason, ErrorClass, GatewayId, Refusal, RequestId, Sampling, Scope, Stopping, TokenEvent,
-    TokenId,
+    BlockHash, CancelReason, ErrorClass, GatewayId, Refusal, RequestId, Sampling, Scope, Stopping,
+    TokenEvent, TokenId,
 };
 use scheduling::admission::{AdmissionLimits, AdmitError};
 use scheduling::journey::{Input, JourneyLimits};
-use scheduling::route::{Disaggregate, Need};
+use scheduling::route::{Disaggregate, Need, Prefixes};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -39,6 +39,8 @@ use crate::stages::StageNotes;
 
 /// Inputs that wait for a request's task. What finds no room is asked for again as a gap.
 const INPUTS_WAITING_MAX: usize = 1_024;
+/// Blocks of prompts that are remembered: a million tokens in some 2 MiB.
+const PREFIX_BLOCKS_MAX: usize = 65_536;
 
 /// One choice of one client request, ready to run.
 #[derive(Clone, Debug)]
@@ -117,6 +119,15 @@ struct Shared {
     table: Table,
     counters: Counters,
     drives: Mutex<JoinSet<()>>,
+    /// Locked for some microseconds, never across an await.
+    prefixes: Mutex<Prefixes>,
+}
+
+/// What is known of a generation when it starts.
+struct Admitted {
+    at: SystemTime,
+    /// This gateway's names of its prompt's blocks; none where nothing may be reused.
+    names: Vec<BlockHash>,
 }
 
 impl Dispatcher {
@@ -130,6 +141,7 @@ impl Dispatcher {
             table: Table::default(),
             counters: Counters::default(),
             drives: Mutex::default(),
+            prefixes: Mutex::new(Prefixes::new(PREFIX_BLOCKS_MAX)),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -159,7 +171,12 @@ impl Dispatcher {
     pub async fn start(&self, generation: Generation) -> Result<Running, Refusal> {
         let shared = &self.shared;
         let (sender, inbox) = mpsc::channel(INPUTS_WAITING_MAX);
-        let key = self.admit(&generation, sender)?;
+        let names = match generation.prompt_logprobs {
+            // Scoring looks at every token.
+            Some(_) => Vec::new(),
+            None => Prefixes::names(generation.scope, &generation.prompt),
+        };
+        let key = self.admit(&generation, &names, sender)?;
         let admitted = SystemTime::now();
         let stage = names::stage::ADMIT;
         generation.trace.stage(stage, generation.tokenized..admitted, []);
@@ -171,7 +188,8 @@ impl Dispatcher {
         let (started, answer) = oneshot::channel();
         let running = Running { pieces: receiver, stop: Some(stop) };
         let client = Client::new(pieces, started, stopped);
-        let drive = Drive::new(shared.clone(), generation, admitted, inbox, client);
+        let drive =
+            Drive::new(shared.clone(), generation, Admitted { at: admitted, names }, inbox, client);
         shared.own(drive.run());
         match answer.await {
             Ok(Ok(())) => Ok(running),
@@ -186,13 +204,14 @@ impl Dispatcher {
     fn admit(
         &self,
         generation: &Generation,
+        names: &[BlockHash],
         inbox: mpsc::Sender<Input>,
     ) -> Result<RequestId, Refusal> {
         let Shared { fleet, table, limits, bus, .. } = &*self.shared;
         if !bus.connected() {
             return Err(Refusal::new(ErrorClass::Retry, "not connected to NATS"));
         }
-        let need = need(generation, 0);
+        let need = self.shared.need(generation, 0, names);
         let left = generation.deadline.duration_since(SystemTime::now()).unwrap_or_default();
         let inflight = table.len();
         fleet.admit(&need, inflight, left.as_millis() as u64, &limits.admission)?;
@@ -237,19 +256,24 @@ impl Shared {
         drives.spawn(task);
     }
 
+    /// What a generation asks of the workers after `generated` tokens.
+    fn need(&self, generation: &Generation, generated: usize, names: &[BlockHash]) -> Need {
+        let tokens = u32::try_from(generation.prompt.len() + generated).unwrap_or(u32::MAX);
+        let generated = u32::try_from(generated).unwrap_or(u32::MAX);
+        let output_tokens = generation.stopping.max_tokens.saturating_sub(generated);
+        let cached_tokens = self.prefixes().expected(names, tokens);
+        Need { tokens, cached_tokens, output_tokens }
+    }
+
+    fn prefixes(&self) -> MutexGuard<'_, Prefixes> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A worker is gone: nobody is sent there, and whoever depends on it goes on elsewhere.
     fn lose(&self, worker: &protocol::WorkerId) {
         self.fleet.gone(worker);
         self.table.tell_all(|_| Input::Gone { worker: worker.clone() });
     }
-}
-
-/// What a generation asks of the workers after `generated` tokens.
-fn need(generation: &Generation, generated: usize) -> Need {
-    let tokens = u32::try_from(generation.prompt.len() + generated).unwrap_or(u32::MAX);
-    let generated = u32::try_from(generated).unwrap_or(u32::MAX);
-    let output_tokens = generation.stopping.max_tokens.saturating_sub(generated);
-    Need { tokens, cached_tokens: 0, output_tokens }
 }
 
 fn epoch_ms(time: SystemTime) -> u64 {

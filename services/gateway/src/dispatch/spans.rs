@@ -55,6 +55,7 @@ pub(super) fn route(
     span.attribute(tandem::ROUTE_PARTS, chosen.price.to_string());
     span.attribute(tandem::ROUTE_CANDIDATES, all.join("; "));
     span.attribute(tandem::ROUTE_CONSIDERED, placement.considered);
+    span.attribute(tandem::ROUTE_EXPECTED_CACHED_TOKENS, placement.cached_tokens);
     span.attribute(tandem::PREDICTED_TTFT_MS, chosen.price.ttft_ms());
     Routed { span: Some(span), end: time.end }
 }

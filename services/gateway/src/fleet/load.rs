@@ -1,6 +1,6 @@
 //! What a placement gives to workers.
 
-use protocol::WorkerId;
+use protocol::{BLOCK_TOKENS, WorkerId};
 use scheduling::route::{Choice, Need, Pending};
 
 /// Work that this gateway gave to a worker.
@@ -15,9 +15,10 @@ pub struct Load {
 impl Load {
     /// What is left of a load when its prompt is computed: it generates, if it is to.
     pub fn after_prompt(&self, generates: bool) -> Option<Self> {
-        let Pending { pages, prompt_tokens, .. } = self.pending;
-        let pending =
-            Pending { decodes: 1, decode_tokens: prompt_tokens, pages, ..Pending::default() };
+        let pages = self.pending.pages;
+        // The last page is for what comes.
+        let decode_tokens = u64::from(pages.saturating_sub(1)) * BLOCK_TOKENS as u64;
+        let pending = Pending { decodes: 1, decode_tokens, pages, ..Pending::default() };
         generates.then(|| Self { worker: self.worker.clone(), pending })
     }
 }

@@ -2,9 +2,33 @@
 
 use std::time::SystemTime;
 
+use protocol::BLOCK_TOKENS;
+use scheduling::route::Prefixes;
+
 use super::Drive;
 
 impl Drive {
+    /// The prompt is computed, and `found` of its tokens had been stored.
+    pub(super) fn learn_prefix(&mut self, found: u32) {
+        // The decode worker's word, which comes later, is of what it was handed over.
+        let Some(expected) = self.expected.take() else { return };
+        let mut prefixes = self.shared.prefixes();
+        prefixes.compare(expected, found);
+        prefixes.learn(&self.names);
+    }
+
+    /// Everything generated but the last token is computed: the next turn begins with it.
+    pub(super) fn learn_answer(&self) {
+        let prompt = &self.generation.prompt;
+        let tokens = prompt.len() + self.journey.output().len().saturating_sub(1);
+        if self.names.is_empty() || tokens / BLOCK_TOKENS <= self.names.len() {
+            return;
+        }
+        let answered = prompt.iter().chain(self.journey.output()).copied().take(tokens);
+        let names = Prefixes::names(self.generation.scope, &answered.collect::<Vec<_>>());
+        self.shared.prefixes().learn(&names);
+    }
+
     /// How well the router foresaw the first token, which is here.
     pub(super) fn compare_first_token(&mut self) {
         self.first_token = Some(self.last_sign);

@@ -1,0 +1,112 @@
+//! Which prompts were computed lately, so that a price knows what a worker will find stored.
+//!
+//! A router sees every prompt that it sends and hears of each how much was reused. It needs no
+//! answer from the store for that, and none of the store's names: only its own, to compare.
+
+use std::collections::BTreeSet;
+
+use protocol::{BLOCK_TOKENS, BlockChain, BlockHash, ModelFingerprint, Scope, TokenId};
+
+/// Of what is expected, the share that comes is a mean over so many prompts.
+const TRUST_PROMPTS: f64 = 10.0;
+
+/// Prefixes in blocks, those unused for long forgotten.
+#[derive(Debug)]
+pub struct Prefixes {
+    /// Used since the two were last exchanged, and before that.
+    young: BTreeSet<BlockHash>,
+    old: BTreeSet<BlockHash>,
+    young_max: usize,
+    /// The share of what was expected that came.
+    trust: f64,
+}
+
+impl Prefixes {
+    /// Remembers between half of `blocks_max` and all of it.
+    pub fn new(blocks_max: usize) -> Self {
+        let young_max = (blocks_max / 2).max(1);
+        Self { young: BTreeSet::new(), old: BTreeSet::new(), young_max, trust: 1.0 }
+    }
+
+    /// This router's names of the full blocks of a prompt.
+    pub fn names(scope: Scope, tokens: &[TokenId]) -> Vec<BlockHash> {
+        BlockChain::sealed(ModelFingerprint([0; 32]), scope, tokens)
+    }
+
+    /// Tokens that a prompt of `tokens` with these blocks will find stored, as far as expectations
+    /// came true lately. Its last token is always computed.
+    pub fn expected(&self, names: &[BlockHash], tokens: u32) -> u32 {
+        let known = |name: &&BlockHash| self.young.contains(*name) || self.old.contains(*name);
+        let blocks = names.iter().take_while(known).count() as u32;
+        let stored = (blocks * BLOCK_TOKENS as u32).min(tokens.saturating_sub(1));
+        let block = BLOCK_TOKENS as u32;
+        (f64::from(stored) * self.trust) as u32 / block * block
+    }
+
+    /// Of a prompt, `expected` tokens were to be found and `found` were.
+    pub fn compare(&mut self, expected: u32, found: u32) {
+        if expected != 0 {
+            let share = f64::from(found.min(expected)) / f64::from(expected);
+            self.trust += (share - self.trust) / TRUST_PROMPTS;
+        } else if found != 0 {
+            self.trust += (1.0 - self.trust) / TRUST_PROMPTS;
+        }
+    }
+
+    /// These blocks are computed, and so stored.
+    pub fn learn(&mut self, names: &[BlockHash]) {
+        for name in names {
+            self.old.remove(name);
+            self.young.insert(*name);
+            if self.young_max <= self.young.len() {
+                self.old = std::mem::take(&mut self.young);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(tokens: std::ops::Range<u32>) -> Vec<BlockHash> {
+        Prefixes::names(Scope::shared(), &tokens.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_common_beginning_is_expected_but_never_the_last_token() {
+        let mut prefixes = Prefixes::new(1_000);
+        assert_eq!(prefixes.expected(&names(0..160), 160), 0);
+        prefixes.learn(&names(0..160));
+        let mut longer: Vec<TokenId> = (0..100).collect();
+        longer.extend(500..600);
+        let longer = Prefixes::names(Scope::shared(), &longer);
+        assert_eq!(prefixes.expected(&longer, 200), 96);
+        assert_eq!(prefixes.expected(&names(0..160), 160), 144);
+        assert_eq!(prefixes.expected(&names(1..160), 159), 0);
+    }
+
+    #[test]
+    fn what_is_not_used_is_forgotten_and_what_is_used_stays() {
+        let mut prefixes = Prefixes::new(100);
+        let kept = names(0..160);
+        for round in 1..100 {
+            prefixes.learn(&kept);
+            prefixes.learn(&names(round * 1_000..round * 1_000 + 320));
+            assert!(prefixes.young.len() + prefixes.old.len() <= 100);
+        }
+        assert_eq!(prefixes.expected(&kept, 161), 160);
+        assert_eq!(prefixes.expected(&names(1_000..1_320), 321), 0);
+    }
+
+    #[test]
+    fn where_nothing_expected_comes_nothing_is_expected_until_something_does() {
+        let mut prefixes = Prefixes::new(100);
+        let all = names(0..160);
+        prefixes.learn(&all);
+        (0..40).for_each(|_| prefixes.compare(160, 0));
+        assert_eq!(prefixes.expected(&all, 161), 0);
+        (0..40).for_each(|_| prefixes.compare(0, 160));
+        assert_eq!(prefixes.expected(&all, 161), 144);
+    }
+}
