@@ -105,7 +105,7 @@ pub fn series(run: &Measured<'_>, expected: &ExpectedHits) -> Series {
     };
     Series {
         bin_s: bins.width_ns as f64 / NS_PER_S as f64,
-        from_s: (0..bins.count).map(|place| bins.from_s(place)).collect(),
+        from_s: (0..bins.count).map(|place| bins.start_s(place)).collect(),
         offered: count(&|r| Some(r.intended_ns)),
         sent: count(&|r| r.dispatched_ns),
         completed: count(&over(true)),
@@ -140,7 +140,7 @@ impl Bins {
         Some(place).filter(|place| *place < self.count)
     }
 
-    fn from_s(&self, place: usize) -> f64 {
+    fn start_s(&self, place: usize) -> f64 {
         (self.start_ns + place as i64 * self.width_ns) as f64 / NS_PER_S as f64
     }
 

@@ -132,8 +132,8 @@ fn generator_fault(probes: &[Probe]) -> Option<Step> {
 }
 
 fn is_confirmed(probes: &[Probe], rate: f64) -> bool {
-    let at = probes.iter().filter(|probe| probe.rate == rate && probe.confirming);
-    at.last().is_some_and(|probe| probe.judgement == Judgement::Held)
+    let mut at = probes.iter().filter(|probe| probe.rate == rate && probe.confirming);
+    at.next_back().is_some_and(|probe| probe.judgement == Judgement::Held)
 }
 
 /// What is known between two rates.

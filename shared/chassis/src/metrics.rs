@@ -138,10 +138,12 @@ impl TypedMetric for TracedHistogram {
     const TYPE: MetricType = MetricType::Histogram;
 }
 
+type Label = (&'static str, &'static str);
+
 /// How long each stage of requests took, by the stage's name; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StageTimes {
-    family: Family<[(&'static str, &'static str); 1], TracedHistogram, fn() -> TracedHistogram>,
+    family: Family<[Label; 1], TracedHistogram, fn() -> TracedHistogram>,
 }
 
 impl StageTimes {

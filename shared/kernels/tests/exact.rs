@@ -6,6 +6,11 @@
     clippy::print_stdout,
     reason = "what helps a test may fail like a test"
 )]
+#![allow(
+    clippy::too_many_lines,
+    clippy::needless_range_loop,
+    reason = "a case is made, run on every instruction set and compared in one place"
+)]
 
 use half::f16;
 use kernels::{

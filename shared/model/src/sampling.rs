@@ -81,7 +81,7 @@ impl Chooser {
             RowOutput::Whole(logits) => logits,
         };
         if of.banned.is_empty() && !reorders(of.sampling) {
-            return self.from_whole(logits, of);
+            return self.choose_whole(logits, of);
         }
         let mut changed = std::mem::take(&mut self.logits);
         changed.clear();
@@ -91,7 +91,7 @@ impl Chooser {
             change(&mut changed, [token], |logit, _| logit + bias);
         }
         change(&mut changed, of.banned.iter().copied(), |_, _| f32::NEG_INFINITY);
-        let chosen = self.from_whole(&changed, of);
+        let chosen = self.choose_whole(&changed, of);
         self.logits = changed;
         chosen
     }
@@ -108,7 +108,7 @@ impl Chooser {
         self.draw_ranked(candidates, best, of)
     }
 
-    fn from_whole(&mut self, logits: &[f32], of: &Choice<'_>) -> u32 {
+    fn choose_whole(&mut self, logits: &[f32], of: &Choice<'_>) -> u32 {
         let sampling = of.sampling;
         let best = argmax(logits);
         let most = logits[best as usize];

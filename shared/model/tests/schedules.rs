@@ -86,10 +86,10 @@ impl Going {
     /// Takes its KV to other pages, through blocks.
     fn move_away(&mut self, model: &mut Model, free: &mut Vec<u32>) {
         let pages = free.split_off(free.len() - PAGES_EACH as usize);
-        for block in 0..self.done.div_ceil(16) {
-            let filled = (self.done - block * 16).min(16) as u32;
-            let bytes = model.export_block(self.pages[block], filled).unwrap();
-            model.import_block(pages[block], &bytes).unwrap();
+        for (start, (&from, &to)) in (0..self.done).step_by(16).zip(self.pages.iter().zip(&pages)) {
+            let filled = (self.done - start).min(16) as u32;
+            let bytes = model.export_block(from, filled).unwrap();
+            model.import_block(to, &bytes).unwrap();
         }
         free.splice(0..0, std::mem::replace(&mut self.pages, pages));
     }

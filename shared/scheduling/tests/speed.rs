@@ -1,6 +1,10 @@
 //! That predictions come true: machines of several kinds, learned from their steps.
 
-#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "what helps a test may fail like a test, and shows what it saw"
+)]
 
 use proptest::prelude::*;
 use protocol::{PoolState, Role, Speed, StepCost, WorkerState};

@@ -61,10 +61,11 @@ pub(crate) fn problems(query: &str) -> Vec<String> {
     walk(&tree, &mut Vec::new(), &mut |expr, calls| match expr {
         Expr::VectorSelector(selector) => problems.extend(selector_problems(selector, calls)),
         Expr::MatrixSelector(range) => problems.extend(selector_problems(&range.vs, calls)),
-        Expr::Call(call) if call.func.name == "histogram_quantile" => {
-            if !call.args.args.last().is_some_and(|inner| keeps_bounds(inner)) {
-                problems.push(format!("a quantile in whose sum le is missing: {query}"));
-            }
+        Expr::Call(call)
+            if call.func.name == "histogram_quantile"
+                && !call.args.args.last().is_some_and(|inner| keeps_bounds(inner)) =>
+        {
+            problems.push(format!("a quantile in whose sum le is missing: {query}"));
         }
         _ => {}
     });

@@ -3,6 +3,8 @@
 //! Most cases share one running system; those that break something start their own. Cases take
 //! turns, because a machine may have two cores only.
 
+#![allow(clippy::print_stdout, reason = "a test that measures says what it saw")]
+
 mod answers;
 mod commands;
 mod failures;

@@ -5,6 +5,11 @@
 //! what a query gets depends on its own position and context alone. In both products the lanes are
 //! independent results (tokens, then elements of the head), so that no sum crosses lanes.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "plain loops over small arrays stay in registers; closures are compiled without the instructions"
+)]
+
 mod items;
 
 use crate::isa::Kernel;

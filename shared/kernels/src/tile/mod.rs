@@ -4,6 +4,11 @@
 //! within a block, then one fused multiplication by the weight's scale times the activation's, and
 //! one for the minimum where the format has one.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "plain loops over small arrays stay in registers; closures are compiled without the instructions"
+)]
+
 mod dots;
 mod quantised;
 

@@ -1,5 +1,7 @@
 //! Passes over a whole row of logits, in lanes that every machine computes alike.
 
+use std::f32::consts::{LN_2, LOG2_E};
+
 /// Values that one lane pass handles.
 const LANES: usize = 16;
 /// Tokens whose weights are summed together first.
@@ -103,12 +105,12 @@ pub fn argmax(logits: &[f32]) -> u32 {
 fn exp(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which then is in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
-    let scaled = x * std::f32::consts::LOG2_E;
+    let scaled = x * LOG2_E;
     let rounded = scaled + ROUND;
     let rest = scaled - (rounded - ROUND);
     // Taylor's series of 2^rest for rest within a half.
     let mut power = 1.540_353e-4;
-    for term in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, 0.693_147_2, 1.0] {
+    for term in [1.333_355_8e-3, 9.618_129e-3, 5.550_411e-2, 0.240_226_5, LN_2, 1.0] {
         power = power * rest + term;
     }
     let power = f32::from_bits(power.to_bits().wrapping_add(rounded.to_bits() << 23));
