@@ -300,7 +300,13 @@ fn cache_over_time(report: &Report, out: &mut String) {
     let chart = "cache_time";
     let Some(cache) = &series.cache else {
         let caption = "Part of the prompt tokens that was cached.".to_owned();
-        let empty = Some("No prompt began like one before it, and the server reported no hits.");
+        let whole = &report.cache;
+        let nothing = whole.ideal_server_token_hit == 0.0 && whole.observed_token_hit.is_none();
+        let empty = Some(if nothing {
+            "No prompt began like one before it, and the server reported no hits."
+        } else {
+            "The report was saved by a loadgen that did not keep this over time."
+        });
         return Figure { chart, title, caption, class: "", wide: true, empty }.render(
             &[],
             &[],
