@@ -19,6 +19,14 @@ fn problem(name: &str, old: &str, new: &str) -> String {
         .to_string()
 }
 
+/// Files, what is changed in them to what, and a part of what must be said of it.
+fn are_named(cases: &[(&str, &str, &str, &str)]) {
+    for (name, old, new, expected) in cases {
+        let error = problem(name, old, new);
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
 #[test]
 fn json_lines_that_are_wrong_are_named() {
     for (old, new, expected) in [
@@ -56,8 +64,7 @@ fn json_lines_that_are_wrong_are_named() {
         ),
         ("{\"timestamp\": 350", "\n{\"timestamp\": 350", "line 2: the line is empty"),
     ] {
-        let error = problem("mooncake.jsonl", old, new);
-        assert!(error.contains(expected), "{expected}: {error}");
+        are_named(&[("mooncake.jsonl", old, new, expected)]);
     }
     for (old, new, expected) in [
         ("\"timestamp\": 61.114", "\"timestamp\": 0.5", "line 3: timestamp is 0.750 s before"),
@@ -68,14 +75,13 @@ fn json_lines_that_are_wrong_are_named() {
             "line 3: hash_ids is a list of 4 ids: expected 5",
         ),
     ] {
-        let error = problem("bailian.jsonl", old, new);
-        assert!(error.contains(expected), "{expected}: {error}");
+        are_named(&[("bailian.jsonl", old, new, expected)]);
     }
 }
 
 #[test]
 fn rows_that_are_wrong_are_named() {
-    for (name, old, new, expected) in [
+    are_named(&[
         ("azure.csv", "3180,8", "3180", "line 3: the row is 2 columns: expected 3 columns"),
         ("azure.csv", "3180,8", "-3180,8", "line 3: ContextTokens is \"-3180\""),
         (
@@ -103,15 +109,12 @@ fn rows_that_are_wrong_are_named() {
         ("burstgpt.csv", "Log Type", "Log", "line 1: the header is"),
         ("splitwise.csv", "3,1,2048", "3,4,2048", "line 3: batch_size is 4"),
         ("splitwise.csv", "0.25", "NaN", "line 2: arrival_timestamp is \"NaN\""),
-    ] {
-        let error = problem(name, old, new);
-        assert!(error.contains(expected), "{expected}: {error}");
-    }
+    ]);
 }
 
 #[test]
 fn documents_that_are_wrong_are_named() {
-    for (name, old, new, expected) in [
+    are_named(&[
         (
             "weka/session_1.json",
             "[1, 2, 3, 4]",
@@ -147,10 +150,7 @@ fn documents_that_are_wrong_are_named() {
             "\"tokens\": 1520",
             "line 2: entry 1: output_tokens is missing",
         ),
-    ] {
-        let error = problem(name, old, new);
-        assert!(error.contains(expected), "{expected}: {error}");
-    }
+    ]);
 }
 
 #[test]

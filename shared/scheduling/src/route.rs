@@ -11,7 +11,7 @@ use std::fmt;
 use protocol::{BLOCK_TOKENS, ErrorClass, Refusal, Role, WorkerId};
 
 pub use self::ledger::Ledger;
-pub use self::prefixes::Prefixes;
+pub use self::prefixes::{Names, Prefixes};
 use self::view::EXPECTED_OUTPUT_TOKENS;
 pub use self::view::{Need, Pending, WorkerView};
 

@@ -9,7 +9,7 @@ use protocol::{
 };
 use scheduling::admission::{AdmissionLimits, Moment, admit};
 use scheduling::journey::{Action, End, Input, Journey, JourneyLimits};
-use scheduling::route::{Candidate, Disaggregate, Need, Prefixes, place};
+use scheduling::route::{Candidate, Disaggregate, Names, Need, Prefixes, place};
 
 use self::fleet::{Fleet, Load};
 use crate::fabric::Fabric;
@@ -330,7 +330,7 @@ impl Gateway {
         }
         if let (Some(opening), Some(expected)) = (&event.opening, flight.expected.take()) {
             self.prefixes.compare(expected, opening.cached_tokens);
-            self.prefixes.learn(&Prefixes::names(Scope::shared(), &flight.ask.prompt));
+            self.prefixes.learn(Names::of(Scope::shared(), &flight.ask.prompt).blocks());
         }
         // The first token of an attempt: its prompt waits nowhere any more.
         let prompts = flight.loads.extract_if(.., |(_, pending)| pending.prefills != 0);
@@ -363,6 +363,6 @@ impl Gateway {
 fn need(ask: &Ask, generated: usize, prefixes: &Prefixes) -> Need {
     let output_tokens = ask.stopping.max_tokens.saturating_sub(generated as u32);
     let tokens = (ask.prompt.len() + generated) as u32;
-    let names = Prefixes::names(Scope::shared(), &ask.prompt);
-    Need { tokens, cached_tokens: prefixes.expected(&names, tokens), output_tokens }
+    let names = Names::of(Scope::shared(), &ask.prompt);
+    Need { tokens, cached_tokens: prefixes.expected(names.blocks(), tokens), output_tokens }
 }

@@ -9,11 +9,11 @@ use chassis::telemetry::names;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use protocol::{
-    Attempt, BlockHash, Cancel, CancelReason, ErrorClass, Job, Leg, Missed, Refusal, RequestKey,
-    Role, TokenEvent, WorkerId,
+    Attempt, Cancel, CancelReason, ErrorClass, Job, Leg, Missed, Refusal, RequestKey, Role,
+    TokenEvent, WorkerId,
 };
 use scheduling::journey::{Action, End, Input, Journey};
-use scheduling::route::{Choice, Placement};
+use scheduling::route::{Choice, Names, Placement};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -47,7 +47,7 @@ pub(super) struct Drive {
     last_sign: SystemTime,
     placement: Option<Placement>,
     /// This gateway's names of the prompt's blocks.
-    names: Vec<BlockHash>,
+    names: Names,
     /// Tokens that this attempt is to find stored, until it says what it found.
     expected: Option<u32>,
     /// The route stage of this attempt, until its prediction came true.

@@ -21,12 +21,12 @@ use chassis::Tasks;
 use chassis::metrics::Registry;
 use chassis::telemetry::{Trace, Tracer, names};
 use protocol::{
-    BlockHash, CancelReason, ErrorClass, GatewayId, Refusal, RequestId, Sampling, Scope, Stopping,
-    TokenEvent, TokenId,
+    CancelReason, ErrorClass, GatewayId, Refusal, RequestId, Sampling, Scope, Stopping, TokenEvent,
+    TokenId,
 };
 use scheduling::admission::{AdmissionLimits, AdmitError};
 use scheduling::journey::{Input, JourneyLimits};
-use scheduling::route::{Disaggregate, Need, Prefixes};
+use scheduling::route::{Disaggregate, Names, Need, Prefixes};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -127,7 +127,7 @@ struct Shared {
 struct Admitted {
     at: SystemTime,
     /// This gateway's names of its prompt's blocks; none where nothing may be reused.
-    names: Vec<BlockHash>,
+    names: Names,
 }
 
 impl Dispatcher {
@@ -173,8 +173,8 @@ impl Dispatcher {
         let (sender, inbox) = mpsc::channel(INPUTS_WAITING_MAX);
         let names = match generation.prompt_logprobs {
             // Scoring looks at every token.
-            Some(_) => Vec::new(),
-            None => Prefixes::names(generation.scope, &generation.prompt),
+            Some(_) => Names::of(generation.scope, &[]),
+            None => Names::of(generation.scope, &generation.prompt),
         };
         let key = self.admit(&generation, &names, sender)?;
         let admitted = SystemTime::now();
@@ -204,7 +204,7 @@ impl Dispatcher {
     fn admit(
         &self,
         generation: &Generation,
-        names: &[BlockHash],
+        names: &Names,
         inbox: mpsc::Sender<Input>,
     ) -> Result<RequestId, Refusal> {
         let Shared { fleet, table, limits, bus, .. } = &*self.shared;
@@ -257,11 +257,11 @@ impl Shared {
     }
 
     /// What a generation asks of the workers after `generated` tokens.
-    fn need(&self, generation: &Generation, generated: usize, names: &[BlockHash]) -> Need {
+    fn need(&self, generation: &Generation, generated: usize, names: &Names) -> Need {
         let tokens = u32::try_from(generation.prompt.len() + generated).unwrap_or(u32::MAX);
         let generated = u32::try_from(generated).unwrap_or(u32::MAX);
         let output_tokens = generation.stopping.max_tokens.saturating_sub(generated);
-        let cached_tokens = self.prefixes().expected(names, tokens);
+        let cached_tokens = self.prefixes().expected(names.blocks(), tokens);
         Need { tokens, cached_tokens, output_tokens }
     }
 

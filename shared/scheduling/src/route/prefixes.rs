@@ -10,6 +10,34 @@ use protocol::{BLOCK_TOKENS, BlockChain, BlockHash, ModelFingerprint, Scope, Tok
 /// Of what is expected, the share that comes is a mean over so many prompts.
 const TRUST_PROMPTS: f64 = 10.0;
 
+/// A router's names of the full blocks of a sequence, which may go on.
+#[derive(Clone, Debug)]
+pub struct Names {
+    chain: BlockChain,
+    blocks: Vec<BlockHash>,
+}
+
+impl Names {
+    /// Those of `tokens`.
+    pub fn of(scope: Scope, tokens: &[TokenId]) -> Self {
+        let chain = BlockChain::new(ModelFingerprint([0; 32]), scope);
+        let mut names = Self { chain, blocks: Vec::new() };
+        names.extend(tokens);
+        names
+    }
+
+    /// Names the full blocks of `tokens`, which follow those that have a name.
+    pub fn extend(&mut self, tokens: &[TokenId]) {
+        let blocks = tokens.chunks_exact(BLOCK_TOKENS).map(|block| self.chain.push(block));
+        self.blocks.extend(blocks);
+    }
+
+    /// In order.
+    pub fn blocks(&self) -> &[BlockHash] {
+        &self.blocks
+    }
+}
+
 /// Prefixes in blocks, those unused for long forgotten.
 #[derive(Debug)]
 pub struct Prefixes {
@@ -26,11 +54,6 @@ impl Prefixes {
     pub fn new(blocks_max: usize) -> Self {
         let young_max = (blocks_max / 2).max(1);
         Self { young: BTreeSet::new(), old: BTreeSet::new(), young_max, trust: 1.0 }
-    }
-
-    /// This router's names of the full blocks of a prompt.
-    pub fn names(scope: Scope, tokens: &[TokenId]) -> Vec<BlockHash> {
-        BlockChain::sealed(ModelFingerprint([0; 32]), scope, tokens)
     }
 
     /// Tokens that a prompt of `tokens` with these blocks will find stored, as far as expectations
@@ -70,7 +93,15 @@ mod tests {
     use super::*;
 
     fn names(tokens: std::ops::Range<u32>) -> Vec<BlockHash> {
-        Prefixes::names(Scope::shared(), &tokens.collect::<Vec<_>>())
+        Names::of(Scope::shared(), &tokens.collect::<Vec<_>>()).blocks().to_vec()
+    }
+
+    #[test]
+    fn a_sequence_that_goes_on_is_named_as_if_whole() {
+        let tokens: Vec<TokenId> = (0..200).collect();
+        let mut grown = Names::of(Scope::shared(), &tokens[..90]);
+        grown.extend(&tokens[80..]);
+        assert_eq!(grown.blocks(), Names::of(Scope::shared(), &tokens).blocks());
     }
 
     #[test]
@@ -80,8 +111,8 @@ mod tests {
         prefixes.learn(&names(0..160));
         let mut longer: Vec<TokenId> = (0..100).collect();
         longer.extend(500..600);
-        let longer = Prefixes::names(Scope::shared(), &longer);
-        assert_eq!(prefixes.expected(&longer, 200), 96);
+        let longer = Names::of(Scope::shared(), &longer);
+        assert_eq!(prefixes.expected(longer.blocks(), 200), 96);
         assert_eq!(prefixes.expected(&names(0..160), 160), 144);
         assert_eq!(prefixes.expected(&names(1..160), 159), 0);
     }

@@ -2,10 +2,8 @@
 
 use std::time::SystemTime;
 
-use protocol::BLOCK_TOKENS;
-use scheduling::route::Prefixes;
-
 use super::Drive;
+use protocol::BLOCK_TOKENS;
 
 impl Drive {
     /// The prompt is computed, and `found` of its tokens had been stored.
@@ -14,19 +12,21 @@ impl Drive {
         let Some(expected) = self.expected.take() else { return };
         let mut prefixes = self.shared.prefixes();
         prefixes.compare(expected, found);
-        prefixes.learn(&self.names);
+        prefixes.learn(self.names.blocks());
     }
 
     /// Everything generated but the last token is computed: the next turn begins with it.
     pub(super) fn learn_answer(&self) {
         let prompt = &self.generation.prompt;
-        let tokens = prompt.len() + self.journey.output().len().saturating_sub(1);
-        if self.names.is_empty() || tokens / BLOCK_TOKENS <= self.names.len() {
+        let named = self.names.blocks().len() * BLOCK_TOKENS;
+        let computed = prompt.len() + self.journey.output().len().saturating_sub(1);
+        if named == 0 || computed < named + BLOCK_TOKENS {
             return;
         }
-        let answered = prompt.iter().chain(self.journey.output()).copied().take(tokens);
-        let names = Prefixes::names(self.generation.scope, &answered.collect::<Vec<_>>());
-        self.shared.prefixes().learn(&names);
+        let behind = prompt[named..].iter().chain(self.journey.output()).copied();
+        let mut names = self.names.clone();
+        names.extend(&behind.take(computed - named).collect::<Vec<_>>());
+        self.shared.prefixes().learn(names.blocks());
     }
 
     /// How well the router foresaw the first token, which is here.
