@@ -94,16 +94,17 @@ fn config_tells_where_each_value_came_from() {
 }
 
 #[test]
-fn the_readme_lists_the_defaults() {
-    let readme = std::fs::read_to_string(workspace_file("README.md")).expect("it is there");
-    let listed: Vec<&str> = readme.lines().map(str::trim_end).collect();
+fn the_configuration_lists_the_defaults() {
+    let page =
+        std::fs::read_to_string(workspace_file("docs/configuration.md")).expect("it is there");
+    let listed: Vec<&str> = page.lines().map(str::trim_end).collect();
     let text = stdout(&tandem().arg("config").output().expect("it runs"));
     assert!(20 < text.lines().count(), "{text}");
     for line in text.lines() {
         let default = line.strip_suffix("default").expect("nothing else is configured").trim_end();
         let words: Vec<&str> = default.split_whitespace().collect();
         let same = |listed: &&str| listed.split_whitespace().eq(words.iter().copied());
-        assert!(listed.iter().any(same), "README.md lacks: {default}");
+        assert!(listed.iter().any(same), "docs/configuration.md lacks: {default}");
     }
 }
 

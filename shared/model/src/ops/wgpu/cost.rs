@@ -33,7 +33,7 @@ pub struct WeightBytes {
 /// One kernel, over all its launches in a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KernelCost {
-    /// What it is called in `shared/ARCHITECTURE.md`.
+    /// Its name in `docs/kernels.md`.
     pub kernel: &'static str,
     /// How often it is launched.
     pub launches: usize,
