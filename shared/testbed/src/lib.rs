@@ -1,16 +1,22 @@
-//! What live tests share: private servers, the pinned model, a model hub, a span receiver, honest
-//! skips.
+//! Tools that the tests of several crates share: private servers, the pinned model, a model hub, a
+//! span receiver, waiting with a deadline, visible skips.
 
+mod extent;
 mod hub;
 mod otlp;
 mod require;
 mod tree;
+mod wait;
+mod worker;
 
+pub use extent::Extent;
 pub use hub::{HubFault, HubServer};
 pub use otlp::OtlpReceiver;
 pub use provision::NatsServer;
 pub use require::require_or_skip;
 pub use tree::{SpanEvent, SpanKind, SpanRecord, TraceTree};
+pub use wait::{PATIENCE, eventually, soon, wait_for};
+pub use worker::idle_worker;
 
 use std::path::PathBuf;
 
