@@ -1,4 +1,4 @@
-"""Prefill against decode: who waits for whom?"""
+"""Prefill against decode: which role limits the other?"""
 
 from panels import CHOSEN, board, level, lines, quantile, quantiles, query, row, stat, total
 
@@ -8,76 +8,82 @@ STAGE = "tandem_stage_seconds"
 
 
 def wait(job, stage):
-    """How long requests waited for this kind of worker."""
+    """The 90th percentile of the wait for workers of a role."""
     return query(quantile(STAGE, "0.9", f'{CHOSEN},stage="{stage}"'), f"{job}, p90", exemplar=True)
 
 
 ROLES = row(
-    "Who is what",
-    stat("Workers ready", "Workers that would take a job now, of both kinds.", "short", level("tandem_worker_ready"), width=3),
-    stat("Given to prefill", "The whole fleet's steps that are open to prefill, in workers: the sum of the assignments.", "short",
+    "Roles and duties",
+    stat("Workers ready", "Workers of both roles that accept jobs now.", "short", level("tandem_worker_ready"), width=3),
+    stat("Workers' worth of prefill", "Sum of all workers' prefill shares: how many workers the fleet gives to prefill.", "short",
          level("tandem_worker_prefill_share"), width=3),
-    lines("Workers ready, by kind", "Workers that would take a job now.", "short", [query(level("tandem_worker_ready", by="job"), "{{job}}")], width=6, height=6),
-    lines("Assignments", "Share of each worker's steps that is open to prefill: a line that moves is a worker that was given another role.",
+    lines("Workers ready, by role", "Workers that accept jobs now.",
+          "short", [query(level("tandem_worker_ready", by="job"), "{{job}}")], width=6, height=6),
+    lines("Duties", "Share of each worker's steps that is open to prefill. A line that moves is a worker with another duty.",
           "percentunit", [query(f"tandem_worker_prefill_share{{{CHOSEN}}}", "{{job}} {{instance}}")], width=6, height=6, max=1),
-    lines("Changes of assignment", "How often workers' assignments changed, and how many workers are draining.", "short",
+    lines("Changes of duty", "Changes of prefill shares, and workers that drain.", "short",
           [query(f"sum(changes(tandem_worker_prefill_share{{{CHOSEN}}}[$__rate_interval]))", "changed"),
            query(level("tandem_worker_draining"), "draining")], width=6, height=6),
 )
 
 QUEUES = row(
-    "Who waits",
-    lines("Waiting sequences", "Sequences accepted without a token yet. Prefill's grow when prompts come faster than they are computed; "
-          "decode's when hand-overs wait for blocks or room.", "short", [query(level("vllm:num_requests_waiting", by="job"), "{{job}}")]),
-    lines("Generating sequences", "Sequences that generate tokens now, by service.", "short",
+    "Queues",
+    lines("Waiting sequences", "Sequences accepted that have no token yet. They grow at prefill when prompts arrive faster than they are "
+          "computed, and at decode when hand-overs wait for blocks or room.",
+          "short", [query(level("vllm:num_requests_waiting", by="job"), "{{job}}")]),
+    lines("Generating sequences", "Sequences that generate tokens, by service.", "short",
           [query(level("vllm:num_requests_running", by="job"), "{{job}}")]),
-    lines("Wait for a worker", "From the gateway's sending until a worker begins, nine in ten waited less: the longer line is the half that is short of workers. "
-          "A dot is one request and leads to its trace.", "s", [wait("prefill", "prefill.queue"), wait("decode", "decode.queue")]),
-    lines("Waiting prompt tokens", "Prompt tokens accepted and not yet computed, by service.", "short", [query(level("tandem_worker_waiting_tokens", by="job"), "{{job}}")]),
-    lines("Hand-over", "From a decode worker's acceptance until it has the prompt's blocks: median, nine in ten, worst in a hundred. A dot leads to its trace.", "s",
+    lines("Wait for a worker", "90th percentile of the time from sending a job until its worker starts it. The longer line is the role "
+          "that is short of workers. A dot is one request and opens its trace.",
+          "s", [wait("prefill", "prefill.queue"), wait("decode", "decode.queue")]),
+    lines("Waiting prompt tokens", "Prompt tokens accepted and not computed yet, by service.",
+          "short", [query(level("tandem_worker_waiting_tokens", by="job"), "{{job}}")]),
+    lines("Wait for blocks", "Time from a decode worker's acceptance until it has the prompt's blocks. A dot is one request and opens its trace.",
+          "s",
           quantiles(STAGE, CHOSEN + ',stage="decode.kv_pull"')),
-    lines("Waiting per worker", "Sequences without a token yet, per worker of a kind: above 4 and growing for five minutes an alert fires.", "short",
+    lines("Waiting per worker", "Sequences without a token yet, per worker of a role. Above 4 and growing for five minutes an alert fires.", "short",
           [query("tandem:waiting_sequences:per_worker", "{{job}}")]),
-    lines("Longest queue of a worker", "The worker with most waiting sequences, by service: far above the others means that placement is uneven.",
+    lines("Longest queue of a worker", "Longest and shortest queue of a worker, by service. A large difference means that placement is uneven.",
           "short", [query(level("vllm:num_requests_waiting", by="job", how="max"), "longest, {{job}}"),
                     query(level("vllm:num_requests_waiting", by="job", how="min"), "shortest, {{job}}")]),
 )
 
 WORK = row(
-    "Who works",
-    lines("Busy share", "Share of time that a worker spends in steps, mean over the workers of a kind. Near 1 for one kind and low for the "
-          "other: move workers.", "percentunit", [query(BUSY, "{{job}}")], max=1),
-    lines("Where the steps' time goes", "Seconds of steps per second: in the model, copying blocks out, everything else.", "s",
+    "Work",
+    lines("Busy share", "Share of time that a worker spends in steps, mean over the workers of a role. If one role is near 1 and the "
+          "other is low, move workers.", "percentunit", [query(BUSY, "{{job}}")], max=1),
+    lines("Step time by part", "Seconds of steps per second: in the model, in block export, and in the loop around them.", "s",
           [query(total("tandem_worker_step_seconds_total", by="job, part"), "{{job}}, {{part}}")], stacked=True),
-    lines("Steps", "Steps that computed something, per second.", "ops", [query(total("tandem_worker_steps_total", by="job"), "{{job}}")]),
-    lines("Prompt tokens by source", "Prompt tokens per second: computed here, found in the worker's own pages, or fetched from the store.", "short",
+    lines("Steps", "Steps that computed at least one token, per second.", "ops", [query(total("tandem_worker_steps_total", by="job"), "{{job}}")]),
+    lines("Prompt tokens by source", "Prompt tokens per second: computed, found in the worker's own pages, or read from the store.", "short",
           [query(total("vllm:prompt_tokens_by_source_total", by="source", rare=True), "{{source}}")], stacked=True),
-    lines("Tokens generated by workers", "Tokens per second by service: prefill's are the first ones of each request.", "short",
+    lines("Tokens generated by workers", "Output tokens per second by service. Prefill workers generate the first token of each request.", "short",
           [query(total("tandem_worker_generated_tokens_total", by="job"), "{{job}}")]),
-    lines("Pages held", "Share of KV pages held by sequences: mean and highest over the workers of a kind.", "percentunit",
+    lines("Pages held", "Share of KV pages held by sequences: mean and highest over the workers of a role.", "percentunit",
           [query(level("vllm:kv_cache_usage_perc", by="job", how="avg"), "mean, {{job}}"),
            query(level("vllm:kv_cache_usage_perc", by="job", how="max"), "highest, {{job}}")], max=1),
 )
 
 HANDOVER = row(
-    "What passes between them",
-    lines("KV bytes moved", "Bytes put into the store and pulled out of it, by service.", "Bps",
+    "Hand-over",
+    lines("KV bytes moved", "Bytes of KV blocks put into the store and received from it, by service.", "Bps",
           [query(total("tandem_worker_stored_bytes_total", by="job"), "stored, {{job}}"),
-           query(total("tandem_worker_pulled_bytes_total", by="job"), "pulled, {{job}}")]),
-    lines("Time of a transfer, by way", "Nine in ten sequences had their blocks sooner: heard while prefill computed, fetched together, or pulled one by one. "
-          "A dot leads to a trace.", "s", [query(quantile("tandem_worker_kv_transfer_seconds", "0.9", by="path"), "{{path}}, p90", exemplar=True)]),
-    lines("How well placement predicts", "How far the predicted time to first token was off, as a share of the measured one: routing by poor predictions "
-          "fills the wrong queue. A dot leads to a trace.", "percentunit", quantiles("tandem_gateway_ttft_prediction_error_ratio")),
-    lines("Hand-over trouble", "Hand-overs that no decode worker took, pulls that ended early, blocks not stored, sequences preempted.", "cps",
+           query(total("tandem_worker_pulled_bytes_total", by="job"), "received, {{job}}")]),
+    lines("Transfer time, by path", "90th percentile of the time to receive a sequence's blocks: by listening while prefill computes, by "
+          "fetching, or by pulling. A dot is one request and opens its trace.",
+          "s", [query(quantile("tandem_worker_kv_transfer_seconds", "0.9", by="path"), "{{path}}, p90", exemplar=True)]),
+    lines("Prediction error of placement", "Error of the predicted time to first token, as a share of the actual time. Poor predictions "
+          "fill the wrong queue. A dot is one request and opens its trace.", "percentunit", quantiles("tandem_gateway_ttft_prediction_error_ratio")),
+    lines("Hand-over failures", "Hand-overs that no decode worker accepted, transfers that ended early, failed puts, preempted sequences.", "cps",
           [query(total("tandem_worker_handovers_failed_total", by="job"), "hand-overs failed, {{job}}"),
-           query(total("tandem_worker_pulls_failed_total", by="job"), "pulls ended early, {{job}}"),
-           query(total("tandem_worker_unstored_blocks_total", by="job"), "blocks not stored, {{job}}"),
+           query(total("tandem_worker_pulls_failed_total", by="job"), "transfers ended early, {{job}}"),
+           query(total("tandem_worker_put_failed_blocks_total", by="job"), "failed puts, {{job}}"),
            query(total("vllm:num_preemptions_total", by="job"), "preemptions, {{job}}")]),
-    lines("Computed twice", "Prompt tokens computed again because their blocks did not come.", "short",
+    lines("Recomputed", "Prompt tokens computed because their blocks did not arrive.", "short",
           [query(total("tandem_worker_recomputed_tokens_total", by="job"), "{{job}}")]),
 )
 
 BOARD = board(
-    "balance", "prefill against decode", "Which half of the fleet holds up the other: queues, busy shares, and what passes between them.",
+    "balance", "prefill against decode", "Which role limits the other: queues, busy shares, and hand-overs.",
     [ROLES, QUEUES, WORK, HANDOVER],
 )

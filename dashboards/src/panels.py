@@ -1,11 +1,11 @@
-"""What the dashboards are made of: queries, panels, rows and boards, as Grafana wants them in JSON."""
+"""Queries, panels, rows and boards in Grafana's JSON: the parts of every dashboard."""
 
 import string
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-# What every query asks for: the services that the reader chose at the top of the page.
+# The filter of every query: the services that the reader chose at the top of the page.
 CHOSEN = 'job=~"$job",instance=~"$instance"'
-# Series of the gateway also say which model.
+# Series of the gateway also have the model's name.
 MODEL = CHOSEN + ',model_name=~"$model"'
 QUANTILES = (("p50", "0.5"), ("p90", "0.9"), ("p99", "0.99"))
 COLUMNS = 24
@@ -16,34 +16,34 @@ GREEN, ORANGE, RED = "green", "orange", "red"
 
 
 def query(expression, legend, **more):
-    """One line of a panel."""
+    """Returns one line of a panel."""
     return {"datasource": DATASOURCE, "expr": expression, "legendFormat": legend, "range": True, **more}
 
 
 def rate(metric, where=CHOSEN):
-    """How fast a counter grows, by series."""
+    """Returns the rate of a counter, by series."""
     return f"rate({metric}{{{where}}}[$__rate_interval])"
 
 
 def total(metric, where=CHOSEN, by="", rare=False):
-    """How fast a counter grows, summed. A `rare` one has no series before its first event: that reads 0, not nothing."""
+    """Returns the summed rate of a counter. A `rare` one has no series before its first event and must read 0."""
     grouped = f"sum by ({by}) ({rate(metric, where)})" if by else f"sum({rate(metric, where)})"
     return f"{grouped} or on() vector(0)" if rare else grouped
 
 
 def level(metric, where=CHOSEN, by="", how="sum"):
-    """A gauge, summed (or `how`) over the chosen series."""
+    """Returns a gauge, aggregated by `how` over the chosen series."""
     return f"{how} by ({by}) ({metric}{{{where}}})" if by else f"{how}({metric}{{{where}}})"
 
 
 def quantile(metric, q, where=CHOSEN, by=""):
-    """A quantile of a histogram."""
+    """Returns a quantile of a histogram."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({q}, sum by ({labels}) ({rate(metric + '_bucket', where)}))"
 
 
 def quantiles(metric, where=CHOSEN):
-    """The usual three. The dots are the same for each, so one of them brings them."""
+    """Returns p50, p90 and p99. Exemplars are the same for all, so only one query asks for them."""
     return [query(quantile(metric, q, where), name, exemplar=name == "p99") for name, q in QUANTILES]
 
 
@@ -62,26 +62,26 @@ def panel(kind, title, description, unit, targets, width, height, options, **def
 
 
 def steps(*pairs):
-    """Colours by value: a first colour, then (from, colour)."""
+    """Returns colors by value: a first color, then (from, color)."""
     first, *others = pairs
     return {
         "mode": "absolute",
-        "steps": [{"color": first, "value": None}, *({"color": colour, "value": value} for value, colour in others)],
+        "steps": [{"color": first, "value": None}, *({"color": color, "value": value} for value, color in others)],
     }
 
 
-def stat(title, description, unit, expression, legend="", width=4, colours=(GREEN,), **defaults):
-    """One number, large, and how it went."""
+def stat(title, description, unit, expression, legend="", width=4, colors=(GREEN,), **defaults):
+    """Returns a panel of one number with its course."""
     options = {
         "colorMode": "value", "graphMode": "area",
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
     }
     targets = [query(expression, legend or title)]
-    return panel("stat", title, description, unit, targets, width, 4, options, thresholds=steps(*colours), **defaults)
+    return panel("stat", title, description, unit, targets, width, 4, options, thresholds=steps(*colors), **defaults)
 
 
 def lines(title, description, unit, targets, width=8, stacked=False, height=8, **defaults):
-    """Lines over time; `stacked` where they add up to something."""
+    """Returns a panel of lines over time; `stacked` where they add up."""
     custom = {
         "drawStyle": "line", "lineWidth": 1, "fillOpacity": 40 if stacked else 8, "showPoints": "never", "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
@@ -94,12 +94,12 @@ def lines(title, description, unit, targets, width=8, stacked=False, height=8, *
 
 
 def latency(title, description, metric, where=CHOSEN, width=8):
-    """The quantiles of a time, with a dot for single requests."""
-    return lines(title, f"{description} A dot is one request and leads to its trace.", "s", quantiles(metric, where), width)
+    """Returns a panel of a duration's quantiles, with dots for single requests."""
+    return lines(title, f"{description} A dot is one request and opens its trace.", "s", quantiles(metric, where), width)
 
 
 def heat(title, description, metric, where=CHOSEN, width=8, unit="s"):
-    """How many fell into each bucket, over time."""
+    """Returns a heat map of a histogram's buckets over time."""
     options = {
         "calculate": False, "cellGap": 1,
         "color": {"mode": "scheme", "scheme": "Spectral", "steps": 64, "exponent": 0.5},
@@ -117,12 +117,12 @@ def heat(title, description, metric, where=CHOSEN, width=8, unit="s"):
 
 
 def row(title, *panels):
-    """A heading and what is under it, from left to right."""
+    """Returns a heading and its panels, from left to right."""
     return title, panels
 
 
 def choice(name, label, values, every=True, **more):
-    """A drop-down at the top of the page, filled by a query."""
+    """Returns a drop-down at the top of the page, filled by a query."""
     current = {"text": "All", "value": "$__all"} if every else {}
     return {
         "name": name, "label": label, "type": "query", "datasource": DATASOURCE, "definition": values,
@@ -132,7 +132,7 @@ def choice(name, label, values, every=True, **more):
 
 
 def among(name, label, values, chosen):
-    """A drop-down of given values."""
+    """Returns a drop-down of given values."""
     options = [{"text": value, "value": value, "selected": value == chosen} for value in values]
     return {
         "name": name, "label": label, "type": "custom", "query": ",".join(values), "includeAll": False, "multi": False,
@@ -155,24 +155,24 @@ MODELS = choice("model", "Model", 'label_values(vllm:time_to_first_token_seconds
 
 
 def laid_out(rows):
-    """Panels with places and ids: each row's from left to right, as many to a line as fit."""
-    placed, y = [], 0
+    """Returns panels with positions and ids: each row from left to right, as many per line as fit."""
+    laid, y = [], 0
     for title, panels in rows:
         heading = {"type": "row", "title": title, "collapsed": False, "gridPos": {"w": COLUMNS, "h": 1}, "panels": []}
         x = height = 0
         for each in (heading, *panels):
             place = each["gridPos"]
-            if COLUMNS < x + place["w"]:
+            if x + place["w"] > COLUMNS:
                 x, y, height = 0, y + height, 0
             place["x"], place["y"] = x, y
             x, height = x + place["w"], max(height, place["h"])
-            placed.append({"id": len(placed) + 1, **each})
+            laid.append({"id": len(laid) + 1, **each})
         y += height
-    return placed
+    return laid
 
 
 def board(uid, title, description, rows, variables=(JOB, INSTANCE)):
-    """A whole dashboard, one question."""
+    """Returns a whole dashboard."""
     return {
         "uid": f"tandem-{uid}", "title": f"Tandem: {title}", "description": description, "tags": ["tandem"],
         "editable": False, "graphTooltip": 1, "schemaVersion": 39, "version": 1, "refresh": "5s",
@@ -188,7 +188,7 @@ def board(uid, title, description, rows, variables=(JOB, INSTANCE)):
 
 
 def alerts():
-    """When an alert fired, on every time axis."""
+    """Returns the annotation that marks alerts on every time axis."""
     return {
         "name": "Alerts", "datasource": DATASOURCE, "enable": True, "hide": False, "iconColor": "red",
         "expr": 'ALERTS{alertstate="firing",alertname=~"Tandem.*"}', "step": "15s", "titleFormat": "{{alertname}}",

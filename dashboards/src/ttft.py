@@ -6,7 +6,7 @@ from panels import INSTANCE, JOB, MODELS
 TTFT = "vllm:time_to_first_token_seconds"
 PROMPT = "vllm:request_prompt_tokens"
 STAGE = "tandem_stage_seconds"
-# The way to the first token, in order; the names are those of the spans.
+# The stages up to the first token, in order; the names are those of the spans.
 TO_FIRST_TOKEN = ("tokenize", "admit", "route", "prefill.queue", "prefill.kv_fetch", "prefill.compute", "first_token")
 DECODE = ("decode.queue", "decode.kv_pull", "decode.first_step")
 
@@ -24,7 +24,7 @@ def cached_share():
 
 
 def mean_per_request(stage):
-    """What a stage adds to the mean TTFT: means add up, quantiles do not."""
+    """A stage's part of the mean TTFT: means add up, quantiles do not."""
     return f"{total(STAGE + '_sum', of(stage))} / on() ({total(TTFT + '_count', MODEL)} > 0) or on() vector(0)"
 
 
@@ -33,40 +33,44 @@ def each_stage(q, stages):
     return query(quantile(STAGE, q, f'{CHOSEN},stage=~"{pattern}"', "stage"), "{{stage}}", exemplar=True)
 
 
-FELT = row(
-    "What clients wait for",
-    latency("Time to first token", "From a request's arrival at the gateway to its first token.", TTFT, MODEL),
-    heat("Time to first token, spread", "Requests per second in each bucket: two bands are two kinds of request, which no quantile shows.", TTFT, MODEL),
-    lines("Stages stacked", "What each stage adds to the mean time to first token; the stack is that mean. Only means add up: the "
-          "quantiles of each stage stand below.", "s", [query(mean_per_request(stage), stage) for stage in TO_FIRST_TOKEN], stacked=True),
+OVERALL = row(
+    "Overall",
+    latency("Time to first token", "Time from a request's arrival at the gateway to its first token.", TTFT, MODEL),
+    heat("Time to first token, distribution", "Requests per second in each bucket. Two bands are two kinds of request, which no quantile shows.",
+         TTFT, MODEL),
+    lines("Stages stacked", "Each stage's part of the mean time to first token; the stack is that mean. Only means add up: the quantiles "
+          "of each stage are below.", "s", [query(mean_per_request(stage), stage) for stage in TO_FIRST_TOKEN], stacked=True),
 )
 
 EACH = row(
     "Stage by stage",
-    lines("Stages to the first token, p50", "Half of the requests spent less than this in each stage. A dot is one request and leads to its trace.",
+    lines("Stages to the first token, p50", "Half of the requests spend less than this in each stage. A dot is one request and opens its trace.",
           "s", [each_stage("0.5", TO_FIRST_TOKEN)]),
-    lines("Stages to the first token, p90", "One request in ten spent more than this in each stage.", "s", [each_stage("0.9", TO_FIRST_TOKEN)]),
-    lines("Stages to the first token, p99", "One request in a hundred spent more than this in each stage: the stage on top is where the tail comes from.",
+    lines("Stages to the first token, p90", "One request in ten spends more than this in each stage.", "s", [each_stage("0.9", TO_FIRST_TOKEN)]),
+    lines("Stages to the first token, p99", "One request in a hundred spends more than this in each stage. The highest stage causes the tail.",
           "s", [each_stage("0.99", TO_FIRST_TOKEN)]),
-    lines("Until decode speaks, p99", "From the hand-over to decode's first token: this delays the second token, not the first.", "s",
+    lines("Hand-over to decode's first token, p99", "Time from the hand-over to decode's first token. It delays the second token, not the first.",
+          "s",
           [each_stage("0.99", DECODE)]),
-    lines("The chosen stage", "Quantiles of the stage chosen at the top of the page. A dot is one request and leads to its trace.", "s",
+    lines("The chosen stage", "Quantiles of the stage chosen at the top of the page. A dot is one request and opens its trace.", "s",
           quantiles(STAGE, CHOSEN + ',stage="$stage"')),
-    heat("The chosen stage, spread", "Requests per second in each bucket of the stage chosen at the top of the page.", STAGE, CHOSEN + ',stage="$stage"'),
+    heat("The chosen stage, distribution", "Requests per second in each bucket of the stage chosen at the top of the page.",
+         STAGE, CHOSEN + ',stage="$stage"'),
 )
 
 CAUSES = row(
-    "What it depends on",
-    lines("Prompt length", "Prompt tokens of a request: prefill.compute grows with what of it is not cached.", "short",
+    "Causes",
+    lines("Prompt length", "Prompt tokens per request. prefill.compute grows with the part that is not cached.", "short",
           quantiles(PROMPT, MODEL)),
-    stat("Cached share of prompts", "Share of prompt tokens that were not computed because their KV was there.", "percentunit", cached_share()),
-    stat("Waiting for prefill", "Prompt tokens accepted by workers and not yet computed: prefill.queue grows with it.", "short",
+    stat("Cached share of prompts", "Share of prompt tokens that were not computed because their KV was cached or stored.",
+         "percentunit", cached_share()),
+    stat("Waiting for prefill", "Prompt tokens accepted by workers and not computed yet. prefill.queue grows with them.", "short",
          "sum(tandem_worker_waiting_tokens{" + CHOSEN + "})"),
-    lines("Prompt tokens by source", "Prompt tokens per second: computed, found in the worker's own pages, or fetched from the store.", "short",
+    lines("Prompt tokens by source", "Prompt tokens per second: computed, found in the worker's own pages, or read from the store.", "short",
           [query(total("vllm:prompt_tokens_by_source_total", by="source", rare=True), "{{source}}")], stacked=True),
 )
 
 BOARD = board(
-    "ttft", "where does TTFT go?", "Which stage of a request's way takes the time until its first token.", [FELT, EACH, CAUSES],
+    "ttft", "where does TTFT go?", "Which stage of a request takes the time until its first token.", [OVERALL, EACH, CAUSES],
     (JOB, INSTANCE, MODELS, STAGES),
 )

@@ -24,16 +24,28 @@ impl Collector for Counters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let now = self.0.totals();
         let counters = [
-            ("loadgen_requests_offered", "Requests the generator got to", now.issued),
-            ("loadgen_requests_sent", "Requests sent", now.sent),
+            (
+                "loadgen_requests_offered",
+                "Requests whose intended time the generator handled",
+                now.issued,
+            ),
+            ("loadgen_requests_sent", "Requests that the generator sent", now.sent),
             (
                 "loadgen_requests_finished",
-                "Requests that are over, failures included",
+                "Requests that finished, failures included",
                 now.finished,
             ),
-            ("loadgen_requests_failed", "Requests that failed", now.failed),
-            ("loadgen_requests_dropped", "Requests not sent, too many were in flight", now.dropped),
-            ("loadgen_tokens", "Chunks of text received", now.tokens),
+            (
+                "loadgen_requests_failed",
+                "Requests that failed, by any class of failure",
+                now.failed,
+            ),
+            (
+                "loadgen_requests_dropped",
+                "Requests that were not sent because too many were in flight",
+                now.dropped,
+            ),
+            ("loadgen_tokens", "Output tokens received, counted as chunks of text", now.tokens),
         ];
         for (name, help, value) in counters.into_iter().chain(
             now.good.map(|good| ("loadgen_requests_good", "Requests that met every SLO", good)),
@@ -45,13 +57,25 @@ impl Collector for Counters {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(value).encode(metric)
         };
-        gauge("loadgen_in_flight", "Requests that are not over", now.in_flight() as f64)?;
+        gauge(
+            "loadgen_in_flight",
+            "Requests in flight, from their intended time to their end",
+            now.in_flight() as f64,
+        )?;
         let lag_s = now.worst_lag_ns as f64 / 1e9;
-        gauge("loadgen_lag_max_seconds", "The latest that a request was issued so far", lag_s)?;
+        gauge(
+            "loadgen_lag_max_seconds",
+            "Largest delay between a request's intended time and its handling so far",
+            lag_s,
+        )?;
         if let Some(ttft_us) = now.ttft_us {
             let names = ["p50", "p90", "p99"].map(|q| format!("loadgen_ttft_{q}_seconds"));
             for (name, us) in names.iter().zip(ttft_us) {
-                gauge(name, "Time to first token from the intended time so far", us as f64 / 1e6)?;
+                gauge(
+                    name,
+                    "Quantile of the time from a request's intended time to its first token so far",
+                    us as f64 / 1e6,
+                )?;
             }
         }
         Ok(())

@@ -82,54 +82,62 @@ impl HttpMetrics {
     fn register(&self, registry: &mut Registry) {
         registry.register(
             "vllm:time_to_first_token_seconds",
-            "From a request's arrival to its first token on the way to the client",
+            "Time from a request's arrival to its first token on the way to the client",
             self.ttft_seconds.clone(),
         );
         registry.register(
             "vllm:inter_token_latency_seconds",
-            "Between two tokens of a choice",
+            "Time between two consecutive tokens of a choice",
             self.itl_seconds.clone(),
         );
         registry.register(
             "vllm:request_time_per_output_token_seconds",
-            "Time per token of a request after its first",
+            "Mean time per output token of a request after its first",
             self.tpot_seconds.clone(),
         );
         registry.register(
             "vllm:e2e_request_latency_seconds",
-            "From a request's arrival to its end",
+            "Time from a request's arrival to its end",
             self.request_seconds.clone(),
         );
         registry.register(
             "vllm:request_prompt_tokens",
-            "Prompt tokens of a request",
+            "Prompt tokens per request",
             self.request_prompt_tokens.clone(),
         );
         registry.register(
             "vllm:request_generation_tokens",
-            "Output tokens of a request",
+            "Output tokens per request",
             self.request_generation_tokens.clone(),
         );
-        registry.register("vllm:prompt_tokens", "Prompt tokens", self.prompt_tokens.clone());
+        registry.register(
+            "vllm:prompt_tokens",
+            "Prompt tokens of all requests",
+            self.prompt_tokens.clone(),
+        );
         registry.register(
             "vllm:generation_tokens",
-            "Output tokens",
+            "Output tokens of all requests",
             self.generation_tokens.clone(),
         );
-        registry.register("vllm:num_requests_running", "Requests open", self.running.clone());
+        registry.register(
+            "vllm:num_requests_running",
+            "Requests in flight at the gateway",
+            self.running.clone(),
+        );
         registry.register(
             "vllm:request_success",
-            "Choices that ended, by reason",
+            "Choices that ended, by finish reason",
             self.successes.clone(),
         );
         registry.register(
             "tandem_gateway_cached_prompt_tokens",
-            "Prompt tokens that were not computed because their KV was there",
+            "Prompt tokens that were not computed because their KV was cached or stored",
             self.cached_tokens.clone(),
         );
         registry.register(
             "tandem_gateway_responses",
-            "Answers to generation requests, by endpoint and status",
+            "Responses to generation requests, by endpoint and HTTP status",
             self.responses.clone(),
         );
         // What did not happen is 0, not unknown.

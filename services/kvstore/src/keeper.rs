@@ -295,7 +295,7 @@ impl Work {
             News::State(namespace, state) => {
                 if let Some((_, shelf)) = self.shelf(&namespace) {
                     let lost = shelf.reconcile(&state);
-                    self.keeper.metrics.lost(lost);
+                    self.keeper.metrics.expired(lost);
                 }
             }
         }

@@ -22,7 +22,7 @@ pub(crate) struct StoreMetrics {
     hits: Counter,
     misses: Counter,
     evictions: Counter,
-    lost: Counter,
+    expired: Counter,
     discarded: Counter,
     dropped: Family<Labels, Counter>,
     disconnects: Counter,
@@ -34,29 +34,45 @@ impl StoreMetrics {
         let metrics = Self::default();
         registry.register(
             "tandem_bus_connected",
-            "1 while connected to NATS",
+            "1 while this service is connected to NATS, else 0",
             metrics.connected.clone(),
         );
         let registry = registry.sub_registry_with_prefix("tandem_kvstore");
-        registry.register("blocks", "Blocks stored", metrics.blocks.clone());
-        registry.register("bytes", "Bytes of the blocks stored", metrics.bytes.clone());
-        let capacity = "Bytes that the blocks of all models may take";
+        registry.register("blocks", "KV blocks in the store", metrics.blocks.clone());
+        registry.register("bytes", "Bytes of the KV blocks in the store", metrics.bytes.clone());
+        let capacity = "Largest total size of the KV blocks of all models";
         registry.register("capacity_bytes", capacity, metrics.capacity.clone());
-        registry.register("leases", "Requests that hold a lease", metrics.leases.clone());
+        registry.register(
+            "leases",
+            "Requests that hold a lease on stored KV blocks",
+            metrics.leases.clone(),
+        );
         registry.register(
             "leased_blocks",
-            "Blocks under at least one lease",
+            "Stored KV blocks under at least one lease",
             metrics.leased_blocks.clone(),
         );
         let counters = [
-            ("lookups", "Lookups answered", &metrics.lookups),
-            ("hits", "Blocks asked for that were stored", &metrics.hits),
-            ("misses", "Blocks asked for that were not stored", &metrics.misses),
-            ("evictions", "Blocks evicted for lack of room", &metrics.evictions),
-            ("lost", "Blocks that the stream dropped by itself", &metrics.lost),
-            ("discarded", "Blocks discarded because a reader found damage", &metrics.discarded),
-            ("disconnects", "Times the connection to NATS was lost", &metrics.disconnects),
-            ("slow_consumers", "Times the client lost messages", &metrics.slow_consumers),
+            ("lookups", "Prefix lookups that the store replied to", &metrics.lookups),
+            ("hits", "Looked-up KV blocks that were stored", &metrics.hits),
+            ("misses", "Looked-up KV blocks that were not stored", &metrics.misses),
+            ("evictions", "KV blocks evicted for lack of room", &metrics.evictions),
+            (
+                "expired",
+                "KV blocks that the stream removed by its age or size limit",
+                &metrics.expired,
+            ),
+            (
+                "discarded",
+                "KV blocks discarded because a reader found them damaged",
+                &metrics.discarded,
+            ),
+            ("disconnects", "Connections to NATS that the store lost", &metrics.disconnects),
+            (
+                "slow_consumers",
+                "Times that NATS dropped messages because the store read too slowly",
+                &metrics.slow_consumers,
+            ),
         ];
         for (name, help, counter) in counters {
             registry.register(name, help, counter.clone());
@@ -64,7 +80,11 @@ impl StoreMetrics {
         for reason in DropReason::ALL {
             drop(metrics.dropped.get_or_create(&vec![("reason", reason.as_str())]));
         }
-        registry.register("messages_dropped", "Messages not used", metrics.dropped.clone());
+        registry.register(
+            "messages_dropped",
+            "Bus messages that the store dropped, by reason",
+            metrics.dropped.clone(),
+        );
         metrics
     }
 
@@ -83,8 +103,8 @@ impl StoreMetrics {
         self.evictions.get()
     }
 
-    pub(crate) fn lost(&self, blocks: u64) {
-        self.lost.inc_by(blocks);
+    pub(crate) fn expired(&self, blocks: u64) {
+        self.expired.inc_by(blocks);
     }
 
     pub(crate) fn discarded(&self) {

@@ -78,7 +78,7 @@ impl Metrics {
 pub fn registry(service: &'static str) -> Registry {
     let mut registry = Registry::default();
     let labels = vec![("service", service), ("version", env!("CARGO_PKG_VERSION"))];
-    registry.register("tandem_build", "What is running", Info::new(labels));
+    registry.register("tandem_build", "Name and version of the running service", Info::new(labels));
     registry
 }
 
@@ -151,7 +151,7 @@ impl StageTimes {
     pub fn register(registry: &mut Registry) -> Self {
         let family =
             Family::new_with_constructor((|| TracedHistogram::new(&STAGE_SECONDS)) as fn() -> _);
-        let help = "Time that requests spent in each stage that ended in this service";
+        let help = "Time that requests spent in each stage, recorded by the service in which the stage ended";
         registry.register("tandem_stage_seconds", help, family.clone());
         Self { family }
     }

@@ -40,7 +40,7 @@ pub(super) async fn tokens(
             (request, Input::Event { worker: worker.clone(), event })
         });
         let unknown = shared.table.tell(inputs);
-        shared.counters.fenced_events.inc_by(unknown);
+        shared.counters.stale_attempt_events.inc_by(unknown);
     }
 }
 

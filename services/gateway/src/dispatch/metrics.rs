@@ -9,7 +9,7 @@ use scheduling::journey::Tally;
 pub(crate) struct Counters {
     pub(super) attempts: Counter,
     pub(super) retries: Counter,
-    pub(super) fenced_events: Counter,
+    pub(super) stale_attempt_events: Counter,
     pub(super) repeated_events: Counter,
     pub(super) gaps: Counter,
     pub(super) cancels: Counter,
@@ -41,7 +41,7 @@ impl Default for Counters {
         Self {
             attempts: counter(),
             retries: counter(),
-            fenced_events: counter(),
+            stale_attempt_events: counter(),
             repeated_events: counter(),
             gaps: counter(),
             cancels: counter(),
@@ -54,12 +54,24 @@ impl Default for Counters {
 impl Counters {
     pub(crate) fn register(&self, registry: &mut Registry) {
         for (name, help, counter) in [
-            ("attempts", "Times a generation was sent to workers", &self.attempts),
-            ("retries", "Attempts after the first", &self.retries),
-            ("fenced_events", "Events of older attempts or unknown requests", &self.fenced_events),
-            ("repeated_events", "Token events that came again", &self.repeated_events),
-            ("gaps", "Token gaps that lasted and were asked for", &self.gaps),
-            ("cancels", "Cancellations sent to workers", &self.cancels),
+            (
+                "attempts",
+                "Attempts sent to workers, the first of each generation included",
+                &self.attempts,
+            ),
+            ("retries", "Attempts after the first of a generation", &self.retries),
+            (
+                "stale_attempt_events",
+                "Worker events of stale attempts or unknown requests, which are ignored",
+                &self.stale_attempt_events,
+            ),
+            ("repeated_events", "Token events that arrived more than once", &self.repeated_events),
+            (
+                "gaps",
+                "Gaps in a token stream after which missing tokens were requested again",
+                &self.gaps,
+            ),
+            ("cancels", "Cancellations that this gateway sent to workers", &self.cancels),
         ] {
             registry.register(format!("tandem_gateway_{name}"), help, counter.clone());
         }
@@ -67,15 +79,14 @@ impl Counters {
             ("ttft", "to first token", &self.first_token),
             ("generation", "from the first token to the last", &self.generation),
         ] {
-            let help =
-                format!("How far the predicted time {what} was off, as a share of the measured");
+            let help = format!("Error of the predicted time {what}, as a share of the actual time");
             let name = format!("tandem_gateway_{name}_prediction_error_ratio");
             registry.register(name, help, error.0.clone());
         }
     }
 
     pub(super) fn add(&self, tally: Tally) {
-        self.fenced_events.inc_by(tally.fenced);
+        self.stale_attempt_events.inc_by(tally.fenced);
         self.repeated_events.inc_by(tally.repeated);
         self.gaps.inc_by(tally.gaps);
     }

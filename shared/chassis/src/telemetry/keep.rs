@@ -59,7 +59,7 @@ pub(super) struct SpanCounts {
     export_failed: Counter,
     kept: Counter,
     forgotten: Counter,
-    pushed_out: Counter,
+    evicted: Counter,
 }
 
 impl SpanCounts {
@@ -68,14 +68,18 @@ impl SpanCounts {
         for (name, help, counter) in [
             (
                 "ended",
-                "Spans to be exported; what neither arrived nor failed waits or found no room",
+                "Spans queued for export (exported, failed, pending or dropped)",
                 &self.ended,
             ),
-            ("exported", "Spans that the collector took", &self.exported),
-            ("export_failed", "Spans that the collector did not take", &self.export_failed),
-            ("kept", "Held spans exported since their request failed or was slow", &self.kept),
-            ("forgotten", "Held spans let go since their request went well", &self.forgotten),
-            ("pushed_out", "Held spans dropped for want of room", &self.pushed_out),
+            ("exported", "Spans that the collector accepted", &self.exported),
+            ("export_failed", "Spans that the collector did not accept", &self.export_failed),
+            (
+                "kept",
+                "Held spans exported because their request failed, lost an attempt or missed its SLO",
+                &self.kept,
+            ),
+            ("forgotten", "Held spans dropped because their request met its SLO", &self.forgotten),
+            ("evicted", "Held spans evicted because the buffer was full", &self.evicted),
         ] {
             registry.register(format!("tandem_trace_spans_{name}"), help, counter.clone());
         }
@@ -187,9 +191,9 @@ impl Keeper {
         }
         while HELD_SPANS_MAX < held.spans {
             let Some(oldest) = held.order.pop_front() else { break };
-            let pushed_out = held.traces.remove(&oldest).map_or(0, |spans| spans.len());
-            held.spans -= pushed_out;
-            self.counts.pushed_out.inc_by(pushed_out as u64);
+            let evicted = held.traces.remove(&oldest).map_or(0, |spans| spans.len());
+            held.spans -= evicted;
+            self.counts.evicted.inc_by(evicted as u64);
         }
     }
 }
@@ -370,7 +374,7 @@ mod tests {
         assert!(keeper.held().order.len() <= ORDER_MAX);
         keeper.decide(TraceId::from(1u128), true);
         assert_eq!(exported(&keeper, &memory), [1]);
-        assert_eq!(keeper.counts.pushed_out.get(), 0);
+        assert_eq!(keeper.counts.evicted.get(), 0);
     }
 
     #[test]
@@ -380,7 +384,7 @@ mod tests {
         for id in 0..HELD_SPANS_MAX as u64 {
             keeper.on_end(span(2 + u128::from(id), id));
         }
-        assert_eq!(keeper.counts.pushed_out.get(), 1);
+        assert_eq!(keeper.counts.evicted.get(), 1);
         keeper.decide(TraceId::from(1u128), true);
         assert_eq!(exported(&keeper, &memory), [] as [u64; 0]);
         assert_eq!(keeper.held().spans, HELD_SPANS_MAX);

@@ -51,7 +51,7 @@ fn accept(worker: &Worker, job: &Job, trace: Trace) -> Result<(), Refusal> {
     match worker.standing(&job.key) {
         Standing::Known => return Ok(()),
         Standing::Fenced(attempt) => {
-            worker.metrics.fenced();
+            worker.metrics.stale_attempt();
             let message = format!("attempt {} is superseded by {}", job.key.attempt.0, attempt.0);
             return Err(Refusal::new(ErrorClass::Cancelled, message));
         }

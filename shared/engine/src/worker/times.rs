@@ -41,20 +41,21 @@ impl Default for Times {
 impl Times {
     pub(super) fn register(&self, registry: &mut Registry) {
         for (name, help, histogram) in [
-            ("queue", "From the gateway's sending until pages were there", &self.queue),
-            ("prefill", "From there until the first token of the prompt", &self.prefill),
-            ("decode", "From this worker's first token to its last", &self.decode),
+            ("queue", "Time from a job's sending to its first KV pages", &self.queue),
+            ("prefill", "Time from a sequence's first KV pages to its first token", &self.prefill),
+            ("decode", "Time from a worker's first token of a request to its last", &self.decode),
         ] {
             registry.register(format!("vllm:request_{name}_time_seconds"), help, histogram.clone());
         }
         for path in ["listen", "fetch", "pull"] {
             self.transfer.get_or_create_owned(&[("path", path)]);
         }
-        let help = "Time in which the blocks of a sequence came, by the way they came last";
+        let help = "Time to receive the KV blocks of a sequence, by the path of the last block";
         registry.register("tandem_worker_kv_transfer_seconds", help, self.transfer.clone());
-        let queries = "Prompt tokens looked up in the pool and the store";
+        let queries =
+            "Prompt tokens looked up in the prefix cache: the worker's pool and the store";
         registry.register("vllm:prefix_cache_queries", queries, self.cache_queries.clone());
-        let hits = "Prompt tokens found there";
+        let hits = "Prompt tokens served from the prefix cache: the worker's pool or the store";
         registry.register("vllm:prefix_cache_hits", hits, self.cache_hits.clone());
     }
 
