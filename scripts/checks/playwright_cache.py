@@ -11,12 +11,12 @@ PLAYWRIGHT = "playwright==1.65.2"
 
 
 def cache():
-    """Where what is fetched stays."""
+    """Returns the folder of fetched packages."""
     return pathlib.Path(os.environ.get("TANDEM_CACHE") or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "tandem")
 
 
 def ready():
-    """Puts it onto the path; the browser itself is the machine's own."""
+    """Puts Playwright on the path, and fetches it if it is missing. The browser is the machine's own."""
     folder = cache() / "python" / PLAYWRIGHT
     if not (folder / "playwright").is_dir():
         print(f"fetching {PLAYWRIGHT}")

@@ -1,4 +1,4 @@
-"""What the checks need to start the programs they look at, and to end them again."""
+"""Starts and ends the programs that a check uses."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ import time
 
 
 class Failure(Exception):
-    """What is wrong, in one sentence for the person who runs this."""
+    """The failure of a check, in one sentence."""
 
 
 def free_ports(count):
@@ -23,7 +23,7 @@ def free_ports(count):
 
 
 def clean_environment():
-    """Without the settings of whoever runs this."""
+    """Returns the environment without settings of Tandem."""
     return {name: value for name, value in os.environ.items() if name == "TANDEM_CACHE" or not name.startswith(("TANDEM_", "OTEL_"))}
 
 
@@ -49,7 +49,7 @@ def running(name, command, log, environment=None, cwd=None, patience_s=30):
 
 
 def wait_for_line(name, start, process, log, deadline_s):
-    """Waits for a line of the log, and gives all of it: the gateway is ready before the last worker is."""
+    """Waits for a line of the log, and returns the whole log."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         text = log.read_text(errors="replace")
