@@ -1,10 +1,33 @@
-//! Rules for the documents: length, links, and the list of decisions.
+//! Rules for the documents: length, links, words, and the list of decisions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const README_LINES_MAX: usize = 150;
 const ARCHITECTURE_WORDS_MAX: usize = 2_000;
+/// Words that the glossary replaces, and British spellings.
+const WORDS_BANNED: [&str; 20] = [
+    "told",
+    "hears",
+    "heard",
+    "felt",
+    "anew",
+    "so many",
+    "somebody",
+    "nobody",
+    "whoever",
+    "made-up",
+    "for want of",
+    "behaviour",
+    "colour",
+    "licence",
+    "neighbour",
+    "normalise",
+    "optimise",
+    "quantise",
+    "recognise",
+    "serialise",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -102,6 +125,26 @@ fn every_relative_link_leads_somewhere() {
         }
     }
     assert!(checked > 40, "only {checked} links found");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn words_are_those_of_the_glossary() {
+    let mut faults = Vec::new();
+    for document in documents() {
+        // The glossary lists the words that it replaces.
+        if document.ends_with("docs/GLOSSARY.md") {
+            continue;
+        }
+        let text = fs::read_to_string(&document).expect("a document is UTF-8");
+        let words =
+            format!(" {} ", prose(&text).to_lowercase().replace(['\n', '.', ',', ';', ':'], " "));
+        for banned in WORDS_BANNED {
+            if words.contains(&format!(" {banned} ")) {
+                faults.push(format!("{}: {banned:?}", document.display()));
+            }
+        }
+    }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
