@@ -14,7 +14,7 @@ const ROTATE_ROWS: usize = PAGE_TOKENS;
 /// One layer's attention.
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
-    /// Which layer of the KV.
+    /// The layer of the KV.
     pub layer: usize,
     /// Query heads.
     pub heads: usize,
@@ -26,7 +26,7 @@ pub struct Attention<'a> {
     pub window: Option<usize>,
 }
 
-/// What attention keeps: the rows of the step, and room.
+/// The memory of attention: the rows of the step, and room.
 #[derive(Default)]
 pub(crate) struct AttentionMemory {
     angles: Angles,
@@ -48,7 +48,7 @@ impl Cpu {
     /// sequences that they belong to with the pages of all of them.
     ///
     /// # Panics
-    /// When spans do not cover the rows in order, or have too few pages, or two rows would be stored
+    /// Panics if spans do not cover the rows in order, or have too few pages, or two rows would be stored
     /// in one place.
     pub fn begin(
         &mut self,
@@ -70,7 +70,7 @@ impl Cpu {
     /// Norms and rotates queries and keys, stores keys and values, attends.
     ///
     /// # Panics
-    /// When shapes do not fit, pages are not in the pool, or the rows are not those of the step.
+    /// Panics if shapes do not fit, pages are not in the pool, or the rows are not those of the step.
     pub fn attend(
         &mut self,
         qkv: &Matrix,

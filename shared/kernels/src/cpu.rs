@@ -1,6 +1,6 @@
 //! The operations of a decoder step: the safe face of this crate.
 
-use crate::activation::{Activations, PrepareRow, RmsNorm};
+use crate::activation::{Activations, Block, PrepareRow, Quant, RmsNorm, Targets};
 use crate::attend::AttentionMemory;
 use crate::format::BLOCK;
 use crate::gate_up::GateUp;
@@ -15,7 +15,7 @@ use crate::precision::Precision;
 /// Rows that a thread prepares at a time.
 const PREPARE_ROWS: usize = 4;
 
-/// Why the kernels could not be set up.
+/// The reason why the kernels could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The machine lacks the instructions.
@@ -24,9 +24,9 @@ pub enum SetupError {
     /// A thread was refused.
     #[error("start {threads} threads")]
     Threads {
-        /// How many.
+        /// Number of threads.
         threads: usize,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 }
@@ -35,33 +35,31 @@ pub enum SetupError {
 pub struct Cpu {
     pub(crate) isa: Available,
     pub(crate) pool: Pool,
-    precision: Precision,
     pub(crate) activations: Activations,
     pub(crate) attention: AttentionMemory,
     pub(crate) top: TopMemory,
 }
 
 impl Cpu {
-    /// Starts `threads` threads; linear layers round what they read as `precision` says.
+    /// Starts `threads` threads; linear layers round their inputs to `precision`.
     pub fn new(threads: usize, isa: Isa, precision: Precision) -> Result<Self, SetupError> {
         let isa = Available::new(isa).ok_or(SetupError::Isa(isa))?;
         let pool = Pool::new(threads).map_err(|source| SetupError::Threads { threads, source })?;
         Ok(Self {
             isa,
             pool,
-            precision,
-            activations: Activations::default(),
+            activations: Activations::new(precision),
             attention: AttentionMemory::default(),
             top: TopMemory::default(),
         })
     }
 
-    /// The instruction set in use.
+    /// Returns the instruction set in use.
     pub fn isa(&self) -> Isa {
         self.isa.isa()
     }
 
-    /// Threads in use.
+    /// Returns the number of threads.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
@@ -69,7 +67,7 @@ impl Cpu {
     /// `out = table[tokens]`.
     ///
     /// # Panics
-    /// When the table has no such token.
+    /// Panics if the table has no such token.
     pub fn embed(&mut self, tokens: &[u32], table: &Linear, out: &mut Matrix) {
         assert!(
             tokens.iter().all(|&token| (token as usize) < table.outputs()),
@@ -88,7 +86,7 @@ impl Cpu {
     /// `out = weight · norm(x) + bias`.
     ///
     /// # Panics
-    /// When the widths do not fit.
+    /// Panics if the widths do not fit.
     pub fn norm_linear(
         &mut self,
         x: &Matrix,
@@ -106,7 +104,7 @@ impl Cpu {
     /// `residual += weight · x + bias`.
     ///
     /// # Panics
-    /// When the shapes do not fit.
+    /// Panics if the shapes do not fit.
     pub fn linear_residual(&mut self, x: &Matrix, weight: &Linear, residual: &mut Matrix) {
         assert_eq!(residual.width(), weight.outputs(), "the residual is as wide as the outputs");
         assert_eq!(residual.rows(), x.rows(), "the residual has a row for each input");
@@ -119,7 +117,7 @@ impl Cpu {
     /// `out = silu(gate · norm(x)) ∘ (up · norm(x))`, where `weight` is gate and up.
     ///
     /// # Panics
-    /// When the widths do not fit.
+    /// Panics if the widths do not fit.
     pub fn norm_gate_up(
         &mut self,
         x: &Matrix,
@@ -144,7 +142,7 @@ impl Cpu {
         self.pool.run(product.chunks(), &|chunk, _| isa.run(product.chunk(chunk)));
     }
 
-    /// Norms and quantises rows of `x`, all of them or those selected.
+    /// Norms and quantizes rows of `x`, all of them or those selected.
     pub(crate) fn prepare(
         &mut self,
         x: &Matrix,
@@ -155,30 +153,17 @@ impl Cpu {
         assert_eq!(x.width(), weight.inputs(), "the input is as wide as the weight");
         let rows = selected.map_or(x.rows(), <[usize]>::len);
         let width = x.width();
-        let (quantised, kept) = (weight.is_quantised(), weight.is_float());
-        let block_rows = if quantised { rows } else { 0 };
+        let (quantized, kept) = (weight.is_quantized(), weight.is_float());
+        let block_rows = if quantized { rows } else { 0 };
         let float_rows = if kept { rows } else { self.pool.threads() };
-        let planes = self.precision.planes();
-        self.activations.reshape(width, (block_rows, planes), float_rows);
-        let blocks_each = if quantised { planes * (width / BLOCK) } else { 0 };
-        let stride = x.stride();
+        self.activations.reshape(width, block_rows, float_rows);
+        let blocks_each = if quantized { width / BLOCK } else { 0 };
         let (blocks, floats) = self.activations.targets();
-        let isa = self.isa;
-        self.pool.run(rows.div_ceil(PREPARE_ROWS), &|chunk, thread| {
-            let first = chunk * PREPARE_ROWS;
-            for row in first..(first + PREPARE_ROWS).min(rows) {
-                let source = selected.map_or(row, |selected| selected[row]);
-                let float_row = if kept { row } else { thread };
-                // SAFETY: every row is written by one chunk, and a thread runs one at a time.
-                let (floats, blocks) = unsafe {
-                    (
-                        floats.part(float_row * stride, stride),
-                        blocks.part(row * blocks_each, blocks_each),
-                    )
-                };
-                isa.run(PrepareRow { x: x.padded_row(source), width, norm, floats, blocks });
-            }
-        });
+        let source = Source { x, selected, norm, rows, keeps_floats: kept, blocks_each };
+        match blocks {
+            Targets::Int8(blocks) => source.prepare(&mut self.pool, self.isa, &blocks, &floats),
+            Targets::Int16(blocks) => source.prepare(&mut self.pool, self.isa, &blocks, &floats),
+        }
     }
 
     /// Multiplies the prepared rows.
@@ -192,5 +177,45 @@ impl Cpu {
         };
         let isa = self.isa;
         self.pool.run(product.chunks(), &|chunk, thread| isa.run(product.chunk(chunk, thread)));
+    }
+}
+
+/// Rows to be prepared for a linear layer.
+struct Source<'a> {
+    x: &'a Matrix,
+    /// The rows that are wanted, unless it is all of them.
+    selected: Option<&'a [usize]>,
+    norm: Option<RmsNorm<'a>>,
+    rows: usize,
+    /// True when some weight reads rows in f32.
+    keeps_floats: bool,
+    blocks_each: usize,
+}
+
+impl Source<'_> {
+    fn prepare<Q: Quant>(
+        &self,
+        pool: &mut Pool,
+        isa: Available,
+        blocks: &Shared<'_, Block<Q>>,
+        floats: &Shared<'_, f32>,
+    ) {
+        let (width, stride) = (self.x.width(), self.x.stride());
+        let norm = self.norm;
+        pool.run(self.rows.div_ceil(PREPARE_ROWS), &|chunk, thread| {
+            let first = chunk * PREPARE_ROWS;
+            for row in first..(first + PREPARE_ROWS).min(self.rows) {
+                let x = self.selected.map_or(row, |selected| selected[row]);
+                let float_row = if self.keeps_floats { row } else { thread };
+                // SAFETY: every row is written by one chunk, and a thread runs one at a time.
+                let (floats, blocks) = unsafe {
+                    (
+                        floats.part(float_row * stride, stride),
+                        blocks.part(row * self.blocks_each, self.blocks_each),
+                    )
+                };
+                isa.run(PrepareRow { x: self.x.padded_row(x), width, norm, floats, blocks });
+            }
+        });
     }
 }

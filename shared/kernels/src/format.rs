@@ -1,7 +1,7 @@
 //! Storage formats of weights, and how sixteen rows of them become a panel.
 //!
 //! In a panel the sixteen rows are the lanes: a vector holds, for each row, four consecutive bytes
-//! (quantised) or one value (float). Scales stand in front of what they scale. A panel is as long as
+//! (quantized) or one value (float). Scales stand in front of the values that they scale. A panel is as long as
 //! the rows were (4-bit K blocks: 2.8 % longer), and the numbers in it are the file's own.
 
 use half::{bf16, f16};
@@ -11,7 +11,7 @@ pub const PANEL_ROWS: usize = 16;
 /// Values that share a scale of the activations.
 pub(crate) const BLOCK: usize = 32;
 
-/// How the values of a weight are stored; the quantised ones are ggml's blocks.
+/// The storage of a weight's values; the quantized ones are ggml's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types, reason = "the names by which these formats are known")]
 pub enum Format {
@@ -34,7 +34,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Values in one block of a row.
+    /// Returns the values in one block of a row.
     pub const fn block_values(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
@@ -43,7 +43,7 @@ impl Format {
         }
     }
 
-    /// Bytes of one block of a row.
+    /// Returns the bytes of one block of a row.
     pub const fn block_bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -56,7 +56,7 @@ impl Format {
         }
     }
 
-    /// Bytes of sixteen rows of one block in a panel.
+    /// Returns the bytes of sixteen rows of one block in a panel.
     pub(crate) const fn panel_bytes(self) -> usize {
         match self {
             Self::Q4_K => K4_HEAD + 8 * K4_BLOCK,
@@ -64,8 +64,8 @@ impl Format {
         }
     }
 
-    /// Whether it is multiplied with activations in 8 bits.
-    pub(crate) const fn is_quantised(self) -> bool {
+    /// Returns true if it is multiplied with activations as integers.
+    pub(crate) const fn is_quantized(self) -> bool {
         !matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
 }
@@ -109,7 +109,7 @@ fn spread(bytes: &[u8], lane: usize, vectors: &mut [u8]) {
     }
 }
 
-/// Scale and minimum of sub-block `index` from the 12 packed bytes of a `Q4_K` block: 6 bits each,
+/// Returns scale and minimum of sub-block `index` from the 12 packed bytes of a `Q4_K` block: 6 bits each,
 /// the upper two bits of the last four sub-blocks kept in the first eight bytes.
 fn q4_k_scale(packed: &[u8], index: usize) -> (u8, u8) {
     if index < 4 {
@@ -154,7 +154,7 @@ fn pack_q6_k(block: &[u8], lane: usize, panel: &mut [u8]) {
     }
 }
 
-/// The values of one lane of a panel block, for the few rows that are looked up rather than
+/// Writes the values of one lane of a panel block, for the few rows that are looked up rather than
 /// multiplied.
 pub(crate) fn unpack_block(format: Format, panel: &[u8], lane: usize, out: &mut [f32]) {
     let half = |at: usize| f16::from_le_bytes([panel[at], panel[at + 1]]).to_f32();

@@ -6,7 +6,7 @@ use crate::isa::Kernel;
 use crate::lanes::{self, LANES, Lanes};
 use crate::linear::{CHUNK_ROWS, Segment, TILE_ROWS, chunk_rows, tile_rows};
 use crate::memory::Shared;
-use crate::tile::{self, Inputs, Outputs};
+use crate::tile::{self, Inputs, Outputs, PANELS};
 
 /// The multiplication of prepared rows with gate and up, and their combination.
 pub(crate) struct GateUp<'a> {
@@ -41,13 +41,13 @@ impl Kernel for GateUpChunk<'_> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let GateUp { segments, rows, threads, out, stride, activations, .. } = self.product;
+        let GateUp { segments, rows, threads, out, stride, .. } = self.product;
         let [gate, up] = *segments;
         let panel = self.index % gate.panel_count();
         let (first, count) = chunk_rows(*rows, self.index / gate.panel_count());
         let wide = (gate.outputs - panel * PANEL_ROWS).min(PANEL_ROWS);
-        let mut both: [Outputs<2>; TILE_ROWS] = [[[0.0; PANEL_ROWS]; 2]; TILE_ROWS];
-        let tiles = count.div_ceil(tile::most_rows::<L>(activations.planes));
+        let mut both: [Outputs; TILE_ROWS] = [[[0.0; PANEL_ROWS]; PANELS]; TILE_ROWS];
+        let tiles = count.div_ceil(L::ROWS);
         for tile in 0..tiles {
             let (at, count) = tile_rows(count, tiles, tile);
             let at = first + at;
@@ -79,7 +79,7 @@ impl GateUpChunk<'_> {
         segments: [&Segment; 2],
         (panel, ahead): (usize, usize),
         (first, rows): (usize, usize),
-        out: &mut [Outputs<2>; TILE_ROWS],
+        out: &mut [Outputs; TILE_ROWS],
     ) {
         let GateUp { inputs, activations, .. } = self.product;
         let format = segments[0].format;
@@ -89,13 +89,13 @@ impl GateUpChunk<'_> {
             if format == segments[1].format {
                 let panels = segments.map(|segment| segment.panel(panel));
                 let inputs = Inputs { format, panels, activations, inputs, ahead };
-                return tile::compute::<L, 2>(&inputs, first, rows, out);
+                return tile::compute::<L>(&inputs, first, rows, out);
             }
             for (index, segment) in segments.into_iter().enumerate() {
-                let mut one: [Outputs<1>; TILE_ROWS] = [[[0.0; PANEL_ROWS]; 1]; TILE_ROWS];
-                let panels = [segment.panel(panel)];
+                let mut one: [Outputs; TILE_ROWS] = [[[0.0; PANEL_ROWS]; PANELS]; TILE_ROWS];
+                let panels = [segment.panel(panel); PANELS];
                 let inputs = Inputs { format: segment.format, panels, activations, inputs, ahead };
-                tile::compute::<L, 1>(&inputs, first, rows, &mut one);
+                tile::compute::<L>(&inputs, first, rows, &mut one);
                 for (out, one) in out.iter_mut().zip(one) {
                     out[index] = one[0];
                 }

@@ -1,4 +1,4 @@
-//! The head: logits of the rows that are wanted, of which each thread keeps the best that it sees.
+//! The head: logits of the wanted rows, of which each thread keeps the best that it computes.
 
 use crate::activation::RmsNorm;
 use crate::cpu::Cpu;
@@ -10,16 +10,16 @@ use std::cmp::Ordering;
 /// A token and its logit.
 pub type Candidate = (u32, f32);
 
-/// What is wanted of one row.
+/// The results wanted of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadRow {
-    /// Which row.
+    /// The row.
     pub row: usize,
-    /// How many of the most likely tokens; 0 means the whole row of logits.
+    /// Number of most likely tokens; 0 means the whole row of logits.
     pub top: usize,
 }
 
-/// What the head tells; kept and filled again.
+/// The results of the head; kept and filled again.
 #[derive(Clone, Debug, Default)]
 pub struct HeadOutput {
     /// The candidates of all rows that want some, row after row: falling, ties by token.
@@ -28,7 +28,7 @@ pub struct HeadOutput {
     pub logits: Vec<f32>,
 }
 
-/// What the head keeps between steps.
+/// The memory of the head between steps.
 #[derive(Default)]
 pub(crate) struct TopMemory {
     selected: Vec<usize>,
@@ -40,11 +40,11 @@ pub(crate) struct TopMemory {
     merged: Vec<Candidate>,
 }
 
-/// Where a row's results go.
+/// The place of a row's results.
 #[derive(Clone, Copy)]
 struct Place {
     top: usize,
-    /// Where its candidates begin among those of a thread, or its logits.
+    /// Start of its candidates among those of a thread, or of its logits.
     start: usize,
 }
 
@@ -82,8 +82,7 @@ impl Sink for TopSink<'_> {
                 }
             }
             for (token, &value) in (column as u32..).zip(values) {
-                // What is no number is the least likely.
-                // Adding zero makes both zeros one.
+                // A logit that is no number is the least likely. Adding zero makes both zeros one.
                 let logit = if value.is_nan() { f32::NEG_INFINITY } else { value + 0.0 };
                 insert(best, count, (token, logit));
             }
@@ -109,7 +108,7 @@ impl Cpu {
     /// `weight · norm(x)` of the wanted rows; `out` gets what each of them wants.
     ///
     /// # Panics
-    /// When the widths do not fit, or there is no such row.
+    /// Panics if the widths do not fit, or there is no such row.
     #[expect(
         clippy::too_many_arguments,
         reason = "an operation names all that it reads and writes"
@@ -161,7 +160,7 @@ impl TopMemory {
     /// The best of all threads.
     fn merge(&mut self, threads: usize, tops: usize, out: &mut Vec<Candidate>) {
         out.clear();
-        // How many each thread has found is chance; how many there can be is not.
+        // The number that each thread has found is chance; the largest possible number is not.
         let most = self.places.iter().map(|place| place.top).max().unwrap_or(0);
         self.merged.clear();
         self.merged.reserve(threads * most);

@@ -1,4 +1,4 @@
-//! Which instructions the kernels use, chosen at run time.
+//! Instruction sets of the kernels, chosen at run time.
 
 use crate::lanes::{Lanes, Portable};
 use std::fmt;
@@ -23,10 +23,10 @@ pub struct ParseIsaError {
 }
 
 impl Isa {
-    /// All that exist, widest first.
+    /// All of them, widest first.
     pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Portable];
 
-    /// Whether this machine has it.
+    /// Returns true if this machine has it.
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -50,7 +50,7 @@ impl Isa {
         }
     }
 
-    /// The widest that this machine has.
+    /// Returns the widest that this machine has.
     pub fn best() -> Self {
         Self::ALL.into_iter().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
     }
@@ -94,12 +94,12 @@ impl Available {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` saw that the machine has these instructions.
-            Isa::Avx512 => unsafe { run_avx512(kernel) },
+            Isa::Avx512 => unsafe { crate::lanes::Avx512::call(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx2 => unsafe { run_avx2(kernel) },
+            Isa::Avx2 => unsafe { crate::lanes::Avx2::call(kernel) },
             // SAFETY: needs no instructions in particular.
-            _ => unsafe { kernel.run::<Portable>() },
+            _ => unsafe { Portable::call(kernel) },
         }
     }
 }
@@ -112,18 +112,4 @@ pub(crate) trait Kernel {
     /// The machine has the instructions of `L`. Implementations are `#[inline(always)]`, so that
     /// they are compiled with them.
     unsafe fn run<L: Lanes>(self) -> Self::Output;
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: these instructions are enabled here.
-    unsafe { kernel.run::<crate::lanes::Avx512>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: these instructions are enabled here.
-    unsafe { kernel.run::<crate::lanes::Avx2>() }
 }

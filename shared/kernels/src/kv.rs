@@ -24,22 +24,22 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Values of one head's keys, or values, in a page.
+    /// Returns the values of one head's keys, or values, in a page.
     pub(crate) fn head_values(&self) -> usize {
         self.head_dim * PAGE_TOKENS
     }
 
-    /// Values of a layer's keys, or values, in a page.
+    /// Returns the values of a layer's keys, or values, in a page.
     pub fn half_values(&self) -> usize {
         self.kv_heads * self.head_values()
     }
 
-    /// Where a layer's part of a page begins.
+    /// Returns the start of a layer's part of a page.
     pub(crate) fn start(&self, layer: usize, page: usize) -> usize {
         (layer * self.pages + page) * 2 * self.half_values()
     }
 
-    /// Bytes of a page over all layers: a block on the wire.
+    /// Returns the bytes of a page over all layers: a block on the wire.
     pub fn block_bytes(&self) -> usize {
         self.layers * 2 * self.half_values() * size_of::<u16>()
     }
@@ -52,7 +52,7 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// A pool of zeros.
+    /// Returns a pool of zeros.
     pub fn new(shape: KvShape) -> Self {
         Self { shape, data: Aligned::zeroed(shape.layers * shape.pages * 2 * shape.half_values()) }
     }
@@ -69,7 +69,7 @@ impl Kv {
     /// Copies a page out, as little-endian bytes.
     ///
     /// # Panics
-    /// When there is no such page, or `out` has another length than [`KvShape::block_bytes`].
+    /// Panics if there is no such page, or `out` has another length than [`KvShape::block_bytes`].
     pub fn export(&self, page: usize, out: &mut [u8]) {
         assert!(page < self.shape.pages, "the page is in the pool");
         assert_eq!(out.len(), self.shape.block_bytes(), "a page is copied whole");
@@ -85,7 +85,7 @@ impl Kv {
     /// Copies a page in.
     ///
     /// # Panics
-    /// As [`Kv::export`].
+    /// Panics as [`Kv::export`] does.
     pub fn import(&mut self, page: usize, bytes: &[u8]) {
         assert!(page < self.shape.pages, "the page is in the pool");
         assert_eq!(bytes.len(), self.shape.block_bytes(), "a page is copied whole");
@@ -99,7 +99,7 @@ impl Kv {
         }
     }
 
-    /// A value of a page, for tests.
+    /// Returns a value of a page, for tests.
     pub fn value(&self, layer: usize, page: usize, index: usize) -> f32 {
         f16::from_bits(self.data.as_slice()[self.start(layer, page) + index]).to_f32()
     }

@@ -5,7 +5,7 @@ use crate::format::{self, Format, PANEL_ROWS};
 use crate::isa::Kernel;
 use crate::lanes::Lanes;
 use crate::memory::{Aligned, Shared};
-use crate::tile::{self, Inputs, Outputs};
+use crate::tile::{self, Inputs, Outputs, PANELS};
 
 /// Rows that a chunk multiplies with its panels: few enough to stay in a core's second-level cache,
 /// and a multiple of every tile.
@@ -16,7 +16,7 @@ pub(crate) const TILE_ROWS: usize = 6;
 /// A matrix as a file stores it.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
-    /// How its values are stored.
+    /// Storage of its values.
     pub format: Format,
     /// Rows.
     pub outputs: usize,
@@ -26,7 +26,7 @@ pub struct Part<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Why weights could not be packed.
+/// The reason why weights could not be packed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PackError {
     /// The bytes are not what the shape needs.
@@ -36,7 +36,7 @@ pub enum PackError {
         outputs: usize,
         /// Values in a row.
         inputs: usize,
-        /// How they are stored.
+        /// Storage of the values.
         format: Format,
         /// Bytes that the shape needs.
         wanted: usize,
@@ -71,7 +71,7 @@ pub enum PackError {
 pub(crate) struct Segment {
     pub(crate) format: Format,
     pub(crate) outputs: usize,
-    /// Where its outputs begin among those of all.
+    /// First of its outputs among those of all matrices.
     first_output: usize,
     pub(crate) panel_bytes: usize,
     panels: Aligned<u8>,
@@ -81,7 +81,7 @@ impl Segment {
     fn pack(part: Part<'_>, first_output: usize) -> Result<Self, PackError> {
         let Part { format, outputs, inputs, bytes } = part;
         let block =
-            if format.is_quantised() { format.block_values().max(format::BLOCK) } else { 1 };
+            if format.is_quantized() { format.block_values().max(format::BLOCK) } else { 1 };
         if inputs == 0 || !inputs.is_multiple_of(block) {
             return Err(PackError::Block { inputs, block });
         }
@@ -114,12 +114,11 @@ impl Segment {
     }
 }
 
-/// One or two panels.
+/// Panels that a tile multiplies together: `panel` of a segment and the next, where there is one.
 #[derive(Clone, Copy, Debug)]
 struct Pair {
     segment: usize,
     panel: usize,
-    is_single: bool,
 }
 
 /// Weights of a linear layer: one or more matrices that read the same input.
@@ -152,11 +151,7 @@ impl Linear {
         }
         let pairs = segments.iter().enumerate().flat_map(|(segment, packed)| {
             let count = packed.panel_count();
-            (0..count).step_by(2).map(move |panel| Pair {
-                segment,
-                panel,
-                is_single: panel + 1 == count,
-            })
+            (0..count).step_by(PANELS).map(move |panel| Pair { segment, panel })
         });
         Ok(Self {
             inputs,
@@ -167,32 +162,32 @@ impl Linear {
         })
     }
 
-    /// Values that it reads.
+    /// Returns the number of values that it reads.
     pub fn inputs(&self) -> usize {
         self.inputs
     }
 
-    /// Values that it writes.
+    /// Returns the number of values that it writes.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// Bytes of the packed weights.
+    /// Returns the bytes of the packed weights.
     pub fn bytes(&self) -> usize {
         self.segments.iter().map(|segment| segment.panels.as_slice().len()).sum()
     }
 
-    /// Whether some of it is multiplied with activations in 8 bits.
-    pub(crate) fn is_quantised(&self) -> bool {
-        self.segments.iter().any(|segment| segment.format.is_quantised())
+    /// Returns true if some of it is multiplied with activations as integers.
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.segments.iter().any(|segment| segment.format.is_quantized())
     }
 
-    /// Whether some of it is multiplied with activations in f32.
+    /// Returns true if some of it is multiplied with activations in f32.
     pub(crate) fn is_float(&self) -> bool {
-        self.segments.iter().any(|segment| !segment.format.is_quantised())
+        self.segments.iter().any(|segment| !segment.format.is_quantized())
     }
 
-    /// Its two matrices of equal size, if that is what it is.
+    /// Returns its two matrices of equal size, if it is two of them.
     pub(crate) fn gate_up(&self) -> Option<[&Segment; 2]> {
         match &self.segments[..] {
             [gate, up] if gate.outputs == up.outputs => Some([gate, up]),
@@ -258,7 +253,7 @@ pub(crate) struct Product<'a, S> {
 }
 
 impl<S: Sink> Product<'_, S> {
-    /// How many chunks it has; any order and any threads give the same result.
+    /// Returns the number of its chunks; any order and any threads give the same result.
     pub(crate) fn chunks(&self) -> usize {
         self.weight.pairs.len() * self.rows.div_ceil(CHUNK_ROWS)
     }
@@ -274,8 +269,8 @@ pub(crate) struct ProductChunk<'a, S> {
     thread: usize,
 }
 
-/// First row and number of rows of tile `tile` of those that `rows` rows make, all nearly equally
-/// many.
+/// Returns the first row and the number of rows of tile `tile`, where `tiles` tiles share `rows`
+/// rows nearly equally.
 #[inline(always)]
 pub(crate) fn tile_rows(rows: usize, tiles: usize, tile: usize) -> (usize, usize) {
     let (each, more) = (rows / tiles, rows % tiles);
@@ -292,54 +287,34 @@ impl<S: Sink> Kernel for ProductChunk<'_, S> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Product { weight, rows, .. } = self.product;
+        let Product { weight, rows, activations, sink, .. } = self.product;
         let pair = weight.pairs[self.index % weight.pairs.len()];
         let (first, count) = chunk_rows(*rows, self.index / weight.pairs.len());
         let segment = &weight.segments[pair.segment];
-        // SAFETY: the instructions are promised by the caller.
-        unsafe {
-            if pair.is_single {
-                self.multiply::<L, 1>(segment, pair.panel, first, count);
-            } else {
-                self.multiply::<L, 2>(segment, pair.panel, first, count);
-            }
-        }
-    }
-}
-
-impl<S: Sink> ProductChunk<'_, S> {
-    /// # Safety
-    /// The machine has the instructions of `L`.
-    #[inline(always)]
-    unsafe fn multiply<L: Lanes, const P: usize>(
-        &self,
-        segment: &Segment,
-        panel: usize,
-        first: usize,
-        rows: usize,
-    ) {
-        let Product { weight, activations, sink, .. } = self.product;
+        let panel = pair.panel;
+        let last = segment.panel_count() - 1;
         let inputs = Inputs {
             format: segment.format,
-            panels: std::array::from_fn(|index| segment.panel(panel + index)),
+            // The last panel without a neighbor stands twice; its second results are dropped.
+            panels: [segment.panel(panel), segment.panel((panel + 1).min(last))],
             activations: *activations,
             inputs: weight.inputs,
             ahead: 0,
         };
-        let ahead = 2 * self.product.threads * segment.panel_bytes;
+        let ahead = PANELS * self.product.threads * segment.panel_bytes;
         let column = segment.first_output + panel * PANEL_ROWS;
-        let wide = (segment.outputs - panel * PANEL_ROWS).min(P * PANEL_ROWS);
+        let wide = (segment.outputs - panel * PANEL_ROWS).min(PANELS * PANEL_ROWS);
         let bias = weight.bias(column);
-        let mut out: [Outputs<P>; TILE_ROWS] = [[[0.0; PANEL_ROWS]; P]; TILE_ROWS];
-        let tiles = rows.div_ceil(tile::most_rows::<L>(activations.planes));
+        let mut out: [Outputs; TILE_ROWS] = [[[0.0; PANEL_ROWS]; PANELS]; TILE_ROWS];
+        let tiles = count.div_ceil(L::ROWS);
         for tile in 0..tiles {
-            let (at, count) = tile_rows(rows, tiles, tile);
+            let (at, count) = tile_rows(count, tiles, tile);
             let at = first + at;
             // SAFETY: the instructions are promised by the caller; the chunk has these rows and
             // columns to itself.
             unsafe {
                 let ahead = if tile == 0 { ahead } else { 0 };
-                tile::compute::<L, P>(&Inputs { ahead, ..inputs }, at, count, &mut out);
+                tile::compute::<L>(&Inputs { ahead, ..inputs }, at, count, &mut out);
                 for (row, out) in out.iter_mut().take(count).enumerate() {
                     let values = &mut out.as_flattened_mut()[..wide];
                     if let Some(bias) = bias {

@@ -3,7 +3,7 @@
 use crate::lanes::LANES;
 use crate::memory::Aligned;
 
-/// `[rows, width]` in f32. What lies between the width and the next multiple of sixteen is zero.
+/// `[rows, width]` in f32. The values between the width and the next multiple of sixteen are zero.
 pub struct Matrix {
     data: Aligned<f32>,
     rows: usize,
@@ -17,12 +17,12 @@ impl Default for Matrix {
 }
 
 impl Matrix {
-    /// Without rows.
+    /// Returns a matrix without rows.
     pub fn new() -> Self {
         Self { data: Aligned::new(), rows: 0, width: 0 }
     }
 
-    /// Gives it rows of a width; what is in them is anything. Allocates only to grow.
+    /// Gives it rows of a width, with any content. Allocates only to grow.
     pub fn reshape(&mut self, rows: usize, width: usize) {
         if width != self.width {
             self.width = width;
@@ -35,7 +35,7 @@ impl Matrix {
     /// Takes rows of `width` from the host.
     ///
     /// # Panics
-    /// When `values` are not whole rows.
+    /// Panics if `values` are not whole rows.
     pub fn write(&mut self, width: usize, values: &[f32]) {
         assert!(width > 0 && values.len().is_multiple_of(width), "values are whole rows");
         self.reshape(values.len() / width, width);
@@ -44,17 +44,17 @@ impl Matrix {
         }
     }
 
-    /// All rows, one after the other.
+    /// Returns all rows, one after the other.
     pub fn to_vec(&self) -> Vec<f32> {
         (0..self.rows).flat_map(|row| self.row(row).iter().copied()).collect()
     }
 
-    /// How many rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Values in a row.
+    /// Returns the number of values in a row.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -63,7 +63,7 @@ impl Matrix {
         self.width.next_multiple_of(LANES)
     }
 
-    /// One row.
+    /// Returns one row.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data.as_slice()[row * self.stride()..][..self.width]
     }
@@ -73,7 +73,7 @@ impl Matrix {
         &mut self.data.as_mut_slice()[row * stride..][..width]
     }
 
-    /// One row with the zeros behind it.
+    /// Returns one row with the zeros behind it.
     pub(crate) fn padded_row(&self, row: usize) -> &[f32] {
         let stride = self.stride();
         &self.data.as_slice()[row * stride..][..stride]

@@ -13,10 +13,10 @@ use std::thread::{self, JoinHandle, Thread, ThreadId};
 /// operations of a step.
 const SPINS: u32 = 4_000;
 
-/// A next chunk that no operation has.
+/// A value of the next chunk that no operation has.
 const CLOSED: u64 = u32::MAX as u64;
 
-/// What runs a chunk: the context, then chunk and thread.
+/// A function that runs a chunk: the context, then chunk and thread.
 type Run = unsafe fn(*mut (), usize, usize);
 
 struct Shared {
@@ -31,7 +31,7 @@ struct Shared {
     /// The thread that waits for the chunks; looked at only to wake it.
     owner: Mutex<Thread>,
     owner_sleeps: AtomicBool,
-    /// Which workers sleep, one bit each.
+    /// The workers that sleep, one bit each.
     sleepers: AtomicU64,
 }
 
@@ -47,10 +47,10 @@ impl Pool {
     /// Most threads in a pool.
     pub const THREADS_MAX: usize = 64;
 
-    /// A pool of `threads` threads, the caller's included.
+    /// Starts a pool of `threads` threads, the caller's included.
     ///
     /// # Errors
-    /// The system's refusal to start a thread.
+    /// Fails if the system refuses to start a thread.
     pub fn new(threads: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             next: AtomicU64::new(0),
@@ -84,7 +84,7 @@ impl Pool {
     /// Runs `task(chunk, thread)` for every chunk below `chunks` and returns when all are done.
     ///
     /// # Panics
-    /// When a task did.
+    /// Panics if a task did.
     pub fn run<T: Fn(usize, usize) + Sync>(&mut self, chunks: usize, task: &T) {
         if self.workers.is_empty() || chunks <= 1 {
             (0..chunks).for_each(|chunk| task(chunk, 0));

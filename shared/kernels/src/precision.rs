@@ -1,16 +1,15 @@
-//! How finely the inputs of linear layers are rounded before they meet quantised weights.
+//! The precision to which inputs of linear layers are rounded before they meet quantized weights.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What activations are rounded to; sums are exact either way.
+/// Integers that activations are rounded to; sums are exact either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Precision {
     /// 8 bits with a scale for every 32.
     #[default]
     Int8,
-    /// Twice 8 bits: what the first leaves is rounded again, with a scale of its own. As good as
-    /// single precision, for twice the multiplications.
+    /// 16 bits with a scale for every 32: as good as single precision.
     Int16,
 }
 
@@ -24,14 +23,6 @@ pub struct ParsePrecisionError {
 impl Precision {
     /// Both, coarsest first.
     pub const ALL: [Self; 2] = [Self::Int8, Self::Int16];
-
-    /// Rows in 8 bits that stand for a row.
-    pub(crate) fn planes(self) -> usize {
-        match self {
-            Self::Int8 => 1,
-            Self::Int16 => 2,
-        }
-    }
 }
 
 impl fmt::Display for Precision {

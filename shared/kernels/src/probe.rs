@@ -1,4 +1,4 @@
-//! What the machine can do at most: the ground on which fractions of its limit stand.
+//! The limits of the machine, to which measured rates are compared.
 
 use crate::cpu::Cpu;
 use crate::isa::Kernel;

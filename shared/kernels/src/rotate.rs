@@ -1,4 +1,4 @@
-//! What happens to queries, keys and values before attention: norms, rotation, and the way into the
+//! The steps before attention for queries, keys and values: norms, rotation, and the way into the
 //! KV pages.
 
 use crate::activation::{RmsNorm, norm_row};
@@ -35,7 +35,7 @@ impl Angles {
         self.values[row * 2 * self.half..][..2 * self.half].split_at(self.half)
     }
 
-    /// Whether there are angles of `rows` rows for heads of `head_dim`.
+    /// Returns true if there are angles of `rows` rows for heads of `head_dim`.
     pub(crate) fn fit(&self, rows: usize, head_dim: usize) -> bool {
         self.half * 2 == head_dim && self.values.len() == rows * head_dim
     }
@@ -48,7 +48,7 @@ pub(crate) struct RotateRow<'a> {
     pub(crate) heads: usize,
     pub(crate) shape: KvShape,
     pub(crate) pool: &'a Shared<'a, u16>,
-    /// Where the row's page begins in the pool, and which token of the page it is.
+    /// Start of the row's page in the pool, and the token of the page.
     pub(crate) page_start: usize,
     pub(crate) token: usize,
     pub(crate) angles: &'a Angles,
@@ -133,7 +133,7 @@ impl RotateRow<'_> {
     }
 }
 
-/// Rounds `count` values to f16; behind them anything.
+/// Rounds `count` values to f16, and up to a vector more.
 ///
 /// # Safety
 /// The machine has the instructions of `L`.

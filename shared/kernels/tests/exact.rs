@@ -88,27 +88,19 @@ fn matrix(width: usize, values: &[f32]) -> Matrix {
     out
 }
 
-/// What a precision leaves of a row.
-fn quantised(row: &[f32], precision: Precision) -> Vec<f64> {
-    let near = eight_bits(row);
-    match precision {
-        Precision::Int8 => near,
-        Precision::Int16 => {
-            let left = row.iter().zip(&near).map(|(&x, near)| (f64::from(x) - near) as f32);
-            let left = eight_bits(&left.collect::<Vec<_>>());
-            near.iter().zip(left).map(|(near, left)| near + left).collect()
-        }
-    }
-}
-
-fn eight_bits(row: &[f32]) -> Vec<f64> {
+/// A row as a precision rounds it.
+fn quantized(row: &[f32], precision: Precision) -> Vec<f64> {
+    let largest = match precision {
+        Precision::Int8 => 127.0,
+        Precision::Int16 => 32_767.0,
+    };
     row.chunks(32)
         .flat_map(|block| {
             let most = block.iter().fold(0f32, |most, x| most.max(x.abs()));
-            let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
-            block
-                .iter()
-                .map(move |x| f64::from((x * inverse).round_ties_even()) * f64::from(most / 127.0))
+            let inverse = if most > 0.0 { largest / most } else { 0.0 };
+            block.iter().map(move |x| {
+                f64::from((x * inverse).round_ties_even()) * f64::from(most / largest)
+            })
         })
         .collect()
 }
@@ -188,7 +180,7 @@ fn linear_layers_are_exact_in_any_company() {
                 let x: Vec<f64> = if is_float {
                     x.iter().map(|&x| f64::from(x)).collect()
                 } else {
-                    quantised(&x, precision)
+                    quantized(&x, precision)
                 };
                 for (output, weight) in matrix.iter().enumerate() {
                     let products = weight.iter().zip(&x).map(|(&w, &x)| f64::from(w) * x);

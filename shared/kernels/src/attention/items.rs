@@ -14,16 +14,16 @@ const ITEM_ROWS: usize = 48;
 pub struct Span {
     /// Its first row.
     pub first_row: usize,
-    /// How many rows.
+    /// Number of rows.
     pub rows: usize,
     /// Position of the first row.
     pub position: usize,
-    /// Where its pages begin in the step's list of pages: token `t` lies in page `t / 16` from there.
+    /// Start of its pages in the step's list of pages: token `t` lies in page `t / 16` from there.
     pub first_page: usize,
 }
 
 impl Span {
-    /// The end of its pages in the list.
+    /// Returns the end of its pages in the list.
     pub(crate) fn end_page(&self) -> usize {
         self.first_page + (self.position + self.rows).div_ceil(PAGE_TOKENS)
     }
@@ -45,7 +45,7 @@ impl Item {
     }
 }
 
-/// How heads are laid out.
+/// The layout of heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Heads {
     /// Query heads for each key head.
@@ -55,7 +55,7 @@ pub(crate) struct Heads {
     pub(crate) window: Option<usize>,
 }
 
-/// Queries of an item, when a key head serves `group` query heads.
+/// Returns the queries of an item when a key head serves `group` query heads.
 fn most_queries(group: usize) -> usize {
     (ITEM_ROWS / group).max(1)
 }
@@ -91,7 +91,7 @@ pub(super) struct ItemRow {
     pub(super) end: usize,
 }
 
-/// What one thread needs while it computes an item.
+/// The memory that one thread needs while it computes an item.
 pub(crate) struct Scratch {
     pub(super) rows: Vec<ItemRow>,
     /// Of each row: scores of the tile, then weights.

@@ -1,6 +1,7 @@
 //! Lanes in two 256-bit registers.
 
 use super::Lanes;
+use crate::isa::Kernel;
 use std::arch::x86_64::*;
 
 /// AVX2 with FMA and F16C.
@@ -34,6 +35,13 @@ pub(super) unsafe fn sum_eight(a: __m256) -> f32 {
     }
 }
 
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
+unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: these instructions are enabled here.
+    unsafe { kernel.run::<Avx2>() }
+}
+
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 // SAFETY of every block below: the instructions are promised by the contract of `Lanes`, and so are
@@ -46,6 +54,10 @@ impl Lanes for Avx2 {
     const ROWS: usize = 2;
     const ATTENTION_ROWS: usize = 1;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { call(kernel) }
+    }
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::F {
         unsafe { [_mm256_set1_ps(value); 2] }
@@ -171,6 +183,13 @@ impl Lanes for Avx2 {
         unsafe { both!(_mm256_cvtps_epi32; a) }
     }
     #[inline(always)]
+    unsafe fn store_i(to: *mut i32, value: Self::I) {
+        unsafe {
+            _mm256_storeu_si256(to.cast(), value[0]);
+            _mm256_storeu_si256(to.add(8).cast(), value[1]);
+        }
+    }
+    #[inline(always)]
     unsafe fn store_i8(to: *mut i8, value: Self::I) {
         unsafe {
             // Packing works within 128-bit halves: the permutation puts their dwords in order.
@@ -243,17 +262,33 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn dot(sum: Self::I, bytes: Self::B, x: i32) -> Self::I {
         unsafe {
-            // Products of bytes would overflow 16 bits when added: widen, even and odd bytes apart.
+            // Sums of two products of bytes would overflow 16 bits: they are multiplied in 16 bits,
+            // even and odd ones apart.
             let x = _mm256_set1_epi32(x);
-            let x_even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
-            let x_odd = _mm256_srai_epi16::<8>(x);
-            let low = _mm256_set1_epi16(255);
-            let half = |sum, bytes| {
-                let even = _mm256_madd_epi16(_mm256_and_si256(bytes, low), x_even);
-                let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(bytes), x_odd);
-                _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
-            };
-            [half(sum[0], bytes[0]), half(sum[1], bytes[1])]
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+            let odd = _mm256_srai_epi16::<8>(x);
+            pairs(sum, bytes, [even, odd])
         }
+    }
+    #[inline(always)]
+    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: [i32; 2]) -> Self::I {
+        unsafe { pairs(sum, bytes, [_mm256_set1_epi32(x[0]), _mm256_set1_epi32(x[1])]) }
+    }
+}
+
+/// Adds to each lane the products of its bytes, the even ones with `x[0]`, the odd ones with `x[1]`.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn pairs(sum: [__m256i; 2], bytes: [__m256i; 2], x: [__m256i; 2]) -> [__m256i; 2] {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let low = [_mm256_set1_epi16(255); 2];
+        let even = both!(_mm256_and_si256; bytes, low);
+        let odd = both!(_mm256_srli_epi16::<8>; bytes);
+        let even = both!(_mm256_madd_epi16; even, [x[0]; 2]);
+        let odd = both!(_mm256_madd_epi16; odd, [x[1]; 2]);
+        both!(_mm256_add_epi32; sum, both!(_mm256_add_epi32; even, odd))
     }
 }

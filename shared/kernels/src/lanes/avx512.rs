@@ -1,11 +1,19 @@
 //! Lanes in one 512-bit register.
 
 use super::Lanes;
+use crate::isa::Kernel;
 use std::arch::x86_64::*;
 
 /// AVX-512 with VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
+unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: these instructions are enabled here.
+    unsafe { kernel.run::<Avx512>() }
+}
 
 // SAFETY of every block below: the instructions are promised by the contract of `Lanes`, and so are
 // sixteen elements behind every pointer.
@@ -17,6 +25,10 @@ impl Lanes for Avx512 {
     const ROWS: usize = 6;
     const ATTENTION_ROWS: usize = 6;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        unsafe { call(kernel) }
+    }
     #[inline(always)]
     unsafe fn splat(value: f32) -> __m512 {
         unsafe { _mm512_set1_ps(value) }
@@ -121,6 +133,10 @@ impl Lanes for Avx512 {
         unsafe { _mm512_cvtps_epi32(a) }
     }
     #[inline(always)]
+    unsafe fn store_i(to: *mut i32, value: __m512i) {
+        unsafe { _mm512_storeu_si512(to.cast(), value) }
+    }
+    #[inline(always)]
     unsafe fn store_i8(to: *mut i8, value: __m512i) {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
     }
@@ -167,5 +183,14 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn dot(sum: __m512i, bytes: __m512i, x: i32) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi32(x)) }
+    }
+    #[inline(always)]
+    unsafe fn dot_16(sum: __m512i, bytes: __m512i, x: [i32; 2]) -> __m512i {
+        unsafe {
+            let even = _mm512_and_si512(bytes, _mm512_set1_epi16(255));
+            let odd = _mm512_srli_epi16::<8>(bytes);
+            let sum = _mm512_dpwssd_epi32(sum, even, _mm512_set1_epi32(x[0]));
+            _mm512_dpwssd_epi32(sum, odd, _mm512_set1_epi32(x[1]))
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Lanes in arrays, for every machine.
 
 use super::{LANES, Lanes};
+use crate::isa::Kernel;
 use half::f16;
 
 /// Plain Rust.
@@ -28,6 +29,12 @@ unsafe fn write<T: Copy>(to: *mut T, values: [T; LANES]) {
     unsafe { to.cast::<[T; LANES]>().write_unaligned(values) }
 }
 
+#[inline(never)]
+fn call<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: needs no instructions in particular.
+    unsafe { kernel.run::<Portable>() }
+}
+
 // SAFETY of every block below: sixteen elements behind every pointer are promised by the contract of
 // `Lanes`.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one reason for all of them, above")]
@@ -38,6 +45,10 @@ impl Lanes for Portable {
     const ROWS: usize = 1;
     const ATTENTION_ROWS: usize = 1;
 
+    #[inline(always)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        call(kernel)
+    }
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::F {
         [value; LANES]
@@ -133,6 +144,10 @@ impl Lanes for Portable {
         a.map(|value| value.round_ties_even() as i32)
     }
     #[inline(always)]
+    unsafe fn store_i(to: *mut i32, value: Self::I) {
+        unsafe { write(to, value) }
+    }
+    #[inline(always)]
     unsafe fn store_i8(to: *mut i8, value: Self::I) {
         unsafe { write(to, value.map(|value| value as i8)) }
     }
@@ -169,6 +184,17 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn dot(sum: Self::I, bytes: Self::B, x: i32) -> Self::I {
         let x = x.to_le_bytes().map(|byte| i32::from(byte as i8));
+        std::array::from_fn(|lane| {
+            let four = &bytes[4 * lane..4 * lane + 4];
+            let products = four.iter().zip(x).map(|(&byte, x)| i32::from(byte) * x);
+            sum[lane] + products.sum::<i32>()
+        })
+    }
+    #[inline(always)]
+    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: [i32; 2]) -> Self::I {
+        let halves = |pair: i32| [i32::from(pair as i16), pair >> 16];
+        let ([first, third], [second, fourth]) = (halves(x[0]), halves(x[1]));
+        let x = [first, second, third, fourth];
         std::array::from_fn(|lane| {
             let four = &bytes[4 * lane..4 * lane + 4];
             let products = four.iter().zip(x).map(|(&byte, x)| i32::from(byte) * x);

@@ -1,22 +1,23 @@
-//! What the quantised formats share: where a tile reads, dot products of bytes, and their scaling.
+//! Parts that the quantized formats share: where a tile reads, dot products of bytes, their scaling.
 
-use crate::activation::Block;
+use super::PANELS;
+use crate::activation::{Block, Quant};
 use crate::lanes::Lanes;
 
-pub(super) type Sums<L, const P: usize, const R: usize> = [[<L as Lanes>::F; P]; R];
-pub(super) type Dots<L, const P: usize, const R: usize> = [[<L as Lanes>::I; P]; R];
+pub(super) type Sums<L, const R: usize> = [[<L as Lanes>::F; PANELS]; R];
+pub(super) type Dots<L, const R: usize> = [[<L as Lanes>::I; PANELS]; R];
 
-/// Pointers to what a quantised tile reads. Plain loops go over them: a closure would be compiled
+/// Pointers to a tile's panels and to its rows of `X`. Plain loops go over them: a closure would be compiled
 /// without the instructions that its surroundings have.
 #[derive(Clone, Copy)]
-pub(super) struct Reads<const P: usize, const R: usize> {
-    pub(super) panels: [*const u8; P],
-    pub(super) rows: [*const Block; R],
+pub(super) struct Reads<X, const R: usize> {
+    pub(super) panels: [*const u8; PANELS],
+    pub(super) rows: [*const X; R],
     pub(super) ahead: usize,
 }
 
-impl<const P: usize, const R: usize> Reads<P, R> {
-    /// Further panels and rows.
+impl<X, const R: usize> Reads<X, R> {
+    /// Moves on in panels and rows.
     ///
     /// # Safety
     /// Both stay within what they point to.
@@ -24,7 +25,7 @@ impl<const P: usize, const R: usize> Reads<P, R> {
     pub(super) unsafe fn at(mut self, panel_bytes: usize, blocks: usize) -> Self {
         // SAFETY: promised by the caller.
         unsafe {
-            for p in 0..P {
+            for p in 0..PANELS {
                 self.panels[p] = self.panels[p].add(panel_bytes);
             }
             for r in 0..R {
@@ -34,13 +35,13 @@ impl<const P: usize, const R: usize> Reads<P, R> {
         self
     }
 
-    /// Asks for the next `BYTES` bytes of the panels that come next.
+    /// Prefetches `BYTES` bytes of the panels that come next.
     #[inline(always)]
     pub(super) unsafe fn prefetch<L: Lanes, const BYTES: usize>(&self) {
         if self.ahead == 0 {
             return;
         }
-        for p in 0..P {
+        for p in 0..PANELS {
             for line in 0..BYTES.div_ceil(64) {
                 let at = self.panels[p].wrapping_add(self.ahead + 64 * line);
                 // SAFETY: asking for a line needs no memory to be there.
@@ -50,61 +51,51 @@ impl<const P: usize, const R: usize> Reads<P, R> {
     }
 }
 
-/// The four activations of group `group` within a block.
-///
-/// # Safety
-/// `block` can be read.
-#[inline(always)]
-pub(super) unsafe fn four(block: *const Block, group: usize) -> i32 {
-    // SAFETY: the quants come first in a block, and have eight groups.
-    unsafe { block.cast::<i32>().add(group).read() }
-}
-
 /// Adds to `dots` those of four activations of each row with a vector of each panel.
 ///
 /// # Safety
 /// Rows point to blocks.
 #[inline(always)]
-pub(super) unsafe fn add_dots<L: Lanes, const P: usize, const R: usize>(
-    dots: &mut Dots<L, P, R>,
-    bytes: [L::B; P],
-    rows: [*const Block; R],
+pub(super) unsafe fn add_dots<L: Lanes, Q: Quant, const R: usize>(
+    dots: &mut Dots<L, R>,
+    bytes: [L::B; PANELS],
+    rows: [*const Block<Q>; R],
     group: usize,
 ) {
     // SAFETY: as the caller promises.
     unsafe {
         for r in 0..R {
-            let x = four(rows[r], group);
-            for p in 0..P {
-                dots[r][p] = L::dot(dots[r][p], bytes[p], x);
+            let x = Q::four(rows[r].cast(), group);
+            for p in 0..PANELS {
+                dots[r][p] = Q::dot::<L>(dots[r][p], bytes[p], x);
             }
         }
     }
 }
 
-/// Dot products of one block of 4-bit weights, `weights` bytes into the panels: vector `v` holds
+/// Computes the dot products of one block of 4-bit weights, `weights` bytes into the panels: vector `v` holds
 /// group `v` in its low halves and group `v + 4` in its high ones.
 ///
 /// # Safety
 /// 256 bytes are there, and rows point to blocks.
 #[inline(always)]
-pub(super) unsafe fn nibble_dots<L: Lanes, const P: usize, const R: usize>(
-    reads: Reads<P, R>,
+pub(super) unsafe fn nibble_dots<L: Lanes, Q: Quant, const R: usize>(
+    reads: Reads<Block<Q>, R>,
     weights: usize,
-    dots: &mut Dots<L, P, R>,
+    dots: &mut Dots<L, R>,
 ) {
     // SAFETY: within the lengths that the caller promises.
     unsafe {
         for vector in 0..4 {
-            let mut low = [L::load_b(reads.panels[0].add(weights + 64 * vector)); P];
+            let mut low = [L::load_b(reads.panels[0].add(weights + 64 * vector)); PANELS];
             let mut high = low;
-            for p in 0..P {
+            for p in 0..PANELS {
                 let both = L::load_b(reads.panels[p].add(weights + 64 * vector));
                 low[p] = L::low_nibbles(both);
                 high[p] = L::high_nibbles(both);
             }
-            add_dots::<L, P, R>(dots, low, reads.rows, vector);
-            add_dots::<L, P, R>(dots, high, reads.rows, vector + 4);
+            add_dots::<L, Q, R>(dots, low, reads.rows, vector);
+            add_dots::<L, Q, R>(dots, high, reads.rows, vector + 4);
         }
     }
 }
@@ -114,17 +105,17 @@ pub(super) unsafe fn nibble_dots<L: Lanes, const P: usize, const R: usize>(
 /// # Safety
 /// `rows` point to blocks.
 #[inline(always)]
-pub(super) unsafe fn add_scaled<L: Lanes, const P: usize, const R: usize>(
-    sums: &mut Sums<L, P, R>,
-    dots: Dots<L, P, R>,
-    scales: [L::F; P],
-    rows: [*const Block; R],
+pub(super) unsafe fn add_scaled<L: Lanes, Q: Quant, const R: usize>(
+    sums: &mut Sums<L, R>,
+    dots: Dots<L, R>,
+    scales: [L::F; PANELS],
+    rows: [*const Block<Q>; R],
 ) {
     // SAFETY: as the caller promises.
     unsafe {
         for r in 0..R {
             let factor = L::splat((*rows[r]).scale);
-            for p in 0..P {
+            for p in 0..PANELS {
                 let scaled = L::mul(L::to_f(dots[r][p]), scales[p]);
                 sums[r][p] = L::fma(scaled, factor, sums[r][p]);
             }
@@ -137,16 +128,16 @@ pub(super) unsafe fn add_scaled<L: Lanes, const P: usize, const R: usize>(
 /// # Safety
 /// `rows` point to blocks.
 #[inline(always)]
-pub(super) unsafe fn add_minima<L: Lanes, const P: usize, const R: usize>(
-    sums: &mut Sums<L, P, R>,
-    minima: [L::F; P],
-    rows: [*const Block; R],
+pub(super) unsafe fn add_minima<L: Lanes, Q: Quant, const R: usize>(
+    sums: &mut Sums<L, R>,
+    minima: [L::F; PANELS],
+    rows: [*const Block<Q>; R],
 ) {
     // SAFETY: as the caller promises.
     unsafe {
         for r in 0..R {
             let shift = L::splat((*rows[r]).shift);
-            for p in 0..P {
+            for p in 0..PANELS {
                 sums[r][p] = L::fma(minima[p], shift, sums[r][p]);
             }
         }

@@ -84,7 +84,7 @@ macro_rules! with_rows {
 }
 
 impl Attend<'_> {
-    /// The rows of the item, worked out once.
+    /// Works out the rows of the item.
     fn rows(&mut self) {
         let Heads { group, window, .. } = self.heads;
         self.scratch.rows.clear();
@@ -99,7 +99,8 @@ impl Attend<'_> {
         }
     }
 
-    /// Values of the item's head in a page, keys or values, and a vector's length behind them.
+    /// Returns the values of the item's head in a page, keys or values, and a vector's length behind
+    /// them.
     #[inline(always)]
     fn head_of_page(&self, page: usize, half: usize) -> &[u16] {
         let shape = self.kv.shape();
@@ -112,8 +113,8 @@ impl Attend<'_> {
         &self.kv.data.as_padded_slice()[start..][..shape.head_values() + LANES]
     }
 
-    /// One tile of the context for all rows of the item; `WIDE` where so many rows share it that it
-    /// pays to widen its keys and values once for all of them.
+    /// Computes one tile of the context for all rows of the item; `WIDE` where so many rows share it
+    /// that it pays to widen its keys and values once for all of them.
     ///
     /// # Safety
     /// The machine has the instructions of `L`.
@@ -195,7 +196,7 @@ impl Attend<'_> {
         }
     }
 
-    /// Products of `R` queries with the keys of a tile.
+    /// Multiplies `R` queries with the keys of a tile.
     ///
     /// # Safety
     /// The machine has the instructions of `L`.
@@ -263,7 +264,7 @@ impl Attend<'_> {
         // SAFETY: the instructions are promised by the caller; a tile has four vectors, and the
         // numbers kept for rows are padded to whole vectors.
         unsafe {
-            // Where nothing was visible so far and nothing is now, this keeps a difference finite.
+            // Keeps a difference finite where nothing was visible so far and nothing is now.
             let least = L::splat(LEAST);
             for (row, scores) in scores[..rows].iter().enumerate() {
                 let at = scores.as_ptr();
@@ -294,7 +295,7 @@ impl Attend<'_> {
         }
     }
 
-    /// Makes the scores of tokens that a row does not see nothing.
+    /// Removes the scores of tokens that a row does not see.
     #[inline(always)]
     fn hide(&mut self, row: usize, start: usize) {
         let ItemRow { from, end, .. } = self.scratch.rows[row];

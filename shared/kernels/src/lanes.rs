@@ -1,4 +1,4 @@
-//! Sixteen lanes of f32 or i32, and what the kernels do with them, for each instruction set.
+//! Sixteen lanes of f32 or i32, and the operations on them, for each instruction set.
 //!
 //! **Invariant**: every operation gives the same bits in every implementation: sums are taken in the
 //! order in which they are written, products are fused where `fma` is written and nowhere else.
@@ -14,6 +14,8 @@ pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
 pub(crate) use portable::Portable;
+
+use crate::isa::Kernel;
 
 /// Lanes in a vector.
 pub(crate) const LANES: usize = 16;
@@ -34,6 +36,10 @@ pub(crate) trait Lanes: Copy + 'static {
     const ROWS: usize;
     /// Most rows that attention computes without spilling registers.
     const ATTENTION_ROWS: usize;
+
+    /// Runs `kernel` compiled for these instructions, in a function of its own: every caller shares
+    /// one copy of its code.
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output;
 
     unsafe fn splat(value: f32) -> Self::F;
     unsafe fn load(from: *const f32) -> Self::F;
@@ -69,6 +75,7 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn to_f(a: Self::I) -> Self::F;
     /// Nearest integers, ties to even.
     unsafe fn to_i(a: Self::F) -> Self::I;
+    unsafe fn store_i(to: *mut i32, value: Self::I);
     /// The low byte of each lane.
     unsafe fn store_i8(to: *mut i8, value: Self::I);
     /// Sixteen bytes as unsigned numbers.
@@ -76,7 +83,7 @@ pub(crate) trait Lanes: Copy + 'static {
     /// Sixteen bytes as signed numbers.
     unsafe fn load_i8(from: *const u8) -> Self::F;
 
-    /// Asks for the line at an address, which need not be one.
+    /// Prefetches the line at an address, which need not be valid.
     unsafe fn prefetch(at: *const u8);
 
     unsafe fn load_b(from: *const u8) -> Self::B;
@@ -89,6 +96,9 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
     /// Adds to each lane the dot product of its four unsigned bytes and the four signed ones of `x`.
     unsafe fn dot(sum: Self::I, bytes: Self::B, x: i32) -> Self::I;
+    /// Adds to each lane the dot product of its four unsigned bytes and four signed 16-bit numbers:
+    /// the first and third byte meet the pair `x[0]`, the second and fourth the pair `x[1]`.
+    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: [i32; 2]) -> Self::I;
 }
 
 /// Below this the exponential counts as zero.
