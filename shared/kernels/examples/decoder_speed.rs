@@ -1,5 +1,7 @@
-//! Prints how fast the kernels run a decoder of SmolLM2-135M's shape, with random weights:
-//! `decoder_speed [threads] [isa] [format] [precision]`.
+//! Prints the speed of the kernels for a decoder of SmolLM2-135M's shape, with random weights:
+//! `decoder_speed [threads] [isa] [format]`. The precisions take turns, and their ratio is the median
+//! of the ratios within a turn, so that a busy machine slows both sides down. One thread is timed by
+//! the processor time that it got.
 #![allow(clippy::print_stdout, reason = "an example that reports to its user")]
 
 use kernels::{
@@ -17,6 +19,10 @@ const HEAD_DIM: usize = 64;
 const FFN: usize = 1536;
 const VOCAB: usize = 49152;
 const CONTEXT: usize = 256;
+/// Steps of a turn.
+const STEPS: usize = 8;
+/// Turns of each precision.
+const TURNS: usize = 5;
 
 struct Layer {
     qkv: Linear,
@@ -126,10 +132,9 @@ impl Decoder {
         self.cpu.head(&self.x, norm, &self.head, wanted, &mut self.out);
     }
 
-    /// A prompt in chunks of 512; seconds.
-    fn prefill(&mut self, length: usize) -> f64 {
+    /// Computes a prompt in chunks of 512.
+    fn prefill(&mut self, length: usize) {
         let pages: Vec<u32> = (0..length.div_ceil(16) as u32).collect();
-        let started = Instant::now();
         for position in (0..length).step_by(512) {
             let rows = 512.min(length - position);
             let positions: Vec<u32> = (position as u32..(position + rows) as u32).collect();
@@ -138,22 +143,86 @@ impl Decoder {
             let wanted = [HeadRow { row: positions.len() - 1, top: 1 }];
             self.step(&vec![7; positions.len()], &positions, (&[span], pages), &wanted);
         }
-        started.elapsed().as_secs_f64()
     }
 
-    /// Steps of a batch at a context of 256; seconds.
-    fn decode(&mut self, batch: usize, steps: usize) -> f64 {
+    /// Makes [`STEPS`] steps of a batch at a context of 256.
+    fn decode(&mut self, batch: usize) {
         let pages: Vec<u32> = (0..batch as u32 * 18).collect();
         let wanted: Vec<HeadRow> = (0..batch).map(|row| HeadRow { row, top: 1 }).collect();
-        let started = Instant::now();
-        for step in 0..steps {
-            let position = CONTEXT + step % 32;
+        for step in 0..STEPS {
+            let position = CONTEXT + step;
             let span = |row| Span { first_row: row, rows: 1, position, first_page: row * 18 };
             let spans: Vec<Span> = (0..batch).map(span).collect();
             self.step(&vec![7; batch], &vec![position as u32; batch], (&spans, &pages), &wanted);
         }
-        started.elapsed().as_secs_f64()
     }
+
+    /// Returns the tokens per second of a case.
+    fn measure(&mut self, case: Case) -> Result<f64, Box<dyn Error>> {
+        let clock = Clock::start(self.cpu.threads())?;
+        let tokens = match case {
+            Case::Prefill(length) => {
+                self.prefill(length);
+                length
+            }
+            Case::Decode(batch) => {
+                self.decode(batch);
+                batch * STEPS
+            }
+        };
+        Ok(tokens as f64 / clock.seconds()?)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Case {
+    Prefill(usize),
+    Decode(usize),
+}
+
+const CASES: [Case; 8] = [
+    Case::Prefill(128),
+    Case::Prefill(512),
+    Case::Prefill(2048),
+    Case::Decode(1),
+    Case::Decode(4),
+    Case::Decode(8),
+    Case::Decode(16),
+    Case::Decode(32),
+];
+
+/// Processor time of the main thread where it computes alone, else the time of day.
+enum Clock {
+    Processor(u64),
+    Wall(Instant),
+}
+
+impl Clock {
+    fn start(threads: usize) -> Result<Self, Box<dyn Error>> {
+        if threads == 1 {
+            Ok(Self::Processor(processor_ns()?))
+        } else {
+            Ok(Self::Wall(Instant::now()))
+        }
+    }
+
+    fn seconds(self) -> Result<f64, Box<dyn Error>> {
+        match self {
+            Self::Processor(started) => Ok((processor_ns()? - started) as f64 / 1e9),
+            Self::Wall(started) => Ok(started.elapsed().as_secs_f64()),
+        }
+    }
+}
+
+fn processor_ns() -> Result<u64, Box<dyn Error>> {
+    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let running = statistics.split_whitespace().next().ok_or("schedstat is empty")?;
+    Ok(running.parse()?)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -167,17 +236,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some("q4_k") => Format::Q4_K,
         Some(other) => return Err(format!("format {other} is not q4_0, q4_1, q8_0 or q4_k").into()),
     };
-    let precision = arguments.next().map_or(Ok(Precision::Int8), |text| text.parse())?;
-    let mut decoder = Decoder::new(Cpu::new(threads, isa, precision)?, format)?;
-    println!("{isa}, {threads} threads, {format:?}, {precision}, tokens/s");
-    for length in [128, 512, 2048] {
-        let best = (0..3).map(|_| decoder.prefill(length)).fold(f64::MAX, f64::min);
-        println!("prefill {length:>4}  {:>7.0}", length as f64 / best);
-    }
-    for batch in [1, 4, 8, 16, 32] {
-        let steps = 32;
-        let best = (0..3).map(|_| decoder.decode(batch, steps)).fold(f64::MAX, f64::min);
-        println!("decode  {batch:>4}  {:>7.0}", (batch * steps) as f64 / best);
+    let mut int8 = Decoder::new(Cpu::new(threads, isa, Precision::Int8)?, format)?;
+    let mut int16 = Decoder::new(Cpu::new(threads, isa, Precision::Int16)?, format)?;
+    println!("{isa}, {threads} threads, {format:?}: tokens/s in int8 and int16, and their ratio");
+    for case in CASES {
+        let mut turns = Vec::with_capacity(TURNS);
+        for _ in 0..TURNS {
+            turns.push([int8.measure(case)?, int16.measure(case)?]);
+        }
+        let of = |figure: fn(&[f64; 2]) -> f64| median(turns.iter().map(figure).collect());
+        let (int8, int16) = (of(|turn| turn[0]), of(|turn| turn[1]));
+        println!("{case:?}: {int8:.0} {int16:.0} {:.2}", of(|turn| turn[1] / turn[0]));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::format::BLOCK;
 use crate::isa::Kernel;
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, Pairs};
 use crate::memory::{Aligned, Shared};
 use crate::precision::Precision;
 
@@ -93,7 +93,7 @@ impl Quant for i8 {
 impl Quant for i16 {
     const ZERO: Self = 0;
     const LARGEST: f32 = 32_767.0;
-    type Four = [i32; 2];
+    type Four = Pairs;
 
     /// The second and third of every four change places: even and odd ones are neighbors, as
     /// multiplications of 16-bit pairs want them.
@@ -114,13 +114,16 @@ impl Quant for i16 {
     }
 
     #[inline(always)]
-    unsafe fn four(quants: *const Self, group: usize) -> [i32; 2] {
+    unsafe fn four(quants: *const Self, group: usize) -> Pairs {
         // SAFETY: promised by the caller; quants begin at a cache line.
-        unsafe { quants.cast::<[i32; 2]>().add(group).read() }
+        unsafe {
+            let pairs = quants.cast::<i32>().add(2 * group);
+            Pairs { even: pairs.read(), odd: pairs.add(1).read() }
+        }
     }
 
     #[inline(always)]
-    unsafe fn dot<L: Lanes>(sum: L::I, bytes: L::B, x: [i32; 2]) -> L::I {
+    unsafe fn dot<L: Lanes>(sum: L::I, bytes: L::B, x: Pairs) -> L::I {
         // SAFETY: promised by the caller.
         unsafe { L::dot_16(sum, bytes, x) }
     }

@@ -20,6 +20,13 @@ use crate::isa::Kernel;
 /// Lanes in a vector.
 pub(crate) const LANES: usize = 16;
 
+/// Four 16-bit numbers as two pairs: the first with the third, the second with the fourth.
+#[derive(Clone, Copy)]
+pub(crate) struct Pairs {
+    pub(crate) even: i32,
+    pub(crate) odd: i32,
+}
+
 /// Vectors of sixteen lanes.
 ///
 /// # Safety
@@ -92,13 +99,13 @@ pub(crate) trait Lanes: Copy + 'static {
     /// The high halves of all bytes.
     unsafe fn high_nibbles(a: Self::B) -> Self::B;
     /// Two bits of each byte from bit `2 * field` on, moved to bits 4 and 5.
-    unsafe fn two_bits<const FIELD: u32>(a: Self::B) -> Self::B;
+    unsafe fn two_bits<const FIELD: usize>(a: Self::B) -> Self::B;
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
     /// Adds to each lane the dot product of its four unsigned bytes and the four signed ones of `x`.
     unsafe fn dot(sum: Self::I, bytes: Self::B, x: i32) -> Self::I;
-    /// Adds to each lane the dot product of its four unsigned bytes and four signed 16-bit numbers:
-    /// the first and third byte meet the pair `x[0]`, the second and fourth the pair `x[1]`.
-    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: [i32; 2]) -> Self::I;
+    /// Adds to each lane the dot product of its four unsigned bytes and the four signed 16-bit
+    /// numbers of `x`.
+    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: Pairs) -> Self::I;
 }
 
 /// Below this the exponential counts as zero.

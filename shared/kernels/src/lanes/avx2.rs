@@ -1,6 +1,6 @@
 //! Lanes in two 256-bit registers.
 
-use super::Lanes;
+use super::{Lanes, Pairs};
 use crate::isa::Kernel;
 use std::arch::x86_64::*;
 
@@ -243,7 +243,7 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn two_bits<const FIELD: u32>(a: Self::B) -> Self::B {
+    unsafe fn two_bits<const FIELD: usize>(a: Self::B) -> Self::B {
         unsafe {
             let moved = match FIELD {
                 0 => both!(_mm256_slli_epi16::<4>; a),
@@ -271,8 +271,8 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: [i32; 2]) -> Self::I {
-        unsafe { pairs(sum, bytes, [_mm256_set1_epi32(x[0]), _mm256_set1_epi32(x[1])]) }
+    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: Pairs) -> Self::I {
+        unsafe { pairs(sum, bytes, [_mm256_set1_epi32(x.even), _mm256_set1_epi32(x.odd)]) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lanes in one 512-bit register.
 
-use super::Lanes;
+use super::{Lanes, Pairs};
 use crate::isa::Kernel;
 use std::arch::x86_64::*;
 
@@ -165,7 +165,7 @@ impl Lanes for Avx512 {
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(a), _mm512_set1_epi8(15)) }
     }
     #[inline(always)]
-    unsafe fn two_bits<const FIELD: u32>(a: __m512i) -> __m512i {
+    unsafe fn two_bits<const FIELD: usize>(a: __m512i) -> __m512i {
         unsafe {
             let moved = match FIELD {
                 0 => _mm512_slli_epi16::<4>(a),
@@ -185,12 +185,31 @@ impl Lanes for Avx512 {
         unsafe { _mm512_dpbusd_epi32(sum, bytes, _mm512_set1_epi32(x)) }
     }
     #[inline(always)]
-    unsafe fn dot_16(sum: __m512i, bytes: __m512i, x: [i32; 2]) -> __m512i {
+    unsafe fn dot_16(sum: __m512i, bytes: __m512i, x: Pairs) -> __m512i {
         unsafe {
             let even = _mm512_and_si512(bytes, _mm512_set1_epi16(255));
             let odd = _mm512_srli_epi16::<8>(bytes);
-            let sum = _mm512_dpwssd_epi32(sum, even, _mm512_set1_epi32(x[0]));
-            _mm512_dpwssd_epi32(sum, odd, _mm512_set1_epi32(x[1]))
+            let sum = dot_pairs(sum, even, _mm512_set1_epi32(x.even));
+            dot_pairs(sum, odd, _mm512_set1_epi32(x.odd))
         }
     }
+}
+
+/// Adds to each lane the dot product of two pairs of 16-bit numbers. The compiler would take the
+/// intrinsic apart into a multiplication and an addition.
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+fn dot_pairs(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    let mut sum = sum;
+    // SAFETY: the function has these instructions; registers only.
+    unsafe {
+        std::arch::asm!(
+            "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
 }

@@ -1,6 +1,6 @@
 //! Lanes in arrays, for every machine.
 
-use super::{LANES, Lanes};
+use super::{LANES, Lanes, Pairs};
 use crate::isa::Kernel;
 use half::f16;
 
@@ -174,7 +174,7 @@ impl Lanes for Portable {
         a.map(|byte| byte >> 4)
     }
     #[inline(always)]
-    unsafe fn two_bits<const FIELD: u32>(a: Self::B) -> Self::B {
+    unsafe fn two_bits<const FIELD: usize>(a: Self::B) -> Self::B {
         a.map(|byte| (byte >> (2 * FIELD) & 3) << 4)
     }
     #[inline(always)]
@@ -191,9 +191,9 @@ impl Lanes for Portable {
         })
     }
     #[inline(always)]
-    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: [i32; 2]) -> Self::I {
+    unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: Pairs) -> Self::I {
         let halves = |pair: i32| [i32::from(pair as i16), pair >> 16];
-        let ([first, third], [second, fourth]) = (halves(x[0]), halves(x[1]));
+        let ([first, third], [second, fourth]) = (halves(x.even), halves(x.odd));
         let x = [first, second, third, fourth];
         std::array::from_fn(|lane| {
             let four = &bytes[4 * lane..4 * lane + 4];

@@ -7,6 +7,17 @@ use crate::lanes::Lanes;
 pub(super) type Sums<L, const R: usize> = [[<L as Lanes>::F; PANELS]; R];
 pub(super) type Dots<L, const R: usize> = [[<L as Lanes>::I; PANELS]; R];
 
+/// Repeats a block for each value of a constant: loops of this size would stay loops.
+macro_rules! unrolled {
+    ($name:ident in [$($value:literal),+] $body:block) => {
+        $({
+            const $name: usize = $value;
+            $body
+        })+
+    };
+}
+pub(super) use unrolled;
+
 /// Pointers to a tile's panels and to its rows of `X`. Plain loops go over them: a closure would be compiled
 /// without the instructions that its surroundings have.
 #[derive(Clone, Copy)]
@@ -86,17 +97,21 @@ pub(super) unsafe fn nibble_dots<L: Lanes, Q: Quant, const R: usize>(
 ) {
     // SAFETY: within the lengths that the caller promises.
     unsafe {
-        for vector in 0..4 {
-            let mut low = [L::load_b(reads.panels[0].add(weights + 64 * vector)); PANELS];
-            let mut high = low;
-            for p in 0..PANELS {
-                let both = L::load_b(reads.panels[p].add(weights + 64 * vector));
-                low[p] = L::low_nibbles(both);
-                high[p] = L::high_nibbles(both);
+        unrolled!(VECTOR in [0, 1, 2, 3] {
+            let mut both = [L::load_b(reads.panels[0].add(weights + 64 * VECTOR)); PANELS];
+            for p in 1..PANELS {
+                both[p] = L::load_b(reads.panels[p].add(weights + 64 * VECTOR));
             }
-            add_dots::<L, Q, R>(dots, low, reads.rows, vector);
-            add_dots::<L, Q, R>(dots, high, reads.rows, vector + 4);
-        }
+            let mut nibbles = both;
+            for p in 0..PANELS {
+                nibbles[p] = L::low_nibbles(both[p]);
+            }
+            add_dots::<L, Q, R>(dots, nibbles, reads.rows, VECTOR);
+            for p in 0..PANELS {
+                nibbles[p] = L::high_nibbles(both[p]);
+            }
+            add_dots::<L, Q, R>(dots, nibbles, reads.rows, VECTOR + 4);
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sums of each quantized format.
 
-use super::dots::{Dots, Reads, Sums, add_dots, add_minima, add_scaled, nibble_dots};
+use super::dots::{Dots, Reads, Sums, add_dots, add_minima, add_scaled, nibble_dots, unrolled};
 use super::{PANELS, Weights};
 use crate::activation::{Block, Quant};
 use crate::format::{Format, K4_BLOCK, K4_HEAD, K6_BLOCK, K6_HEAD};
@@ -89,13 +89,13 @@ impl<Q: Quant> Weights<Block<Q>> for Q8_0 {
                 for r in 0..R {
                     dots[r] = [L::splat_i((*reads.rows[r]).around_128); PANELS];
                 }
-                for group in 0..8 {
-                    let mut bytes = [L::load_b(reads.panels[0].add(32 + 64 * group)); PANELS];
+                unrolled!(GROUP in [0, 1, 2, 3, 4, 5, 6, 7] {
+                    let mut bytes = [L::load_b(reads.panels[0].add(32 + 64 * GROUP)); PANELS];
                     for p in 1..PANELS {
-                        bytes[p] = L::load_b(reads.panels[p].add(32 + 64 * group));
+                        bytes[p] = L::load_b(reads.panels[p].add(32 + 64 * GROUP));
                     }
-                    add_dots::<L, Q, R>(&mut dots, bytes, reads.rows, group);
-                }
+                    add_dots::<L, Q, R>(&mut dots, bytes, reads.rows, GROUP);
+                });
                 add_scaled::<L, Q, R>(&mut sums, dots, scales, reads.rows);
             }
             sums
@@ -190,23 +190,17 @@ unsafe fn six_bit_dots<L: Lanes, Q: Quant, const R: usize>(
         for r in 0..R {
             dots[r] = [L::splat_i((*reads.rows[r]).halves_around_32[half]); PANELS];
         }
-        for field in 0..4 {
+        unrolled!(FIELD in [0, 1, 2, 3] {
             let mut bytes = [L::load_b(reads.panels[0]); PANELS];
             for p in 0..PANELS {
                 let panel = reads.panels[p];
-                let both = L::load_b(panel.add(32 + 64 * field));
+                let both = L::load_b(panel.add(32 + 64 * FIELD));
                 let low = if half == 0 { L::low_nibbles(both) } else { L::high_nibbles(both) };
                 let high = L::load_b(panel.add(288 + 64 * half));
-                let top = match field {
-                    0 => L::two_bits::<0>(high),
-                    1 => L::two_bits::<1>(high),
-                    2 => L::two_bits::<2>(high),
-                    _ => L::two_bits::<3>(high),
-                };
-                bytes[p] = L::or(low, top);
+                bytes[p] = L::or(low, L::two_bits::<FIELD>(high));
             }
-            add_dots::<L, Q, R>(&mut dots, bytes, reads.rows, 4 * half + field);
-        }
+            add_dots::<L, Q, R>(&mut dots, bytes, reads.rows, 4 * half + FIELD);
+        });
         dots
     }
 }
