@@ -48,7 +48,7 @@ enum Command {
     Config(SettingsArgs),
     /// Look whether this machine has what `tandem up` needs
     Doctor(DoctorArgs),
-    /// Measure the engine, or the path around it, on this machine
+    /// Measure the engine, or the path around it, on this machine (needs tandem-bench)
     Bench(BenchArgs),
     /// Run the gateway alone
     Gateway(ServiceArgs),
@@ -82,7 +82,7 @@ impl Cli {
             Command::Metrics => metrics::run().map(done),
             Command::Config(args) => config::run(&args).map(done),
             Command::Doctor(args) => doctor::run(args).await,
-            Command::Bench(args) => bench::run(args).await.map(done),
+            Command::Bench(args) => bench::run(&args).map(|never| match never {}),
             Command::Gateway(args) => service::run(ServiceKind::Gateway, args).await.map(done),
             Command::Prefill(args) => service::run(ServiceKind::Prefill, args).await.map(done),
             Command::Decode(args) => service::run(ServiceKind::Decode, args).await.map(done),

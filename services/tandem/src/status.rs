@@ -66,7 +66,7 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
 }
 
 /// The workers that say they are there.
-pub(crate) async fn workers(bus: &Bus) -> anyhow::Result<BTreeMap<String, WorkerState>> {
+async fn workers(bus: &Bus) -> anyhow::Result<BTreeMap<String, WorkerState>> {
     let mut watch = bus.presence().watch();
     let mut workers = BTreeMap::new();
     let everybody = async {

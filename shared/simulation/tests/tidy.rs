@@ -8,7 +8,7 @@ const LINES_MAX: usize = 450;
 fn sources() -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut folders: Vec<PathBuf> =
-        ["services", "shared", "loadgen"].iter().map(|name| root.join(name)).collect();
+        ["services", "shared", "loadgen", "bench"].iter().map(|name| root.join(name)).collect();
     let mut sources = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder of the workspace can be read") {

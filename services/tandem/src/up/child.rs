@@ -55,11 +55,6 @@ impl Child {
         self.process.id()
     }
 
-    /// Whether it has ended already.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        !matches!(self.process.try_wait(), Ok(None))
-    }
-
     /// Waits for its end and its last lines.
     pub(crate) async fn ended(&mut self) -> std::io::Result<ExitStatus> {
         let status = self.process.wait().await?;

@@ -24,9 +24,7 @@ use plan::Plan;
 use probe::Inquiry;
 use team::Team;
 
-pub(crate) use child::Child;
 pub(crate) use plan::base_url;
-pub(crate) use roster::{Common, Kind, roster, threads_each};
 
 /// How often to say what is still missing.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 /// This process.
 pub(super) const CLIENT: &str = "client";
@@ -31,9 +32,9 @@ struct Stat {
     cpu_ticks: u64,
 }
 
-/// Sums over this process and everything below it, by what each is: the name of its program, or of
-/// the service that this program runs there.
-pub(super) fn of_descendants() -> io::Result<BTreeMap<String, Usage>> {
+/// Returns sums over this process and its descendants, by kind: the subcommand where `tandem` runs
+/// one, otherwise the name of the program.
+pub(super) fn of_descendants(tandem: &Path) -> io::Result<BTreeMap<String, Usage>> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
@@ -51,7 +52,7 @@ pub(super) fn of_descendants() -> io::Result<BTreeMap<String, Usage>> {
     for (&pid, stat) in &all {
         let kind = match pid {
             _ if pid == own => CLIENT.to_owned(),
-            _ if descends(&all, pid, own) => kind(pid, stat),
+            _ if descends(&all, pid, own) => kind(pid, stat, tandem),
             _ => continue,
         };
         let sum = sums.entry(kind).or_default();
@@ -62,13 +63,11 @@ pub(super) fn of_descendants() -> io::Result<BTreeMap<String, Usage>> {
     Ok(sums)
 }
 
-/// The service that runs there, or the program's name.
-fn kind(pid: u32, stat: &Stat) -> String {
+fn kind(pid: u32, stat: &Stat, tandem: &Path) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let mut arguments = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-    let own = std::env::current_exe().unwrap_or_default();
     match (arguments.next(), arguments.next()) {
-        (Some(program), Some(service)) if own.to_str() == Some(&*program) => service.into_owned(),
+        (Some(program), Some(service)) if Path::new(&*program) == tandem => service.into_owned(),
         // The kernel keeps fifteen characters, and the program's name may end in its version.
         _ if stat.name.starts_with(NATS) => NATS.to_owned(),
         _ => stat.name.clone(),
@@ -119,7 +118,7 @@ mod tests {
     #[test]
     fn a_child_is_counted_under_its_name() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let usage = of_descendants().unwrap();
+        let usage = of_descendants(Path::new("/no/tandem")).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(usage.contains_key("sleep"), "{usage:?}");

@@ -24,7 +24,7 @@ const EVENTS: usize = OUTPUT_TOKENS + 2;
 
 /// What one request took.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::bench) struct Sample {
+pub(crate) struct Sample {
     /// Until the first token was here.
     pub(super) ttft: Duration,
     /// Until the answer was complete.
@@ -33,7 +33,7 @@ pub(in crate::bench) struct Sample {
 
 /// Keeps `connections` requests in flight for `lasting`; what each of those that began in this
 /// time took.
-pub(in crate::bench) async fn load(
+pub(crate) async fn load(
     address: &str,
     connections: usize,
     lasting: Duration,

@@ -52,8 +52,7 @@ pub(super) struct Machine {
     pub(super) peer: Option<String>,
     pub(super) requantised: Option<String>,
     pub(super) rounds: usize,
-    /// Seconds since the Unix epoch.
-    pub(super) unix_seconds: u64,
+    pub(super) measured_at: jiff::Timestamp,
 }
 
 impl Report {
@@ -232,7 +231,7 @@ impl Machine {
             "resident_end": resident(self.ended),
             "peer_peak_bytes": self.peer_peak_bytes,
             "rounds": self.rounds,
-            "unix_seconds": self.unix_seconds,
+            "unix_seconds": self.measured_at.as_second(),
             "versions": {
                 "tandem": env!("CARGO_PKG_VERSION"),
                 "llama_cpp": self.peer,
@@ -262,7 +261,7 @@ fn peer_key(peer: Contender) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::engine::example;
+    use crate::engine::example;
 
     #[test]
     fn the_json_has_a_row_per_case_with_both_peers() {

@@ -1,5 +1,9 @@
-//! `tandem bench`: measures the engine, the path around it, the hand-over of KV blocks, and tracing.
+//! `tandem-bench`: measures the engine, the path around it, the hand-over of KV blocks, and tracing.
+//!
+//! `tandem bench` starts this program. The system under test is a real one: `tandem up`, of the
+//! `tandem` that lies beside this program.
 
+mod console;
 mod engine;
 mod figures;
 mod fleet;
@@ -9,12 +13,15 @@ mod tracing;
 mod usage;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use chassis::SettingsArgs;
+use clap::Parser;
 
-/// What to measure; the engine when nothing else is asked for.
-#[derive(Debug, clap::Args)]
-pub(crate) struct BenchArgs {
+/// Measures the engine of Tandem, or what is around it, on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "tandem-bench", version)]
+struct Args {
     #[command(flatten)]
     common: CommonArgs,
     #[command(flatten)]
@@ -30,9 +37,9 @@ pub(crate) struct BenchArgs {
     tracing: bool,
 }
 
-/// What every measurement understands.
+/// Arguments of every measurement.
 #[derive(Debug, clap::Args)]
-pub(crate) struct CommonArgs {
+struct CommonArgs {
     #[command(flatten)]
     settings: SettingsArgs,
     /// Write the figures as JSON, too
@@ -46,8 +53,18 @@ pub(crate) struct CommonArgs {
     quick: bool,
 }
 
-/// Measures and prints.
-pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::note(&format!("tandem-bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
     if args.path {
         return path::run(args.common).await;
     }
@@ -58,4 +75,15 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
         return handover::run(args.common).await;
     }
     engine::run(args.common, args.engine).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
 }

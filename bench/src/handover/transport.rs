@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::bench::figures::median;
 use crate::console;
+use crate::figures::median;
 
 /// A prompt of two thousand tokens on a model of 135 million parameters.
 pub(super) const BLOCKS: usize = 128;

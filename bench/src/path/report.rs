@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::client::{OUTPUT_TOKENS, PROMPT_WORDS};
 use super::{AtRest, Case};
-use crate::bench::fleet::kinds;
+use crate::fleet::KINDS;
 
 /// What people read.
 pub(super) fn table(cases: &[Case], rests: &[AtRest], routing: &[(usize, f64)]) -> String {
     let mut table = Table::new();
     let figures = ["workers", "at once", "req/s", "TTFT p50", "p99", "E2E p50", "p99", "CPU ms"];
-    let header = figures.into_iter().chain(kinds()).chain(["messages", "kB"]);
+    let header = figures.into_iter().chain(KINDS).chain(["messages", "kB"]);
     table.load_style(presets::NOTHING).set_header(header.collect::<Vec<_>>());
     for case in cases {
         let mut row = vec![
@@ -22,7 +22,7 @@ pub(super) fn table(cases: &[Case], rests: &[AtRest], routing: &[(usize, f64)]) 
         let times = case.ttft_ms.iter().chain(&case.whole_ms);
         row.extend(times.map(|ms| format!("{ms:.2}")));
         row.push(format!("{:.2}", case.cpu_ms()));
-        row.extend(kinds().map(|kind| format!("{:.2}", case.cpu_ms[kind])));
+        row.extend(KINDS.map(|kind| format!("{:.2}", case.cpu_ms[kind])));
         row.push(format!("{:.0}", case.messages));
         row.push(format!("{:.1}", case.bytes / 1e3));
         table.add_row(row);
@@ -85,7 +85,7 @@ mod tests {
             requests_per_s: 1_234.4,
             ttft_ms: [1.5, 3.25],
             whole_ms: [9.5, 12.75],
-            cpu_ms: kinds().map(|kind| (kind, 0.25)).into(),
+            cpu_ms: KINDS.map(|kind| (kind, 0.25)).into(),
             messages: 51.0,
             bytes: 98_700.0,
         };

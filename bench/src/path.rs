@@ -13,7 +13,7 @@ use self::client::Sample;
 pub(super) use self::client::load;
 use super::CommonArgs;
 use super::figures::median;
-use super::fleet::{Fleet, Traffic, kinds};
+use super::fleet::{Fleet, KINDS, Traffic};
 use super::usage::{CLIENT, Usage};
 use crate::console;
 
@@ -63,7 +63,7 @@ pub(super) async fn run(common: CommonArgs) -> anyhow::Result<()> {
     let mut cases = Vec::new();
     let mut rests = Vec::new();
     for &workers in fleets {
-        let fleet = Fleet::start(&common.settings, &FREE_ENGINES, (workers, workers)).await?;
+        let fleet = Fleet::start(&common.settings, &FREE_ENGINES, workers).await?;
         rests.push(at_rest(&fleet, workers).await?);
         let mut measured: Vec<Vec<Measured>> = CONCURRENCY.map(|_| Vec::new()).into();
         for round in 1..=rounds {
@@ -74,7 +74,7 @@ pub(super) async fn run(common: CommonArgs) -> anyhow::Result<()> {
                 case.push(measure(&fleet, concurrency, lasting).await?);
             }
         }
-        fleet.stop().await;
+        fleet.stop().await?;
         for (rounds, &concurrency) in measured.iter().zip(&CONCURRENCY) {
             cases.push(Case::of(workers, concurrency, rounds));
         }
@@ -117,7 +117,7 @@ async fn measure(fleet: &Fleet, concurrency: usize, lasting: Duration) -> anyhow
     let (used, carried) = (fleet.usage()?, fleet.traffic().await?);
     ensure!(!samples.is_empty(), "no request was answered");
     let cpu_of = |usage: &BTreeMap<String, Usage>, kind| usage.get(kind).map_or(0.0, |it| it.cpu_s);
-    let cpu_s = kinds().map(|kind| (kind, cpu_of(&used, kind) - cpu_of(&usage, kind)));
+    let cpu_s = KINDS.map(|kind| (kind, cpu_of(&used, kind) - cpu_of(&usage, kind)));
     Ok(Measured {
         seconds,
         samples,
@@ -142,7 +142,7 @@ impl Case {
             })
         };
         let both = |of| [quantile(of, 0.5), quantile(of, 0.99)];
-        let cpu = kinds().map(|kind| {
+        let cpu = KINDS.map(|kind| {
             let ms = over(&|round| 1e3 * round.cpu_s[kind] / requests(round));
             (kind, ms)
         });
@@ -174,7 +174,7 @@ mod tests {
         Measured {
             seconds: 2.0,
             samples: (1..=requests).map(sample).collect(),
-            cpu_s: kinds().map(|kind| (kind, 0.1 * requests as f64)).into(),
+            cpu_s: KINDS.map(|kind| (kind, 0.1 * requests as f64)).into(),
             traffic: Traffic { messages: 30 * requests, bytes: 1_000 * requests },
         }
     }

@@ -20,9 +20,10 @@ use chassis::Settings;
 use clap::ValueEnum;
 use model::{DeviceChoice, IsaChoice, Precision};
 use modelfile::ModelFile;
+use provision::hub::{self, HubOptions, HubRef, Tenths};
 
 use super::CommonArgs;
-use crate::{clock, console, fetch_model};
+use crate::console;
 use cases::{Case, Contender, Samples, Turn};
 use cost::Weights;
 use machine::ForeignLoad;
@@ -32,7 +33,7 @@ use report::{Machine, Report};
 
 /// Cases and peers.
 #[derive(Debug, clap::Args)]
-pub(crate) struct EngineArgs {
+pub(super) struct EngineArgs {
     /// Cases such as prefill-512,decode-16
     #[arg(long, value_name = "CASES", value_delimiter = ',')]
     cases: Vec<Case>,
@@ -86,7 +87,7 @@ fn within(text: &str, low: usize, high: usize) -> Result<usize, String> {
 }
 
 /// Measures the engine.
-pub(crate) async fn run(common: CommonArgs, args: EngineArgs) -> anyhow::Result<()> {
+pub(super) async fn run(common: CommonArgs, args: EngineArgs) -> anyhow::Result<()> {
     let settings = common.settings.load()?.settings;
     // All of it computes or waits for a program: on a thread that may block.
     tokio::task::spawn_blocking(move || start(&common, &args, &settings))
@@ -106,7 +107,7 @@ struct Bench<'a> {
 
 fn start(common: &CommonArgs, args: &EngineArgs, settings: &Settings) -> anyhow::Result<()> {
     let path = match &settings.model.path {
-        Some(path) => fetch_model::local(path).context("get the model")?,
+        Some(path) => local(path).context("get the model")?,
         None => provision::smollm2(&console::note)
             .context("get the default model; name one that you have with --model PATH")?,
     };
@@ -205,7 +206,7 @@ impl Bench<'_> {
             load_before: machine::load_average(),
             peer: self.peer.as_ref().map(|peer| peer.build.clone()),
             rounds: self.common.rounds as usize,
-            unix_seconds: clock::unix_ms() / 1_000,
+            measured_at: jiff::Timestamp::now(),
             ..Machine::default()
         })
     }
@@ -253,6 +254,17 @@ impl Bench<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the path to open for the model that `path` names, which is fetched if it is on a hub.
+fn local(path: &Path) -> anyhow::Result<PathBuf> {
+    let Some(reference) = HubRef::from_path(path) else { return Ok(path.to_path_buf()) };
+    let mut progress = Tenths::default();
+    Ok(hub::fetch(&reference?, &HubOptions::from_env(), &mut |event| {
+        if let Some(line) = progress.line(&event) {
+            console::note(&line);
+        }
+    })?)
 }
 
 fn write_json(path: &Path, value: &serde_json::Value) -> anyhow::Result<()> {

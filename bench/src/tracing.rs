@@ -75,9 +75,9 @@ async fn measure(
     let sink = Sink::start().await?;
     let url = sink.url();
     let exporting = [("telemetry.otlp_endpoint", url.as_str()), ("telemetry.sample_ratio", "1")];
-    let off = Fleet::start(&common.settings, engine, (1, 1)).await?;
+    let off = Fleet::start(&common.settings, engine, 1).await?;
     let on = [engine, &exporting].concat();
-    let on = Fleet::start(&common.settings, &on, (1, 1)).await?;
+    let on = Fleet::start(&common.settings, &on, 1).await?;
     for fleet in [&off, &on] {
         load(address(fleet), CONCURRENCY, WARM_UP).await?;
     }
@@ -100,8 +100,8 @@ async fn measure(
         measured.push((pair.0.0, pair.1.0));
     }
     ensure!(taken < sink.bytes(), "no span arrived: nothing was measured");
-    off.stop().await;
-    on.stop().await;
+    off.stop().await?;
+    on.stop().await?;
     let bytes_per_request = (sink.bytes() - taken) as f64 / traced as f64;
     Ok(Case { name, rounds: measured, bytes_per_request })
 }

@@ -77,7 +77,7 @@ fn millions(bytes: f64, operations: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::engine::example;
+    use crate::engine::example;
 
     #[test]
     fn the_table_has_every_kernel_and_only_cases_of_like_steps() {

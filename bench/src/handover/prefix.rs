@@ -8,10 +8,10 @@ use futures::StreamExt as _;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use crate::bench::CommonArgs;
-use crate::bench::figures::median;
-use crate::bench::fleet::Fleet;
+use crate::CommonArgs;
 use crate::console;
+use crate::figures::median;
+use crate::fleet::Fleet;
 
 const TOKENS: [usize; 2] = [512, 2_048];
 /// Tokens that every vocabulary has and that end no text.
@@ -59,7 +59,7 @@ pub(super) async fn measure(common: &CommonArgs) -> anyhow::Result<Vec<Prefix>> 
     };
     let simulated = SIMULATED.iter().filter(|_| settings.model.path.is_none());
     let extra: Vec<_> = ROOM.iter().chain(simulated).copied().collect();
-    let fleet = Fleet::start(&common.settings, &extra, (1, 1)).await?;
+    let fleet = Fleet::start(&common.settings, &extra, 1).await?;
     let client = reqwest::Client::builder().timeout(ANSWER_LIMIT).build()?;
     let url = format!("{}/v1/completions", fleet.base);
     let rounds = if common.quick { 1 } else { common.rounds };
@@ -78,7 +78,7 @@ pub(super) async fn measure(common: &CommonArgs) -> anyhow::Result<Vec<Prefix>> 
         let (computed_ms, stored_ms) = (median(computed), median(stored));
         prefixes.push(Prefix { engine, tokens, computed_ms, stored_ms });
     }
-    fleet.stop().await;
+    fleet.stop().await?;
     Ok(prefixes)
 }
 

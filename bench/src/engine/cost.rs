@@ -117,7 +117,7 @@ fn size(file: &ModelFile, name: &str) -> Result<(f64, f64), ModelFileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::engine::example::spec;
+    use crate::engine::example::spec;
 
     #[test]
     fn a_decode_step_reads_the_weights_once_and_everyones_kv() {

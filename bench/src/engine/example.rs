@@ -1,5 +1,6 @@
 //! A made-up result, for the tests of what is done with results.
 
+use jiff::Timestamp;
 use kernels::Peak;
 use modelfile::{Family, ModelSpec, RopePairs};
 
@@ -65,7 +66,7 @@ pub(super) fn report() -> Report {
             peer: Some("b1".to_owned()),
             peer_peak_bytes: Some(200 << 20),
             rounds: 2,
-            unix_seconds: 1_795_510_000,
+            measured_at: Timestamp::constant(1_795_510_000, 0),
             ..Machine::default()
         },
     }
