@@ -1,4 +1,5 @@
-//! `tandem bench`: tokens per second of prefill and decode, beside llama.cpp and the machine's limits.
+//! `tandem bench`: tokens per second of prefill and decode, beside llama.cpp and the machine's peak
+//! rates.
 
 mod cases;
 mod cost;
@@ -27,17 +28,17 @@ use crate::console;
 use cases::{Case, Contender, Samples, Turn};
 use cost::Weights;
 use machine::ForeignLoad;
-use ours::{Choice, Ours};
+use ours::{DeviceOptions, Ours};
 use peer::Peer;
 use report::{Machine, Report};
 
-/// Cases and peers.
+/// Arguments of the measurement of the engine.
 #[derive(Debug, clap::Args)]
 pub(super) struct EngineArgs {
     /// Cases such as prefill-512,decode-16
     #[arg(long, value_name = "CASES", value_delimiter = ',')]
     cases: Vec<Case>,
-    /// Measure the peer in the same rounds: on the same file, and on its Q4_0 requantisation
+    /// Measure the peer in the same rounds: on the same file, and on its Q4_0 requantization
     #[arg(long, value_name = "PEER")]
     against: Option<Against>,
     /// Folder of the peer's programs; default: where scripts/llamacpp-build leaves them
@@ -49,24 +50,24 @@ pub(super) struct EngineArgs {
     /// Instructions of the CPU device: auto, avx512, avx2 or portable
     #[arg(long, default_value_t = IsaChoice::Auto)]
     isa: IsaChoice,
-    /// How finely the CPU device rounds what quantised layers read: int8 or int16
+    /// Precision of the activations that quantized layers read on the CPU device: int8 or int16
     #[arg(long, default_value_t = Precision::Int8, value_name = "PRECISION")]
     activations: Precision,
-    /// Tokens of a prompt that are computed in one step
+    /// Tokens of a prompt that one step computes
     #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = chunk)]
     chunk: usize,
-    /// Keep so many threads busy with nothing while measuring
+    /// Keep this many threads busy beside the measurement
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = foreign_load)]
     foreign_load: usize,
     /// Instead of speed, the perplexity of a text: on the device and by stock operations in f32
     #[arg(long, value_name = "FILE", conflicts_with_all = ["cases", "picture", "foreign_load"])]
     perplexity: Option<PathBuf>,
-    /// Tokens of a window of that text; the second half of each is scored
+    /// Tokens of a window of that text, whose second half is scored
     #[arg(long, default_value_t = 1024, value_name = "TOKENS", requires = "perplexity")]
     window: usize,
 }
 
-/// Who else is measured.
+/// The peer to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Against {
     #[value(name = "llama.cpp")]
@@ -89,19 +90,19 @@ fn within(text: &str, low: usize, high: usize) -> Result<usize, String> {
 /// Measures the engine.
 pub(super) async fn run(common: CommonArgs, args: EngineArgs) -> anyhow::Result<()> {
     let settings = common.settings.load()?.settings;
-    // All of it computes or waits for a program: on a thread that may block.
+    // It computes or waits for programs, which blocks the thread.
     tokio::task::spawn_blocking(move || start(&common, &args, &settings))
         .await
-        .context("the measurement was cut short")?
+        .context("run the measurement")?
 }
 
-/// What everything that follows works with.
+/// The model, the peer and the arguments of a measurement.
 struct Bench<'a> {
     common: &'a CommonArgs,
     args: &'a EngineArgs,
     path: PathBuf,
     file: ModelFile,
-    choice: Choice,
+    options: DeviceOptions,
     peer: Option<Peer>,
 }
 
@@ -118,12 +119,12 @@ fn start(common: &CommonArgs, args: &EngineArgs, settings: &Settings) -> anyhow:
     };
     let device: DeviceChoice = settings.device.parse()?;
     let EngineArgs { isa, activations, chunk, .. } = *args;
-    let choice = Choice { device, threads, isa, activations, chunk };
+    let options = DeviceOptions { device, threads, isa, activations, chunk };
     let peer = match args.against {
         Some(Against::LlamaCpp) => Some(Peer::find(args.peer.as_deref(), threads)?),
         None => None,
     };
-    let bench = Bench { common, args, path, file, choice, peer };
+    let bench = Bench { common, args, path, file, options, peer };
     match &args.perplexity {
         Some(text) => bench.perplexity(text),
         None => bench.speed(),
@@ -140,25 +141,25 @@ impl Bench<'_> {
         let mut machine = self.machine()?;
         let mut files = Vec::new();
         if let Some(peer) = &self.peer {
-            let requantised = peer.requantised(&self.path)?;
-            machine.requantised = Some(tell_requantised(&self.file, &requantised)?);
+            let requantized = peer.requantized(&self.path)?;
+            machine.requantized = Some(describe_requantized(&self.file, &requantized)?);
             files =
-                vec![(Contender::Same, self.path.clone()), (Contender::Requantised, requantised)];
+                vec![(Contender::Same, self.path.clone()), (Contender::Requantized, requantized)];
         }
         let weights = Weights::of(&self.file)?;
-        let mut ours = Ours::load(&self.file, &self.choice, &cases)?;
+        let mut ours = Ours::load(&self.file, &self.options, &cases)?;
         machine.loaded = machine::own_memory();
         machine.device = ours.model().device().name.clone();
         let is_cpu = machine.device.starts_with("cpu");
-        machine.isa = is_cpu.then(|| machine::isa(self.choice.isa).to_string());
-        machine.activations = is_cpu.then(|| self.choice.activations.to_string());
+        machine.isa = is_cpu.then(|| machine::isa(self.options.isa).to_string());
+        machine.activations = is_cpu.then(|| self.options.activations.to_string());
         let load = ForeignLoad::start(self.args.foreign_load).context("start foreign load")?;
         let mut samples = Samples::default();
         let contenders: Vec<Contender> =
             std::iter::once(Contender::Ours).chain(files.iter().map(|(peer, _)| *peer)).collect();
         let turns = cases::turns(machine.rounds, &contenders, &cases);
         for (index, turn) in turns.iter().enumerate() {
-            console::note(&tell_turn(turn, index, turns.len()));
+            console::note(&describe_turn(turn, index, turns.len()));
             if turn.contender == Contender::Ours {
                 for &case in &turn.cases {
                     samples.add(case, Contender::Ours, ours.measure(case)?);
@@ -171,7 +172,7 @@ impl Bench<'_> {
                 continue;
             };
             let figures = peer.measure(file, &turn.cases).or_else(|error| {
-                console::note(&format!("{error:#}\nonce more"));
+                console::note(&format!("{error:#}\nretrying once"));
                 peer.measure(file, &turn.cases)
             })?;
             for (case, rate) in figures.rates {
@@ -183,15 +184,14 @@ impl Bench<'_> {
         drop(load);
         machine.load_after = machine::load_average();
         machine.ended = machine::own_memory();
-        // Last, for it takes more memory than all that came before.
-        let is_gpu = machine.device.contains("wgpu");
-        if !is_gpu {
-            machine.peak = Some(machine::peak(self.choice.threads, self.choice.isa)?);
+        // Last, because the probe takes more memory than the measurement.
+        if !machine.device.contains("wgpu") {
+            machine.peak = Some(machine::peak(self.options.threads, self.options.isa)?);
         }
         let peers = files.into_iter().map(|(peer, _)| peer).collect();
         let spec = self.file.spec().clone();
-        let chunk = self.choice.chunk;
-        self.tell(&Report { cases, samples, peers, weights, spec, chunk, machine })
+        let chunk = self.options.chunk;
+        self.publish(&Report { cases, samples, peers, weights, spec, chunk, machine })
     }
 
     fn machine(&self) -> anyhow::Result<Machine> {
@@ -199,7 +199,7 @@ impl Bench<'_> {
             cpu: machine::cpu_name(),
             cores: machine::cores(),
             memory_bytes: machine::memory_bytes(),
-            threads: self.choice.threads,
+            threads: self.options.threads,
             foreign_load: self.args.foreign_load,
             model: self.file.name().to_owned(),
             file: (file_name(&self.path), size_on_disk(&self.path)?),
@@ -211,7 +211,7 @@ impl Bench<'_> {
         })
     }
 
-    fn tell(&self, report: &Report) -> anyhow::Result<()> {
+    fn publish(&self, report: &Report) -> anyhow::Result<()> {
         console::line(&report.text());
         if report.machine.device.starts_with("wgpu") {
             console::line(&graphics::table(report));
@@ -235,19 +235,19 @@ impl Bench<'_> {
             read.scored()
         ));
         let mut rows = Vec::new();
-        let mut tell = |who: String, perplexity: f64| {
-            console::line(&format!("{who:<28} {perplexity:>10.4}"));
-            rows.push(serde_json::json!({ "who": who, "perplexity": perplexity }));
+        let mut add = |name: String, perplexity: f64| {
+            console::line(&format!("{name:<28} {perplexity:>10.4}"));
+            rows.push(serde_json::json!({ "name": name, "perplexity": perplexity }));
         };
-        let stock = Choice { device: DeviceChoice::Reference, ..self.choice.clone() };
-        for choice in [&self.choice, &stock] {
-            let (perplexity, device) = perplexity::measure(&self.file, choice, &read)?;
-            tell(device, perplexity);
+        let stock = DeviceOptions { device: DeviceChoice::Reference, ..self.options.clone() };
+        for options in [&self.options, &stock] {
+            let (perplexity, device) = perplexity::measure(&self.file, options, &read)?;
+            add(device, perplexity);
         }
         if let Some(peer) = &self.peer {
-            tell("llama.cpp, same file".into(), peer.perplexity(&self.path, text, window)?);
-            let requantised = peer.requantised(&self.path)?;
-            tell("llama.cpp, Q4_0".into(), peer.perplexity(&requantised, text, window)?);
+            add("llama.cpp, same file".into(), peer.perplexity(&self.path, text, window)?);
+            let requantized = peer.requantized(&self.path)?;
+            add("llama.cpp, Q4_0".into(), peer.perplexity(&requantized, text, window)?);
         }
         match &self.common.json {
             Some(path) => write_json(path, &serde_json::json!({ "rows": rows })),
@@ -275,7 +275,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Bytes of a file, or of the files in a folder.
+/// Returns the bytes of a file, or of the files in a folder.
 fn size_on_disk(path: &Path) -> anyhow::Result<u64> {
     if path.is_file() {
         return Ok(path.metadata()?.len());
@@ -284,18 +284,19 @@ fn size_on_disk(path: &Path) -> anyhow::Result<u64> {
     Ok(sizes.sum::<std::io::Result<u64>>()?)
 }
 
-/// The peer leaves some tensors of a file alone when it requantises: say so of the head.
-fn tell_requantised(file: &ModelFile, requantised: &Path) -> anyhow::Result<String> {
-    let made = ModelFile::open(requantised)?;
+/// Describes the formats in a requantized file. The peer leaves some tensors as they are, among them
+/// often the head.
+fn describe_requantized(file: &ModelFile, requantized: &Path) -> anyhow::Result<String> {
+    let made = ModelFile::open(requantized)?;
     let head = if file.spec().tied_embeddings { "token_embd.weight" } else { "output.weight" };
     let (before, _) = file.layout(head)?;
     let (after, _) = made.layout(head)?;
     let (layers, _) = made.layout("blk.0.ffn_up.weight")?;
-    Ok(format!("its requantised file: layers {layers:?}, head {after:?} (ours: {before:?})"))
+    Ok(format!("its requantized file: layers {layers:?}, head {after:?} (ours: {before:?})"))
 }
 
-fn tell_turn(turn: &Turn, index: usize, count: usize) -> String {
+fn describe_turn(turn: &Turn, index: usize, count: usize) -> String {
     let kind = if turn.cases[0].is_prefill() { "prefill" } else { "decode" };
-    let who = report::peer_title(turn.contender);
-    format!("[{}/{count}] round {}, {kind}: {who}", index + 1, turn.round + 1)
+    let contender = report::peer_title(turn.contender);
+    format!("[{}/{count}] round {}, {kind}: {contender}", index + 1, turn.round + 1)
 }

@@ -1,5 +1,5 @@
-//! `tandem bench --handover`: KV blocks from worker to worker through the store, beside raw TCP,
-//! and the first token of a prompt that is stored, beside computing it.
+//! `tandem bench --handover`: KV blocks from worker to worker through the store, compared with raw
+//! TCP, and the first token of a stored prompt, compared with computing it.
 
 mod prefix;
 mod transport;
@@ -43,7 +43,7 @@ impl Prefix {
 }
 
 fn transport_table(transports: &[Transport]) -> String {
-    let mut table = plain(&["way", "ms", "MB/s", "of raw TCP"]);
+    let mut table = plain(["way", "ms", "MB/s", "of raw TCP"]);
     for Transport { way, ms, ratio } in transports {
         let rate = transport::BYTES as f64 / 1e3 / ms;
         table.add_row([
@@ -57,7 +57,7 @@ fn transport_table(transports: &[Transport]) -> String {
 }
 
 fn prefix_table(prefixes: &[Prefix]) -> String {
-    let mut table = plain(&["engine", "prompt tokens", "TTFT computed", "stored", "ratio"]);
+    let mut table = plain(["engine", "prompt tokens", "TTFT computed", "stored", "ratio"]);
     for prefix in prefixes {
         table.add_row([
             prefix.engine.clone(),

@@ -8,6 +8,7 @@ mod engine;
 mod figures;
 mod fleet;
 mod handover;
+mod load;
 mod path;
 mod tracing;
 mod usage;

@@ -1,11 +1,12 @@
-//! `tandem bench --tracing`: what recording every request costs.
+//! `tandem bench --tracing`: the cost of recording every request.
 //!
-//! Two systems run side by side, one without traces, one that exports all of them to a receiver
-//! that throws them away. They take turns, and only rounds are compared, so that whatever slows
-//! the machine down slows both.
+//! Two systems run side by side: one without traces, one that exports all traces to a receiver that
+//! discards them. They take turns and only rounds are compared, so that a disturbance of the machine
+//! slows both.
 
 mod sink;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -15,12 +16,12 @@ use self::sink::Sink;
 use super::CommonArgs;
 use super::figures::{median, plain};
 use super::fleet::Fleet;
-use super::path::load;
+use super::load::{LoadClient, closed_loop};
 use crate::console;
 
 const CONCURRENCY: usize = 16;
 const WARM_UP: Duration = Duration::from_secs(1);
-/// What the engines of a case take.
+/// The cases: names, and settings of the engines.
 const CASES: [(&str, &[(&str, &str)]); 2] = [
     ("engines that cost nothing", &[("engine", "simulated")]),
     (
@@ -34,29 +35,71 @@ const CASES: [(&str, &[(&str, &str)]); 2] = [
     ),
 ];
 
-/// One case: requests per second of each round, without and with traces.
+/// The figures of one case.
 #[derive(Clone, Debug, PartialEq)]
 struct Case {
     name: &'static str,
-    rounds: Vec<(f64, f64)>,
-    /// What the receiver took, per traced request.
+    rounds: Vec<Round>,
+    /// Bytes that the receiver got per traced request.
     bytes_per_request: f64,
 }
 
-impl Case {
-    /// Throughput with traces as a share of that without: the median of the rounds' ratios.
+/// Requests per second in one round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Round {
+    /// Without traces.
+    off: f64,
+    /// With traces.
+    on: f64,
+}
+
+impl Round {
     fn ratio(&self) -> f64 {
-        median(self.rounds.iter().map(|(off, on)| on / off).collect())
+        self.on / self.off
+    }
+}
+
+impl Case {
+    /// Returns the throughput with traces as a share of that without: the median of the ratios.
+    fn ratio(&self) -> f64 {
+        median(self.rounds.iter().map(Round::ratio).collect())
+    }
+}
+
+/// A system, and the client that loads it.
+struct System {
+    fleet: Fleet,
+    client: Arc<LoadClient>,
+}
+
+/// The throughput of one system in one round.
+struct Throughput {
+    requests: usize,
+    per_second: f64,
+}
+
+impl System {
+    async fn start(common: &CommonArgs, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let fleet = Fleet::start(&common.settings, settings, 1).await?;
+        let client = Arc::new(LoadClient::connect(&fleet.base).await?);
+        closed_loop(&client, CONCURRENCY, WARM_UP).await?;
+        Ok(Self { fleet, client })
+    }
+
+    async fn throughput(&self, duration: Duration) -> anyhow::Result<Throughput> {
+        let started = Instant::now();
+        let requests = closed_loop(&self.client, CONCURRENCY, duration).await?.len();
+        ensure!(requests > 0, "no request was answered");
+        let per_second = requests as f64 / started.elapsed().as_secs_f64();
+        Ok(Throughput { requests, per_second })
     }
 }
 
 /// Measures and prints.
 pub(super) async fn run(common: CommonArgs) -> anyhow::Result<()> {
-    let lasting = Duration::from_secs(if common.quick { 2 } else { 4 });
-    let rounds = if common.quick { 3 } else { common.rounds.max(5) };
     let mut cases = Vec::new();
     for (name, engine) in CASES {
-        cases.push(measure(&common, (name, engine), rounds, lasting).await?);
+        cases.push(measure(&common, name, engine).await?);
     }
     console::line(&table(&cases));
     if let Some(path) = &common.json {
@@ -68,75 +111,56 @@ pub(super) async fn run(common: CommonArgs) -> anyhow::Result<()> {
 
 async fn measure(
     common: &CommonArgs,
-    (name, engine): (&'static str, &[(&str, &str)]),
-    rounds: u32,
-    lasting: Duration,
+    name: &'static str,
+    engine: &[(&str, &str)],
 ) -> anyhow::Result<Case> {
+    let duration = Duration::from_secs(if common.quick { 2 } else { 4 });
+    let count = if common.quick { 3 } else { common.rounds.max(5) };
     let sink = Sink::start().await?;
     let url = sink.url();
     let exporting = [("telemetry.otlp_endpoint", url.as_str()), ("telemetry.sample_ratio", "1")];
-    let off = Fleet::start(&common.settings, engine, 1).await?;
-    let on = [engine, &exporting].concat();
-    let on = Fleet::start(&common.settings, &on, 1).await?;
-    for fleet in [&off, &on] {
-        load(address(fleet), CONCURRENCY, WARM_UP).await?;
-    }
-    let (mut measured, mut traced) = (Vec::new(), 0);
-    let taken = sink.bytes();
-    for round in 1..=rounds {
-        console::note(&format!("{name}, round {round} of {rounds}"));
-        // Who begins moves on.
-        let pair = match round % 2 {
-            0 => {
-                let on = rate(&on, lasting).await?;
-                (rate(&off, lasting).await?, on)
-            }
-            _ => {
-                let off = rate(&off, lasting).await?;
-                (off, rate(&on, lasting).await?)
-            }
+    let off = System::start(common, engine).await?;
+    let on = System::start(common, &[engine, &exporting].concat()).await?;
+    let bytes_before = sink.bytes();
+    let mut rounds = Vec::new();
+    let mut traced = 0;
+    for round in 1..=count {
+        console::note(&format!("{name}, round {round} of {count}"));
+        // The system that begins changes from round to round.
+        let (without, with) = if round % 2 == 0 {
+            let with = on.throughput(duration).await?;
+            (off.throughput(duration).await?, with)
+        } else {
+            (off.throughput(duration).await?, on.throughput(duration).await?)
         };
-        traced += pair.1.1;
-        measured.push((pair.0.0, pair.1.0));
+        traced += with.requests;
+        rounds.push(Round { off: without.per_second, on: with.per_second });
     }
-    ensure!(taken < sink.bytes(), "no span arrived: nothing was measured");
-    off.stop().await?;
-    on.stop().await?;
-    let bytes_per_request = (sink.bytes() - taken) as f64 / traced as f64;
-    Ok(Case { name, rounds: measured, bytes_per_request })
-}
-
-fn address(fleet: &Fleet) -> &str {
-    fleet.base.trim_start_matches("http://")
-}
-
-/// Requests per second, and how many there were.
-async fn rate(fleet: &Fleet, lasting: Duration) -> anyhow::Result<(f64, usize)> {
-    let started = Instant::now();
-    let requests = load(address(fleet), CONCURRENCY, lasting).await?.len();
-    ensure!(0 < requests, "no request was answered");
-    Ok((requests as f64 / started.elapsed().as_secs_f64(), requests))
+    let bytes = sink.bytes() - bytes_before;
+    ensure!(bytes > 0, "no span arrived, so the cost of traces was not measured");
+    off.fleet.stop().await?;
+    on.fleet.stop().await?;
+    Ok(Case { name, rounds, bytes_per_request: bytes as f64 / traced as f64 })
 }
 
 fn table(cases: &[Case]) -> String {
     let header = ["", "req/s without", "with", "ratio", "least", "most", "kB of spans a request"];
-    let mut table = plain(&header);
+    let mut table = plain(header);
     for case in cases {
-        let of = |side: fn(&(f64, f64)) -> f64| median(case.rounds.iter().map(side).collect());
-        let ratios = || case.rounds.iter().map(|(off, on)| on / off);
-        let row = [
-            format!("{:.0}", of(|round| round.0)),
-            format!("{:.0}", of(|round| round.1)),
+        let ratios = || case.rounds.iter().map(Round::ratio);
+        table.add_row([
+            case.name.to_owned(),
+            format!("{:.0}", median(case.rounds.iter().map(|round| round.off).collect())),
+            format!("{:.0}", median(case.rounds.iter().map(|round| round.on).collect())),
             format!("{:.3}", case.ratio()),
             format!("{:.3}", ratios().fold(f64::INFINITY, f64::min)),
             format!("{:.3}", ratios().fold(0.0, f64::max)),
             format!("{:.1}", case.bytes_per_request / 1e3),
-        ];
-        table.add_row([case.name.to_owned()].into_iter().chain(row));
+        ]);
     }
     format!(
-        "1 + 1 workers, {CONCURRENCY} requests at once, every request traced, medians over rounds \
-         in turns\n\n{table}"
+        "1 + 1 workers, {CONCURRENCY} requests in flight, every request traced, medians over \
+         rounds in turns\n\n{table}"
     )
 }
 
@@ -147,7 +171,9 @@ fn json(cases: &[Case]) -> serde_json::Value {
             "case": case.name,
             "ratio": case.ratio(),
             "bytes_per_request": case.bytes_per_request,
-            "rounds": rounds.map(|(off, on)| json!({ "off": off, "on": on })).collect::<Vec<_>>(),
+            "rounds": rounds
+                .map(|round| json!({ "off": round.off, "on": round.on }))
+                .collect::<Vec<_>>(),
         })
     };
     json!({ "concurrency": CONCURRENCY, "tracing": cases.iter().map(case).collect::<Vec<_>>() })
@@ -159,8 +185,9 @@ mod tests {
 
     #[test]
     fn rounds_are_compared_with_themselves() {
-        // The machine was slow in the second round; that is nobody's fault.
-        let rounds = vec![(1_000.0, 990.0), (500.0, 490.0), (1_000.0, 900.0)];
+        // The machine was slow in the second round.
+        let rounds = [(1_000.0, 990.0), (500.0, 490.0), (1_000.0, 900.0)];
+        let rounds = rounds.map(|(off, on)| Round { off, on }).to_vec();
         let case = Case { name: "free", rounds, bytes_per_request: 5_000.0 };
         assert_eq!(case.ratio(), 0.98);
         let text = table(std::slice::from_ref(&case));

@@ -1,25 +1,27 @@
-//! What is measured, in which order, and the medians over the rounds.
+//! The cases, the order in which contenders run them, and the medians over the rounds.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+
+use crate::figures::median;
 
 /// Tokens in the context of every sequence when decode begins.
 pub(super) const CONTEXT: usize = 256;
 /// Decode steps that are timed together.
 pub(super) const STEPS: usize = 32;
 
-/// One kind of work, of one size.
+/// A kind of work and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Case {
-    /// The prompt of one sequence, of so many tokens.
+    /// One prompt of this many tokens.
     Prefill(usize),
-    /// Steps of so many sequences, one token each.
+    /// Steps of this many sequences, one token each.
     Decode(usize),
 }
 
 impl Case {
-    /// Those of the report.
+    /// The cases of a full report.
     pub(super) const FULL: [Self; 8] = [
         Self::Prefill(128),
         Self::Prefill(512),
@@ -30,7 +32,7 @@ impl Case {
         Self::Decode(16),
         Self::Decode(32),
     ];
-    /// Those of a first impression.
+    /// The cases of `--quick`.
     pub(super) const QUICK: [Self; 4] =
         [Self::Prefill(128), Self::Prefill(512), Self::Decode(1), Self::Decode(16)];
 
@@ -38,14 +40,14 @@ impl Case {
         matches!(self, Self::Prefill(_))
     }
 
-    /// Tokens of the prompt, or sequences in the batch.
+    /// Returns the tokens of the prompt, or the sequences in the batch.
     pub(super) fn size(self) -> usize {
         match self {
             Self::Prefill(size) | Self::Decode(size) => size,
         }
     }
 
-    /// Longest sequence of the case.
+    /// Returns the length of the longest sequence of the case.
     pub(super) fn tokens_max(self) -> usize {
         match self {
             Self::Prefill(tokens) => tokens,
@@ -54,7 +56,7 @@ impl Case {
     }
 }
 
-/// A text that names no case.
+/// The error for a text that names no case.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("case {text:?} is neither prefill-TOKENS nor decode-BATCH, with 1 to {SIZE_MAX}")]
 pub(super) struct ParseCaseError {
@@ -84,18 +86,18 @@ impl fmt::Display for Case {
     }
 }
 
-/// Who computes.
+/// A program that computes the cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Contender {
-    /// This program.
+    /// Tandem.
     Ours,
     /// The peer, on the same file.
     Same,
-    /// The peer, on the file requantised to the format that it computes fastest.
-    Requantised,
+    /// The peer, on the file requantized to the format that it computes fastest.
+    Requantized,
 }
 
-/// One contender's go at the cases of one kind.
+/// One contender's run of the cases of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) round: usize,
@@ -103,8 +105,8 @@ pub(super) struct Turn {
     pub(super) cases: Vec<Case>,
 }
 
-/// Everybody's turns: in every round, for prefill and then for decode, each contender once. Who
-/// begins changes from round to round, so that nobody always runs after the same neighbour.
+/// Returns all turns: in every round, for prefill and then for decode, each contender once. The
+/// first contender changes from round to round, so that none always runs after the same neighbor.
 pub(super) fn turns(rounds: usize, contenders: &[Contender], cases: &[Case]) -> Vec<Turn> {
     let (prefill, decode): (Vec<Case>, Vec<Case>) =
         cases.iter().partition(|case| case.is_prefill());
@@ -123,7 +125,7 @@ pub(super) fn turns(rounds: usize, contenders: &[Contender], cases: &[Case]) -> 
     turns
 }
 
-/// Tokens per second, as measured.
+/// Measured tokens per second, by case and contender.
 #[derive(Debug, Default)]
 pub(super) struct Samples(BTreeMap<(Case, Contender), Vec<f64>>);
 
@@ -132,36 +134,23 @@ impl Samples {
         self.0.entry((case, contender)).or_default().push(tokens_per_second);
     }
 
-    /// The median over the rounds; none when it was not measured.
+    /// Returns the median over the rounds, or `None` if it was not measured.
     pub(super) fn median(&self, case: Case, contender: Contender) -> Option<f64> {
-        median(self.0.get(&(case, contender))?)
+        Some(median(self.0.get(&(case, contender))?.clone()))
     }
 
-    /// Slowest and fastest round.
+    /// Returns the slowest and the fastest round.
     pub(super) fn range(&self, case: Case, contender: Contender) -> Option<(f64, f64)> {
         let samples = self.0.get(&(case, contender))?;
         let first = *samples.first()?;
         Some(samples.iter().fold((first, first), |(low, high), &x| (low.min(x), high.max(x))))
     }
 
-    /// The median over the rounds of the ratio within a round: what disturbs both cancels out.
+    /// Returns the median over the rounds of the ratio within a round. A disturbance of both sides
+    /// cancels out.
     pub(super) fn ratio(&self, case: Case, over: Contender) -> Option<f64> {
         let (ours, theirs) = (self.0.get(&(case, Contender::Ours))?, self.0.get(&(case, over))?);
-        let ratios: Vec<f64> =
-            ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
-        median(&ratios)
-    }
-}
-
-/// The middle value, or the mean of the two middle ones.
-fn median(samples: &[f64]) -> Option<f64> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(sorted[middle]),
-        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
+        Some(median(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect()))
     }
 }
 
@@ -181,15 +170,15 @@ mod tests {
 
     #[test]
     fn everyone_has_a_turn_at_each_kind_in_every_round_and_the_first_changes() {
-        use Contender::{Ours, Requantised, Same};
-        let turns = turns(3, &[Ours, Same, Requantised], &Case::QUICK);
+        use Contender::{Ours, Requantized, Same};
+        let turns = turns(3, &[Ours, Same, Requantized], &Case::QUICK);
         assert_eq!(turns.len(), 3 * 2 * 3);
         let firsts: Vec<Contender> = turns.chunks(6).map(|round| round[0].contender).collect();
-        assert_eq!(firsts, [Ours, Same, Requantised]);
+        assert_eq!(firsts, [Ours, Same, Requantized]);
         for (index, kind) in turns.chunks(3).enumerate() {
-            let mut who: Vec<Contender> = kind.iter().map(|turn| turn.contender).collect();
-            who.sort_unstable();
-            assert_eq!(who, [Ours, Same, Requantised]);
+            let mut contenders: Vec<Contender> = kind.iter().map(|turn| turn.contender).collect();
+            contenders.sort_unstable();
+            assert_eq!(contenders, [Ours, Same, Requantized]);
             assert!(kind.iter().all(|turn| turn.cases == kind[0].cases && turn.round == index / 2));
         }
     }
@@ -213,8 +202,6 @@ mod tests {
         assert_eq!(samples.ratio(case, Contender::Same), Some(2.0));
         assert_eq!(samples.range(case, Contender::Ours), Some((9.0, 50.0)));
         assert_eq!(samples.median(Case::Decode(5), Contender::Ours), None);
-        assert_eq!(samples.ratio(case, Contender::Requantised), None);
-        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
-        assert_eq!(median(&[]), None);
+        assert_eq!(samples.ratio(case, Contender::Requantized), None);
     }
 }

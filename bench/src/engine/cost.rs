@@ -1,38 +1,38 @@
-//! Bytes that a case must read and operations that it must make, whoever computes it.
+//! Bytes that a case must read and operations that it must make, on any implementation.
 
 use model::ops::wgpu::cost::WeightBytes;
 use modelfile::{ModelFile, ModelFileError, ModelSpec};
 
 use super::cases::{CONTEXT, Case, STEPS};
 
-/// Bytes of one stored number of KV.
+/// Bytes of one number of KV.
 const KV_BYTES: f64 = 2.0;
-/// The matrices of a layer, as files name them; a model has each of them.
+/// The matrices of a layer, as files name them. Every model has all of them.
 const MATRICES: [&str; 7] =
     ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
 
-/// Matrices of a model, as the file stores them.
+/// The matrices of a model, as the file stores them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Weights {
     layer_bytes: f64,
     layer_values: f64,
     head_bytes: f64,
     head_values: f64,
-    /// Per value of the embedding.
+    /// Bytes per value of the embedding.
     embedding_bytes: f64,
 }
 
-/// What a case costs at least.
+/// The least that a case costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Cost {
-    /// Bytes read per token that counts.
+    /// Bytes read per counted token.
     pub(super) bytes_per_token: f64,
-    /// Multiplications and additions per token that counts.
+    /// Multiplications and additions per counted token.
     pub(super) operations_per_token: f64,
 }
 
 impl Weights {
-    /// Sums up the matrices of `file`.
+    /// Sums the matrices of `file`.
     pub(super) fn of(file: &ModelFile) -> Result<Self, ModelFileError> {
         let spec = file.spec();
         let mut weights = Self::default();
@@ -50,7 +50,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Bytes of a weight on average.
+    /// Returns the mean bytes of a weight.
     pub(super) fn bytes_per_value(&self) -> WeightBytes {
         WeightBytes {
             layers: self.layer_bytes / self.layer_values,
@@ -59,13 +59,13 @@ impl Weights {
         }
     }
 
-    /// The cost of `case` when prompts are computed `chunk` tokens at a time. Weights are read once
-    /// per step, KV once per token that looks at it; in a chunk, once for the chunk.
+    /// Returns the cost of `case` if a step computes `chunk` tokens of a prompt. Weights are read
+    /// once per step. KV is read once per token that attends to it, in a chunk once for the chunk.
     pub(super) fn cost(&self, spec: &ModelSpec, case: Case, chunk: usize) -> Cost {
         let (layers, width) = (spec.layers as f64, (spec.kv_heads * spec.head_dim) as f64);
         let kv_bytes = 2.0 * layers * width * KV_BYTES;
-        // Per token looked at: a product with its key and one with its value, in every query head.
-        let look = 4.0 * layers * (spec.heads * spec.head_dim) as f64;
+        // Per attended token: a product with its key and one with its value, in every query head.
+        let attend = 4.0 * layers * (spec.heads * spec.head_dim) as f64;
         match case {
             Case::Prefill(tokens) => {
                 let steps = tokens.div_ceil(chunk);
@@ -73,19 +73,19 @@ impl Weights {
                 let tokens = tokens as f64;
                 let bytes =
                     steps as f64 * self.layer_bytes + self.head_bytes + read as f64 * kv_bytes;
-                let looked = tokens * (tokens + 1.0) / 2.0;
+                let attended = tokens * (tokens + 1.0) / 2.0;
                 let operations =
-                    2.0 * (tokens * self.layer_values + self.head_values) + looked * look;
+                    2.0 * (tokens * self.layer_values + self.head_values) + attended * attend;
                 Cost { bytes_per_token: bytes / tokens, operations_per_token: operations / tokens }
             }
             Case::Decode(batch) => {
-                // The first step sees the context and itself, the last one STEPS - 1 tokens more.
+                // The first step attends to the context and itself, the last to STEPS - 1 tokens more.
                 let seen = CONTEXT as f64 + (STEPS as f64 + 1.0) / 2.0;
                 let weights = (self.layer_bytes + self.head_bytes) / batch as f64;
                 Cost {
                     bytes_per_token: weights + seen * kv_bytes,
                     operations_per_token: 2.0 * (self.layer_values + self.head_values)
-                        + seen * look,
+                        + seen * attend,
                 }
             }
         }
@@ -94,7 +94,7 @@ impl Weights {
 
 #[cfg(test)]
 impl Weights {
-    /// Of a made-up file.
+    /// Returns the weights of an invented file.
     pub(super) fn example() -> Self {
         Self {
             layer_bytes: 600.0,
@@ -106,7 +106,7 @@ impl Weights {
     }
 }
 
-/// Bytes and values of one tensor.
+/// Returns the bytes and values of one tensor.
 fn size(file: &ModelFile, name: &str) -> Result<(f64, f64), ModelFileError> {
     let (dtype, shape) = file.layout(name)?;
     let values = shape.iter().product::<usize>() as f64;

@@ -1,4 +1,4 @@
-//! A made-up result, for the tests of what is done with results.
+//! An invented result, for the tests of reports.
 
 use jiff::Timestamp;
 use kernels::Peak;
@@ -9,7 +9,7 @@ use super::cost::Weights;
 use super::machine::Resident;
 use super::report::{Machine, Report};
 
-/// A small model.
+/// Returns the shape of a small model.
 pub(super) fn spec() -> ModelSpec {
     ModelSpec {
         family: Family::Llama,
@@ -32,9 +32,9 @@ pub(super) fn spec() -> ModelSpec {
     }
 }
 
-/// Two rounds of all cases, ours ahead of both peers.
+/// Returns two rounds of all cases, with Tandem ahead of both peers.
 pub(super) fn report() -> Report {
-    let peers = vec![Contender::Same, Contender::Requantised];
+    let peers = vec![Contender::Same, Contender::Requantized];
     let mut samples = Samples::default();
     for case in Case::FULL {
         let rate = if case.is_prefill() { 2000.0 } else { 70.0 * (1 + case.size()) as f64 };
@@ -42,7 +42,7 @@ pub(super) fn report() -> Report {
             let rate = rate + f64::from(round) * 10.0;
             samples.add(case, Contender::Ours, rate);
             samples.add(case, Contender::Same, rate / 4.0);
-            samples.add(case, Contender::Requantised, rate / 2.0);
+            samples.add(case, Contender::Requantized, rate / 2.0);
         }
     }
     Report {

@@ -1,13 +1,13 @@
-//! Kernel by kernel, what a step costs at least on a graphics device, and what of it was achieved.
+//! The least cost of each kernel of a step on a graphics device, and the rates achieved.
 
-use comfy_table::{CellAlignment, Table, presets};
 use model::ops::wgpu::cost::{self, KernelCost, Work};
 
 use super::cases::{CONTEXT, Case, Contender, STEPS};
 use super::report::Report;
+use crate::figures::{plain, render};
 
-/// Bytes and operations of the kernels in a step of each case that is measured step by step, in
-/// millions; then the step as it was measured.
+/// Renders the bytes and operations, in millions, of the kernels in a step of each case whose steps
+/// are alike, and then the rates that were measured.
 pub(super) fn table(report: &Report) -> String {
     let cases: Vec<(Case, Vec<KernelCost>)> = report
         .cases
@@ -18,11 +18,9 @@ pub(super) fn table(report: &Report) -> String {
         })
         .collect();
     let Some((_, first)) = cases.first() else { return String::new() };
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
     let mut header = vec!["one step".to_owned(), "launches".to_owned()];
     header.extend(cases.iter().map(|(case, _)| format!("{case}, MB / Mop")));
-    table.set_header(header);
+    let mut table = plain(header);
     for (index, kernel) in first.iter().enumerate() {
         let mut row = vec![kernel.kernel.to_owned(), kernel.launches.to_string()];
         row.extend(
@@ -46,15 +44,10 @@ pub(super) fn table(report: &Report) -> String {
     }
     table.add_row(whole);
     table.add_row(achieved);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let lines: Vec<String> =
-        table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
+    render(&table)
 }
 
-/// The work of one step of a case; none where a case is made of unlike steps.
+/// Returns the work of one step of a case, or `None` if its steps differ.
 fn work(case: Case, chunk: usize) -> Option<Work> {
     match case {
         Case::Decode(batch) => Some(Work {

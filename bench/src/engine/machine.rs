@@ -1,4 +1,4 @@
-//! What the figures were measured on: processor, load, memory, and the most that it can do.
+//! The machine of a measurement: processor, load, memory, and its peak rates.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,65 +6,59 @@ use std::thread::{self, JoinHandle};
 
 use kernels::{Cpu, Isa, Peak, Precision};
 use model::IsaChoice;
+use procfs::process::{Process, Status};
+use procfs::{CpuInfo, Current as _, LoadAverage, Meminfo};
 
-/// The machine is shared: the best of a few looks is what it can do.
+/// Probes of which the best counts, since other programs share the machine.
 const PROBES: usize = 4;
 
-/// The processor's name, as the system tells it.
+/// Returns the processor's name, or the architecture if the system does not name it.
 pub(super) fn cpu_name() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let named = info.lines().find_map(|line| {
-        let (key, value) = line.split_once(':')?;
-        (key.trim() == "model name").then(|| value.trim().to_owned())
-    });
-    named.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+    let info = CpuInfo::current().ok();
+    let name = info.as_ref().and_then(|info| info.model_name(0));
+    name.unwrap_or(std::env::consts::ARCH).to_owned()
 }
 
-/// Cores that this process may use.
+/// Returns the number of cores that this process may use.
 pub(super) fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The machine's memory, where the system tells it.
+/// Returns the machine's memory, if `/proc` has it.
 pub(super) fn memory_bytes() -> Option<u64> {
-    kibibytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
+    Some(Meminfo::current().ok()?.mem_total)
 }
 
-/// Runnable processes, averaged over the last minute, where the system tells it.
+/// Returns the load average of the last minute, if `/proc` has it.
 pub(super) fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+    Some(f64::from(LoadAverage::current().ok()?.one))
 }
 
-/// Memory of a process.
+/// The resident memory of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Resident {
-    /// Now.
+    /// The present size.
     pub(super) bytes: u64,
-    /// At its highest.
+    /// The highest size so far.
     pub(super) peak_bytes: u64,
 }
 
-/// Memory of this process, where the system tells it.
+/// Returns the memory of this process, if `/proc` has it.
 pub(super) fn own_memory() -> Option<Resident> {
-    resident(&std::fs::read_to_string("/proc/self/status").ok()?)
+    resident(&Process::myself().ok()?.status().ok()?)
 }
 
-/// Memory of another process, as long as it runs.
-pub(super) fn memory_of(process: u32) -> Option<Resident> {
-    resident(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?)
+/// Returns the memory of another process while it runs.
+pub(super) fn memory_of(pid: u32) -> Option<Resident> {
+    resident(&Process::new(i32::try_from(pid).ok()?).ok()?.status().ok()?)
 }
 
-fn resident(status: &str) -> Option<Resident> {
-    Some(Resident { bytes: kibibytes(status, "VmRSS")?, peak_bytes: kibibytes(status, "VmHWM")? })
+/// Returns the memory in a process's status, which a zombie's does not have.
+fn resident(status: &Status) -> Option<Resident> {
+    Some(Resident { bytes: status.vmrss? << 10, peak_bytes: status.vmhwm? << 10 })
 }
 
-/// The bytes of a line such as `VmRSS:   1234 kB`.
-fn kibibytes(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
-}
-
-/// The instructions that the choice leads to on this machine.
+/// Returns the instruction set that the choice selects on this machine.
 pub(super) fn isa(choice: IsaChoice) -> Isa {
     match choice {
         IsaChoice::Auto => Isa::best(),
@@ -72,7 +66,7 @@ pub(super) fn isa(choice: IsaChoice) -> Isa {
     }
 }
 
-/// The highest rates that the machine's processor and memory reach in short loops.
+/// Measures the highest rates that processor and memory reach in short loops.
 pub(super) fn peak(threads: usize, isa: IsaChoice) -> Result<Peak, kernels::SetupError> {
     let mut cpu = Cpu::new(threads, self::isa(isa), Precision::default())?;
     Ok((0..PROBES).map(|_| cpu.probe()).fold(Peak::default(), Peak::max))
@@ -86,7 +80,7 @@ pub(super) struct ForeignLoad {
 }
 
 impl ForeignLoad {
-    /// Starts them.
+    /// Starts `count` threads.
     pub(super) fn start(count: usize) -> std::io::Result<Self> {
         let mut load = Self { stop: Arc::default(), threads: Vec::with_capacity(count) };
         for index in 0..count {
@@ -106,7 +100,7 @@ impl Drop for ForeignLoad {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // It only spins: there is nothing in it that could fail.
+            // The thread only spins, so it cannot panic.
             let _ = thread.join();
         }
     }
@@ -116,18 +110,18 @@ impl Drop for ForeignLoad {
 mod tests {
     use super::*;
 
-    const STATUS: &str =
-        "Name:\ttandem\nVmPeak:\t  900 kB\nVmHWM:\t  345 kB\nVmRSS:\t  123 kB\nVmData:\t 5 kB\n";
-
     #[test]
     fn memory_is_read_from_the_status_of_a_process() {
+        let mut status = Process::myself().unwrap().status().unwrap();
+        (status.vmrss, status.vmhwm) = (Some(123), Some(345));
         let expected = Resident { bytes: 123 * 1024, peak_bytes: 345 * 1024 };
-        assert_eq!(resident(STATUS), Some(expected));
-        assert_eq!(resident("Name:\tzombie\n"), None);
+        assert_eq!(resident(&status), Some(expected));
+        status.vmrss = None;
+        assert_eq!(resident(&status), None);
     }
 
     #[test]
-    fn the_instructions_told_are_those_in_use() {
+    fn the_reported_instructions_are_those_in_use() {
         assert!(isa(IsaChoice::Auto).is_available());
         assert_eq!(isa(IsaChoice::Only(Isa::Portable)), Isa::Portable);
     }

@@ -1,4 +1,4 @@
-//! Measures a loaded model, step by step as a worker would run it.
+//! Measures a loaded model in steps, as a worker runs it.
 
 use std::time::Instant;
 
@@ -11,33 +11,37 @@ use modelfile::ModelFile;
 
 use super::cases::{CONTEXT, Case, STEPS};
 
-/// What the model may use.
+/// The device of a model and how it computes there.
 #[derive(Clone, Debug)]
-pub(super) struct Choice {
+pub(super) struct DeviceOptions {
     pub(super) device: DeviceChoice,
     pub(super) threads: usize,
     pub(super) isa: IsaChoice,
     pub(super) activations: Precision,
-    /// Tokens of a prompt that are computed in one step.
+    /// Tokens of a prompt that one step computes.
     pub(super) chunk: usize,
 }
 
-/// A model with room for all cases.
+/// A loaded model with room for all cases.
 pub(super) struct Ours {
     model: Model,
     out: StepOutput,
     chunk: usize,
-    /// Pages that prompts are computed into; those of decode's sequences follow.
+    /// Pages of prompts. Those of decode sequences follow.
     prompt_pages: Vec<u32>,
-    /// Block table of every sequence that decodes.
+    /// Block table of each decode sequence.
     tables: Vec<Vec<u32>>,
-    /// Sequences whose context is in the pages.
+    /// Decode sequences whose context is in the pages.
     filled: usize,
 }
 
 impl Ours {
     /// Loads the model, with as many pages as the largest of `cases` needs.
-    pub(super) fn load(file: &ModelFile, choice: &Choice, cases: &[Case]) -> anyhow::Result<Self> {
+    pub(super) fn load(
+        file: &ModelFile,
+        options: &DeviceOptions,
+        cases: &[Case],
+    ) -> anyhow::Result<Self> {
         let largest = |prefill: bool| {
             let sizes = cases.iter().filter(|case| case.is_prefill() == prefill);
             sizes.map(|case| case.size()).max().unwrap_or(0)
@@ -47,9 +51,9 @@ impl Ours {
         let sequences = largest(false) as u32;
         let limits = ModelLimits {
             kv_pages: (prompt + sequences * each) as usize,
-            threads: choice.threads,
-            isa: choice.isa,
-            activations: choice.activations,
+            threads: options.threads,
+            isa: options.isa,
+            activations: options.activations,
         };
         let context = file.spec().context_tokens;
         if let Some(case) = cases.iter().find(|case| case.tokens_max() > context) {
@@ -58,12 +62,12 @@ impl Ours {
                 case.tokens_max()
             );
         }
-        let model = Model::load(file, &choice.device, &limits, &mut |_| {})?;
+        let model = Model::load(file, &options.device, &limits, &mut |_| {})?;
         let table = |index: u32| (prompt + index * each..prompt + (index + 1) * each).collect();
         Ok(Self {
             model,
             out: StepOutput::default(),
-            chunk: choice.chunk,
+            chunk: options.chunk,
             prompt_pages: (0..prompt).collect(),
             tables: (0..sequences).map(table).collect(),
             filled: 0,
@@ -74,7 +78,7 @@ impl Ours {
         &self.model
     }
 
-    /// Tokens per second of one case.
+    /// Measures the tokens per second of one case.
     pub(super) fn measure(&mut self, case: Case) -> anyhow::Result<f64> {
         match case {
             Case::Prefill(tokens) => self.prefill(tokens),
@@ -96,7 +100,7 @@ impl Ours {
         timed
     }
 
-    /// Computes a prompt in chunks, and the token after it.
+    /// Computes a prompt in chunks and the token after it.
     fn prompt(&mut self, tokens: &[u32], pages: &[u32]) -> anyhow::Result<()> {
         let mut position = 0;
         for chunk in tokens.chunks(self.chunk) {
@@ -116,7 +120,7 @@ impl Ours {
         timed
     }
 
-    /// Steps of greedy decode at the context that the peer starts from, too.
+    /// Times greedy decode from the context length that the peer starts from, too.
     fn decode_in(&mut self, tables: &[Vec<u32>]) -> anyhow::Result<f64> {
         let vocab = self.model.spec().vocab;
         while self.filled < tables.len() {
@@ -133,7 +137,7 @@ impl Ours {
         Ok((tables.len() * STEPS) as f64 / started.elapsed().as_secs_f64())
     }
 
-    /// One token more for every sequence: the most likely one, chosen on the device.
+    /// Adds to every sequence its most likely next token, chosen on the device.
     fn step(
         &mut self,
         tables: &[Vec<u32>],
@@ -151,7 +155,7 @@ impl Ours {
         self.model.forward(&sequences, &mut self.out)?;
         for (token, row) in latest.iter_mut().zip(self.out.rows()) {
             let RowOutput::Top([(next, _)]) = row else {
-                bail!("one candidate was wanted of each sequence, got {row:?}");
+                bail!("expected one candidate per sequence, got {row:?}");
             };
             *token = *next;
         }
@@ -163,7 +167,7 @@ fn pages(tokens: usize) -> u32 {
     tokens.div_ceil(BLOCK_TOKENS) as u32
 }
 
-/// Tokens without meaning, as the peer's benchmarks use them; the same for the same seed.
+/// Returns meaningless tokens, like those of the peer's benchmarks, from a seed.
 fn random_tokens(count: usize, seed: u64, vocab: usize) -> Vec<u32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03;
     let mut next = || {

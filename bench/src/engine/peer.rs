@@ -1,4 +1,4 @@
-//! llama.cpp's programs: found, run one at a time with a deadline, their memory watched.
+//! Runs llama.cpp's programs one at a time, with a deadline, and watches their memory.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
@@ -13,36 +13,36 @@ use super::cases::{CONTEXT, Case, STEPS};
 use super::machine::{self, Resident};
 use super::peer_output::{self, last_lines};
 
-/// No single program takes longer, not even on a loaded machine; one that does is ended.
+/// The longest run of one program, on a loaded machine. A longer one is killed.
 const RUN_LIMIT: Duration = Duration::from_secs(1_800);
-/// Rare enough to disturb no measurement.
+/// Long enough not to disturb the measurement.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
-/// The peer divides its context evenly among sequences, in units of 256.
+/// The unit in which the peer divides its context evenly among sequences.
 const PEER_CONTEXT_STEP: usize = 256;
 
-/// The programs, and how they are to run.
+/// The peer's programs and the number of their threads.
 #[derive(Debug)]
 pub(super) struct Peer {
     programs: PathBuf,
-    /// Which build they say they are.
+    /// The build that they report.
     pub(super) build: String,
     threads: usize,
 }
 
-/// What one program printed, and its memory at its highest.
+/// The output of one program, and its memory when last seen.
 struct Printed {
     text: String,
     memory: Option<Resident>,
 }
 
-/// Tokens per second per case, and the program's memory.
+/// Tokens per second by case, and the program's memory.
 pub(super) struct PeerFigures {
     pub(super) rates: Vec<(Case, f64)>,
     pub(super) memory: Option<Resident>,
 }
 
 impl Peer {
-    /// The programs in `given`, or those that the script has built.
+    /// Finds the programs in `given`, or those that `scripts/llamacpp-build` has built.
     pub(super) fn find(given: Option<&Path>, threads: usize) -> anyhow::Result<Self> {
         let programs = match given {
             Some(folder) => folder.to_owned(),
@@ -62,7 +62,7 @@ impl Peer {
         Ok(peer)
     }
 
-    /// All cases, which are of one kind, once.
+    /// Measures all cases, which are of one kind, once.
     pub(super) fn measure(&self, model: &Path, cases: &[Case]) -> anyhow::Result<PeerFigures> {
         let sizes: Vec<String> = cases.iter().map(|case| case.size().to_string()).collect();
         let sizes = sizes.join(",");
@@ -92,7 +92,7 @@ impl Peer {
         })
     }
 
-    /// The perplexity of `text` over windows of `window` tokens, the second half of each scored.
+    /// Measures the perplexity of `text` in windows of `window` tokens, whose second halves count.
     pub(super) fn perplexity(
         &self,
         model: &Path,
@@ -106,8 +106,8 @@ impl Peer {
         Ok(peer_output::perplexity(&printed.text)?)
     }
 
-    /// `model` in Q4_0, made once and kept in the cache.
-    pub(super) fn requantised(&self, model: &Path) -> anyhow::Result<PathBuf> {
+    /// Returns the path of `model` in Q4_0, which is made once and kept in the cache.
+    pub(super) fn requantized(&self, model: &Path) -> anyhow::Result<PathBuf> {
         let digest = ModelFile::open(model)?.digest()?;
         let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         let folder = provision::Cache::locate()?.root().join("llamacpp/models");
@@ -130,7 +130,7 @@ impl Peer {
         command.arg("-m").arg(model).args(["-t", &self.threads.to_string()])
     }
 
-    /// Runs one program to its end.
+    /// Runs one program to completion.
     fn run(
         &self,
         program: &'static str,
@@ -143,7 +143,7 @@ impl Peer {
         let child = command.spawn().with_context(|| format!("run {program}"))?;
         let (ended, memory) = Running(child).watch(program)?;
         let text =
-            read_back(&mut output).with_context(|| format!("read what {program} printed"))?;
+            read_back(&mut output).with_context(|| format!("read the output of {program}"))?;
         if !ended.success() {
             bail!("{program} failed ({ended}):\n{}", last_lines(&text, 8));
         }
@@ -158,11 +158,11 @@ fn read_back(file: &mut File) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A program that does not outlive its owner.
+/// A process that is killed when this is dropped.
 struct Running(Child);
 
 impl Running {
-    /// How it ended, and its memory when last seen.
+    /// Waits for its end; returns its exit status and its memory when last seen.
     fn watch(
         mut self,
         program: &str,
@@ -184,7 +184,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only where the program has ended already.
+        // Both fail only if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

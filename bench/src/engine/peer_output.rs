@@ -1,36 +1,30 @@
-//! Reads what llama.cpp's programs print.
+//! Reads the output of llama.cpp's programs.
 
 use serde_json::Value;
 
-/// What a program printed that is not what its figures look like.
+/// An error in the output of a program.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OutputError {
-    /// A case is missing.
-    #[error("{program} printed no figure for {what}; it printed:\n{printed}")]
-    Missing {
-        /// Which program.
-        program: &'static str,
-        /// The case.
-        what: String,
-        /// The end of what it printed.
-        printed: String,
-    },
+    /// The output has no figure for a case.
+    #[error("{program} printed no figure for {case}; the end of its output:\n{printed}")]
+    Missing { program: &'static str, case: String, printed: String },
 }
 
-/// Tokens per second of prompts of `tokens`, from `llama-bench -o jsonl`.
+/// Returns the tokens per second of prompts of `tokens`, from `llama-bench -o jsonl`.
 pub(super) fn prefill_rate(printed: &str, tokens: usize) -> Result<f64, OutputError> {
     let is_case = |row: &Value| row["n_prompt"] == tokens && row["n_gen"] == 0;
     find(printed, "avg_ts", is_case)
         .ok_or_else(|| missing("llama-bench", format!("a prompt of {tokens} tokens"), printed))
 }
 
-/// Tokens per second of `batch` sequences, from `llama-batched-bench --output-format jsonl`.
+/// Returns the tokens per second of `batch` sequences, from
+/// `llama-batched-bench --output-format jsonl`.
 pub(super) fn decode_rate(printed: &str, batch: usize) -> Result<f64, OutputError> {
     find(printed, "speed_tg", |row| row["pl"] == batch)
         .ok_or_else(|| missing("llama-batched-bench", format!("batch {batch}"), printed))
 }
 
-/// The perplexity that `llama-perplexity` ends with.
+/// Returns the final estimate of `llama-perplexity`.
 pub(super) fn perplexity(printed: &str) -> Result<f64, OutputError> {
     printed
         .rsplit_once("Final estimate: PPL = ")
@@ -38,7 +32,7 @@ pub(super) fn perplexity(printed: &str) -> Result<f64, OutputError> {
         .ok_or_else(|| missing("llama-perplexity", "the whole text".to_owned(), printed))
 }
 
-/// `field` of the first row that is the case; other lines are the program's talk.
+/// Returns `field` of the first row that is the case. Lines that are not JSON are skipped.
 fn find(printed: &str, field: &str, is_case: impl Fn(&Value) -> bool) -> Option<f64> {
     printed
         .lines()
@@ -48,11 +42,11 @@ fn find(printed: &str, field: &str, is_case: impl Fn(&Value) -> bool) -> Option<
         .filter(|rate| rate.is_finite() && *rate > 0.0)
 }
 
-fn missing(program: &'static str, what: String, printed: &str) -> OutputError {
-    OutputError::Missing { program, what, printed: last_lines(printed, 8) }
+fn missing(program: &'static str, case: String, printed: &str) -> OutputError {
+    OutputError::Missing { program, case, printed: last_lines(printed, 8) }
 }
 
-/// The last lines that are not empty.
+/// Returns the last `count` lines that are not empty.
 pub(super) fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
@@ -62,7 +56,7 @@ pub(super) fn last_lines(text: &str, count: usize) -> String {
 mod tests {
     use super::*;
 
-    /// Printed by the programs of b11434, on another machine than this test's.
+    /// Output of the programs of b11434.
     const BENCH: &str = include_str!("samples/llama-bench.jsonl");
     const BATCHED: &str = include_str!("samples/llama-batched-bench.jsonl");
     const PERPLEXITY: &str = include_str!("samples/llama-perplexity.txt");
@@ -79,10 +73,10 @@ mod tests {
     }
 
     #[test]
-    fn talk_between_the_figures_is_skipped() {
-        let talk = format!("load: 5 {{\n\n{BATCHED}\n{{\"pl\": 3, \"speed_tg\": 1.5}} \n~");
-        assert_eq!(decode_rate(&talk, 2).unwrap(), 55.182_690);
-        assert_eq!(decode_rate(&talk, 3).unwrap(), 1.5);
+    fn lines_between_the_figures_are_skipped() {
+        let output = format!("load: 5 {{\n\n{BATCHED}\n{{\"pl\": 3, \"speed_tg\": 1.5}} \n~");
+        assert_eq!(decode_rate(&output, 2).unwrap(), 55.182_690);
+        assert_eq!(decode_rate(&output, 3).unwrap(), 1.5);
     }
 
     #[test]

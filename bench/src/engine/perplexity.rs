@@ -1,4 +1,4 @@
-//! Perplexity of a text, scored as `llama-perplexity` scores it, so that figures can stand side by side.
+//! Perplexity of a text, scored as `llama-perplexity` scores it, so that the figures are comparable.
 
 use std::path::Path;
 
@@ -6,25 +6,25 @@ use anyhow::{Context as _, bail};
 use model::{BLOCK_TOKENS, BatchSequence, Model, ModelLimits, RowOutput, StepOutput, Wanted};
 use modelfile::ModelFile;
 
-use super::ours::Choice;
+use super::ours::DeviceOptions;
 
-/// Rows of logits that leave the device at once.
+/// Rows of logits that leave the device in one step.
 const ROWS_MAX: usize = 64;
 
-/// A text as the model reads it, cut into windows.
+/// The tokens of a text, cut into windows.
 #[derive(Debug)]
 pub(super) struct Text {
     windows: Vec<Vec<u32>>,
 }
 
 impl Text {
-    /// Tokenises the text and cuts it, as the peer does: the texts of special tokens are ordinary
-    /// text, every window begins with the beginning-of-text token where the model wants one, and
-    /// what does not fill a window is left out.
+    /// Tokenizes and cuts the text as the peer does: the texts of special tokens are ordinary text,
+    /// every window begins with the beginning-of-text token if the model has one, and the rest that
+    /// does not fill a window is dropped.
     pub(super) fn read(path: &Path, file: &ModelFile, window: usize) -> anyhow::Result<Self> {
         if window < 4 || window > file.spec().context_tokens {
             let context = file.spec().context_tokens;
-            bail!("a window of {window} tokens: expected 4 to the model's context, {context}");
+            bail!("--window {window}: expected 4 to the model's context, {context}");
         }
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         let special = file.special();
@@ -33,17 +33,17 @@ impl Text {
         tokens.extend(file.tokenizer()?.encode(&text, false)?);
         if tokens.len() < 2 * window {
             let (count, wanted) = (tokens.len(), 2 * window);
-            bail!("{} has {count} tokens; at least {wanted} are needed", path.display());
+            bail!("{} has {count} tokens, expected at least {wanted}", path.display());
         }
         Ok(Self { windows: cut(&tokens, window, begin) })
     }
 
-    /// How many windows.
+    /// Returns the number of windows.
     pub(super) fn windows(&self) -> usize {
         self.windows.len()
     }
 
-    /// How many tokens are scored.
+    /// Returns the number of scored tokens.
     pub(super) fn scored(&self) -> usize {
         self.windows.iter().map(|window| window.len() - 1 - window.len() / 2).sum()
     }
@@ -57,26 +57,26 @@ fn cut(tokens: &[u32], window: usize, begin: Option<u32>) -> Vec<Vec<u32>> {
     windows
 }
 
-/// The perplexity of `text`, and the name of the device that computed it.
+/// Measures the perplexity of `text`; returns it with the name of the device.
 pub(super) fn measure(
     file: &ModelFile,
-    choice: &Choice,
+    options: &DeviceOptions,
     text: &Text,
 ) -> anyhow::Result<(f64, String)> {
     let longest = text.windows.iter().map(Vec::len).max().unwrap_or(1);
     let pages: Vec<u32> = (0..longest.div_ceil(BLOCK_TOKENS) as u32).collect();
-    let Choice { threads, isa, activations, .. } = *choice;
+    let DeviceOptions { threads, isa, activations, .. } = *options;
     let limits = ModelLimits { kv_pages: pages.len(), threads, isa, activations };
-    let mut model = Model::load(file, &choice.device, &limits, &mut |_| {})?;
-    let mut lost = 0.0;
+    let mut model = Model::load(file, &options.device, &limits, &mut |_| {})?;
+    let mut loss = 0.0;
     for window in &text.windows {
-        lost += negative_log_likelihood(&mut model, window, &pages, choice.chunk)?;
+        loss += negative_log_likelihood(&mut model, window, &pages, options.chunk)?;
     }
-    Ok(((lost / text.scored() as f64).exp(), model.device().name.clone()))
+    Ok(((loss / text.scored() as f64).exp(), model.device().name.clone()))
 }
 
-/// Of the second half of a window: the middle token is the first that predicts, and the last one
-/// the last that is predicted.
+/// Returns the negative log likelihood of the second half of a window. The middle token is the first
+/// that predicts, and the last token is the last that is predicted.
 fn negative_log_likelihood(
     model: &mut Model,
     window: &[u32],
@@ -91,19 +91,19 @@ fn negative_log_likelihood(
         model.forward(&[sequence], &mut out)?;
         position += tokens.len();
     }
-    let mut lost = 0.0;
+    let mut loss = 0.0;
     for tokens in window[middle..window.len() - 1].chunks(ROWS_MAX.min(chunk)) {
         let sequence = BatchSequence { tokens, position, pages, logits: Wanted::All };
         model.forward(&[sequence], &mut out)?;
         for (row, next) in out.rows().zip(&window[position + 1..]) {
             let RowOutput::Whole(logits) = row else {
-                bail!("whole rows were wanted, got {row:?}");
+                bail!("expected whole rows, got {row:?}");
             };
-            lost -= log_probability(logits, *next as usize);
+            loss -= log_probability(logits, *next as usize);
         }
         position += tokens.len();
     }
-    Ok(lost)
+    Ok(loss)
 }
 
 fn log_probability(logits: &[f32], token: usize) -> f64 {

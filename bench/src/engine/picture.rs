@@ -15,7 +15,7 @@ const INK: RGBColor = RGBColor(32, 36, 44);
 const FAINT: RGBColor = RGBColor(112, 118, 130);
 const OURS: RGBColor = RGBColor(37, 99, 176);
 const SAME: RGBColor = RGBColor(226, 138, 52);
-const REQUANTISED: RGBColor = RGBColor(150, 158, 170);
+const REQUANTIZED: RGBColor = RGBColor(150, 158, 170);
 const FONT: &str = "DejaVu Sans, Helvetica, Arial, sans-serif";
 /// Share of a case's width that its bars fill.
 const FILLED: f64 = 0.8;
@@ -142,7 +142,7 @@ fn colour(contender: Contender) -> RGBColor {
     match contender {
         Contender::Ours => OURS,
         Contender::Same => SAME,
-        Contender::Requantised => REQUANTISED,
+        Contender::Requantized => REQUANTIZED,
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
             .collect();
         for &case in &report.cases {
             assert!(texts.contains(&case.size().to_string().as_str()), "{case} in {texts:?}");
-            for contender in [Contender::Ours, Contender::Same, Contender::Requantised] {
+            for contender in [Contender::Ours, Contender::Same, Contender::Requantized] {
                 let figure = format!("{:.0}", report.samples.median(case, contender).unwrap());
                 assert!(texts.contains(&figure.as_str()), "{figure} in {texts:?}");
             }

@@ -1,6 +1,5 @@
-//! The result as a table for people and as JSON for programs.
+//! The result as a table and as JSON.
 
-use comfy_table::{CellAlignment, Table, presets};
 use kernels::Peak;
 use modelfile::ModelSpec;
 use serde_json::{Map, Value, json};
@@ -8,13 +7,14 @@ use serde_json::{Map, Value, json};
 use super::cases::{Case, Contender, Samples};
 use super::cost::Weights;
 use super::machine::Resident;
+use crate::figures::{plain, render};
 
-/// Everything that was measured, and on what.
+/// All measurements of a run, and their machine.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) cases: Vec<Case>,
     pub(super) samples: Samples,
-    /// The peers that took part.
+    /// The peers that were measured.
     pub(super) peers: Vec<Contender>,
     pub(super) weights: Weights,
     pub(super) spec: ModelSpec,
@@ -23,7 +23,7 @@ pub(super) struct Report {
     pub(super) machine: Machine,
 }
 
-/// What the figures were measured on.
+/// The machine and the setup of the measurements.
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     pub(super) cpu: String,
@@ -32,41 +32,41 @@ pub(super) struct Machine {
     pub(super) threads: usize,
     pub(super) foreign_load: usize,
     pub(super) device: String,
-    /// Instructions, where the CPU computes.
+    /// The instruction set, if the CPU computes.
     pub(super) isa: Option<String>,
-    /// What activations are rounded to, where the CPU computes.
+    /// The precision of activations, if the CPU computes.
     pub(super) activations: Option<String>,
     pub(super) model: String,
-    /// Name and size of the file.
+    /// Name and bytes of the model file.
     pub(super) file: (String, u64),
     pub(super) load_before: Option<f64>,
     pub(super) load_after: Option<f64>,
-    /// The most that the processor and its memory can do, where they compute.
+    /// The peak rates of processor and memory, if the CPU computes.
     pub(super) peak: Option<Peak>,
-    /// Memory of this process after the model was loaded, and at the end.
+    /// Memory of this process after the model was loaded.
     pub(super) loaded: Option<Resident>,
+    /// Memory of this process at the end.
     pub(super) ended: Option<Resident>,
-    /// The largest of the peer's programs.
+    /// Peak memory of the largest of the peer's programs.
     pub(super) peer_peak_bytes: Option<u64>,
-    /// The peer's build, and what its requantised file is.
+    /// The peer's build.
     pub(super) peer: Option<String>,
-    pub(super) requantised: Option<String>,
+    /// A description of the peer's requantized file.
+    pub(super) requantized: Option<String>,
     pub(super) rounds: usize,
     pub(super) measured_at: jiff::Timestamp,
 }
 
 impl Report {
-    /// Bytes per second and operations per second that the median of a case amounts to.
+    /// Returns the bytes per second and operations per second of the median of a case.
     pub(super) fn achieved(&self, case: Case) -> Option<(f64, f64)> {
         let rate = self.samples.median(case, Contender::Ours)?;
         let cost = self.weights.cost(&self.spec, case, self.chunk);
         Some((rate * cost.bytes_per_token, rate * cost.operations_per_token))
     }
 
-    /// The table and the lines around it.
+    /// Renders the table and the lines around it.
     pub(super) fn text(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
         let mut header = vec!["case".to_owned(), "tok/s".to_owned(), "slowest-fastest".to_owned()];
         for peer in &self.peers {
             header.extend([peer_title(*peer).to_owned(), "ratio".to_owned()]);
@@ -75,16 +75,11 @@ impl Report {
         if self.machine.peak.is_some() {
             header.extend(["of memory".to_owned(), "of int8".to_owned()]);
         }
-        table.set_header(&header);
+        let mut table = plain(header);
         for &case in &self.cases {
             table.add_row(self.row(case));
         }
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        let lines: Vec<String> =
-            table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
-        format!("{}\n{}\n{}", self.machine.head(), lines.join("\n"), self.machine.foot())
+        format!("{}\n{}\n{}", self.machine.head(), render(&table), self.machine.foot())
     }
 
     fn row(&self, case: Case) -> Vec<String> {
@@ -114,7 +109,7 @@ impl Report {
         row
     }
 
-    /// `{"rows": [...], "machine": {...}}`.
+    /// Renders `{"rows": [...], "machine": {...}}`.
     pub(super) fn json(&self) -> Value {
         let rows: Vec<Value> = self.cases.iter().map(|&case| self.json_row(case)).collect();
         json!({ "rows": rows, "machine": self.machine.json() })
@@ -144,7 +139,7 @@ impl Report {
 }
 
 impl Machine {
-    /// One line: what computed.
+    /// Renders one line: model, device, processor, threads, rounds.
     pub(super) fn head(&self) -> String {
         let load = match self.foreign_load {
             0 => String::new(),
@@ -161,7 +156,7 @@ impl Machine {
         )
     }
 
-    /// The device, and its instructions where that is a choice.
+    /// Returns the device, with its instruction set if the CPU computes.
     pub(super) fn device(&self) -> String {
         match &self.isa {
             Some(isa) => format!("{} ({isa})", self.device),
@@ -180,7 +175,7 @@ impl Machine {
         )];
         if let Some(peak) = self.peak {
             lines.push(format!(
-                "at best this machine reads {:.1} GB/s, and makes {:.0} Gop/s of int8, {:.0} of f32",
+                "peak rates of this machine: {:.1} GB/s, {:.0} Gop/s of int8, {:.0} Gop/s of f32",
                 peak.memory_bytes / 1e9,
                 peak.int8_operations / 1e9,
                 peak.f32_operations / 1e9
@@ -188,7 +183,7 @@ impl Machine {
         }
         if let (Some(loaded), Some(ended)) = (self.loaded, self.ended) {
             lines.push(format!(
-                "resident: {} once loaded, {} at the end, {} at its highest; the file has {}",
+                "resident: {} once loaded, {} at the end, {} at its peak; the file has {}",
                 mib(loaded.bytes),
                 mib(ended.bytes),
                 mib(ended.peak_bytes),
@@ -198,10 +193,10 @@ impl Machine {
         if let Some(peer) = &self.peer {
             let memory = self
                 .peer_peak_bytes
-                .map_or_else(String::new, |bytes| format!(", {} at its highest", mib(bytes)));
+                .map_or_else(String::new, |bytes| format!(", {} at its peak", mib(bytes)));
             lines.push(format!("llama.cpp {peer}{memory}"));
         }
-        lines.extend(self.requantised.clone());
+        lines.extend(self.requantized.clone());
         lines.join("\n")
     }
 
@@ -235,18 +230,18 @@ impl Machine {
             "versions": {
                 "tandem": env!("CARGO_PKG_VERSION"),
                 "llama_cpp": self.peer,
-                "requantised": self.requantised,
+                "requantized": self.requantized,
             },
         })
     }
 }
 
-/// Heading of a peer's column.
+/// Returns the heading of a contender's column.
 pub(super) fn peer_title(peer: Contender) -> &'static str {
     match peer {
         Contender::Ours => "tandem",
         Contender::Same => "llama.cpp, same file",
-        Contender::Requantised => "llama.cpp, Q4_0",
+        Contender::Requantized => "llama.cpp, Q4_0",
     }
 }
 
@@ -254,7 +249,7 @@ fn peer_key(peer: Contender) -> &'static str {
     match peer {
         Contender::Ours => "ours",
         Contender::Same => "same",
-        Contender::Requantised => "q4_0",
+        Contender::Requantized => "q4_0",
     }
 }
 
@@ -291,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_tells_rates_ratios_and_shares() {
+    fn the_table_has_rates_ratios_and_shares() {
         let report = example::report();
         let (bytes, operations) = report.achieved(Case::Decode(1)).unwrap();
         let row = report.row(Case::Decode(1));

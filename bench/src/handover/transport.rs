@@ -1,5 +1,5 @@
-//! One prompt's blocks from one worker to another: through the stream as they are stored, out of
-//! the stream later, and over a plain TCP connection.
+//! The blocks of one prompt from one worker to another: through the stream as they are put, from the
+//! stream later, and over a plain TCP connection.
 
 use std::time::{Duration, Instant};
 
@@ -18,17 +18,16 @@ use crate::figures::median;
 /// A prompt of two thousand tokens on a model of 135 million parameters.
 pub(super) const BLOCKS: usize = 128;
 const BLOCK_BYTES: usize = 360 << 10;
-/// All of it.
+/// Bytes of all blocks.
 pub(super) const BYTES: usize = BLOCKS * BLOCK_BYTES;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const ROUND_LIMIT: Duration = Duration::from_secs(60);
-/// Old rounds leave by themselves.
+/// Limits that remove the blocks of old rounds.
 const STORE: StreamLimits = StreamLimits { bytes_max: 1 << 30, age_max: Duration::from_secs(600) };
 
-/// One way, measured.
+/// The figures of one way to move the blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Transport {
-    /// Which.
     pub(super) way: &'static str,
     /// The median of all rounds.
     pub(super) ms: f64,
@@ -36,37 +35,40 @@ pub(super) struct Transport {
     pub(super) ratio: f64,
 }
 
-struct Site {
+/// Two workers' connections to the same stream.
+struct Link {
     from: Blocks,
     to: Blocks,
     worker: WorkerId,
     tap: bus::Tap,
     body: Bytes,
-    // After its clients.
+    // Dropped after its clients.
     _nats: NatsServer,
 }
 
 const WAYS: [&str; 4] =
     ["raw TCP", "hand-over, pulled", "hand-over, listened to", "reuse, fetched"];
 
-/// Every way once in every round.
+/// Measures every way once in each round.
 pub(super) async fn measure(rounds: u32) -> anyhow::Result<Vec<Transport>> {
-    let site = Site::start().await?;
+    let link = Link::start().await?;
     let mut ms: [Vec<f64>; WAYS.len()] = Default::default();
-    // The first round warms up: buffers, files, connections.
+    // The first round warms up buffers, files and connections.
     for round in 0..=rounds {
         console::note(&format!("hand-over, round {round} of {rounds}"));
-        let (pulled, heard) = (names(2 * round), names(2 * round + 1));
+        let (pulled, listened) = (hashes(2 * round), hashes(2 * round + 1));
         let taken = tokio::time::timeout(ROUND_LIMIT, async {
             anyhow::Ok([
-                raw_tcp(&site.body).await?,
-                site.pull(&pulled).await?,
-                site.listen(&heard).await?,
-                site.fetch(&pulled).await?,
+                raw_tcp(&link.body).await?,
+                link.pull(&pulled).await?,
+                link.listen(&listened).await?,
+                link.fetch(&pulled).await?,
             ])
         });
-        let taken = taken.await.context("a round took too long")??;
-        if 0 < round {
+        let taken = taken
+            .await
+            .with_context(|| format!("a round took over {} s", ROUND_LIMIT.as_secs()))??;
+        if round > 0 {
             ms.iter_mut().zip(taken).for_each(|(all, it)| all.push(it.as_secs_f64() * 1e3));
         }
     }
@@ -78,17 +80,18 @@ pub(super) async fn measure(rounds: u32) -> anyhow::Result<Vec<Transport>> {
         .collect())
 }
 
-fn names(round: u32) -> Vec<BlockHash> {
-    let name = |block: usize| {
-        let mut hash = [0; 16];
-        hash[..4].copy_from_slice(&round.to_le_bytes());
-        hash[4..12].copy_from_slice(&(block as u64).to_le_bytes());
-        BlockHash(hash)
-    };
-    (0..BLOCKS).map(name).collect()
+fn hashes(round: u32) -> Vec<BlockHash> {
+    (0..BLOCKS as u64)
+        .map(|block| {
+            let mut hash = [0; 16];
+            hash[..4].copy_from_slice(&round.to_le_bytes());
+            hash[4..12].copy_from_slice(&block.to_le_bytes());
+            BlockHash(hash)
+        })
+        .collect()
 }
 
-impl Site {
+impl Link {
     async fn start() -> anyhow::Result<Self> {
         let nats = tokio::task::spawn_blocking(|| {
             let program = provision::nats_server(&console::note).context("get nats-server")?;
@@ -111,63 +114,63 @@ impl Site {
         Ok(Self { from, to, worker, tap, body: body.into(), _nats: nats })
     }
 
-    /// The blocks are pulled as they are stored.
-    async fn pull(&self, names: &[BlockHash]) -> anyhow::Result<Duration> {
+    /// Pulls the blocks while they are put.
+    async fn pull(&self, hashes: &[BlockHash]) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        let mut pull = self.to.pull(names.to_vec()).await?;
-        let mut puts = self.put(names, None);
-        let mut came = Vec::with_capacity(BLOCKS);
+        let mut pull = self.to.pull(hashes.to_vec()).await?;
+        let mut puts = self.put(hashes, None);
+        let mut blocks = Vec::with_capacity(BLOCKS);
         while let Some(block) = pull.next().await {
-            came.push(block?.bytes);
+            blocks.push(block?.bytes);
         }
         let took = started.elapsed();
-        self.check(&came)?;
+        self.check(&blocks)?;
         finish(&mut puts).await?;
         Ok(took)
     }
 
-    /// The blocks are heard as they are put.
-    async fn listen(&self, names: &[BlockHash]) -> anyhow::Result<Duration> {
+    /// Listens to the blocks while they are put.
+    async fn listen(&self, hashes: &[BlockHash]) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        let mut expected = self.tap.expect(names.to_vec());
-        let mut puts = self.put(names, Some(&self.worker));
-        let mut came = Vec::with_capacity(BLOCKS);
+        let mut expected = self.tap.expect(hashes.to_vec());
+        let mut puts = self.put(hashes, Some(&self.worker));
+        let mut blocks = Vec::with_capacity(BLOCKS);
         while let Some(block) = expected.next().await {
-            came.push(block.bytes);
+            blocks.push(block.bytes);
         }
         let took = started.elapsed();
-        self.check(&came)?;
+        self.check(&blocks)?;
         finish(&mut puts).await?;
         Ok(took)
     }
 
-    /// The blocks were stored before.
-    async fn fetch(&self, names: &[BlockHash]) -> anyhow::Result<Duration> {
+    /// Fetches blocks that were stored before.
+    async fn fetch(&self, hashes: &[BlockHash]) -> anyhow::Result<Duration> {
         let started = Instant::now();
-        let mut fetch = self.to.fetch(names.to_vec()).await?;
-        let mut came = Vec::with_capacity(BLOCKS);
+        let mut fetch = self.to.fetch(hashes.to_vec()).await?;
+        let mut blocks = Vec::with_capacity(BLOCKS);
         while let Some(block) = fetch.next().await {
-            came.push(block?.bytes);
+            blocks.push(block?.bytes);
         }
         let took = started.elapsed();
-        self.check(&came)?;
+        self.check(&blocks)?;
         Ok(took)
     }
 
-    /// Every block came, and none is another one's.
-    fn check(&self, came: &[Vec<u8>]) -> anyhow::Result<()> {
-        ensure!(came.len() == BLOCKS, "{} blocks came, expected {BLOCKS}", came.len());
+    /// Checks that exactly the blocks that were put arrived.
+    fn check(&self, blocks: &[Vec<u8>]) -> anyhow::Result<()> {
+        ensure!(blocks.len() == BLOCKS, "{} blocks arrived, expected {BLOCKS}", blocks.len());
         let mut sent: Vec<&[u8]> = self.body.chunks(BLOCK_BYTES).collect();
-        let mut got: Vec<&[u8]> = came.iter().map(Vec::as_slice).collect();
+        let mut got: Vec<&[u8]> = blocks.iter().map(Vec::as_slice).collect();
         sent.sort_unstable();
         got.sort_unstable();
-        ensure!(sent == got, "blocks came with other contents");
+        ensure!(sent == got, "the blocks arrived with other contents");
         Ok(())
     }
 
-    fn put(&self, names: &[BlockHash], to: Option<&WorkerId>) -> JoinSet<anyhow::Result<()>> {
+    fn put(&self, hashes: &[BlockHash], to: Option<&WorkerId>) -> JoinSet<anyhow::Result<()>> {
         let mut puts = JoinSet::new();
-        for (index, &hash) in names.iter().enumerate() {
+        for (index, &hash) in hashes.iter().enumerate() {
             let bytes = self.body.slice(index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES);
             let (blocks, to) = (self.from.clone(), to.cloned());
             puts.spawn(async move {
@@ -182,12 +185,12 @@ impl Site {
 
 async fn finish(puts: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     while let Some(put) = puts.join_next().await {
-        put.context("a put failed")??;
+        put.context("put a block")??;
     }
     Ok(())
 }
 
-/// The same bytes over loopback, every block into memory of its own, and kept.
+/// Sends the same bytes over loopback and keeps every block in memory of its own.
 async fn raw_tcp(body: &Bytes) -> anyhow::Result<Duration> {
     let listener = TcpListener::bind("127.0.0.1:0").await.context("listen")?;
     let address = listener.local_addr().context("listen")?;
@@ -211,10 +214,10 @@ async fn raw_tcp(body: &Bytes) -> anyhow::Result<Duration> {
         std::io::Result::Ok(blocks)
     });
     send.await.context("send")?;
-    let came =
+    let blocks =
         tasks.join_next().await.context("receive")?.context("receive")?.context("receive")?;
     let took = started.elapsed();
-    ensure!(came.concat() == *body, "other bytes came");
+    ensure!(blocks.concat() == *body, "other bytes arrived");
     Ok(took)
 }
 
@@ -223,8 +226,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_is_used_twice() {
-        let mut all: Vec<_> = (0..9).flat_map(names).collect();
+    fn no_hash_is_used_twice() {
+        let mut all: Vec<_> = (0..9).flat_map(hashes).collect();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 9 * BLOCKS);

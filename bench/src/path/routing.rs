@@ -1,4 +1,4 @@
-//! Routing alone: what one decision takes among so many workers.
+//! Routing alone: the time of one decision among many workers.
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
@@ -8,13 +8,16 @@ use anyhow::Context as _;
 use protocol::{Role, Speed, StepCost};
 use scheduling::route::{Disaggregate, Need, WorkerView, place};
 
-/// Workers to choose among.
+use crate::figures::median;
+
+/// Numbers of workers to choose from.
 pub(super) const WORKERS: [usize; 3] = [10, 100, 1_000];
-/// Decisions of one measurement, and measurements of which the middle one counts.
+/// Decisions of one measurement.
 const DECISIONS: u32 = 500;
+/// Measurements, of which the median counts.
 const TRIES: usize = 15;
 
-/// Microseconds of one decision, by number of workers.
+/// Measures the microseconds of one decision, by number of workers.
 pub(super) fn measure() -> anyhow::Result<Vec<(usize, f64)>> {
     WORKERS.iter().map(|&workers| Ok((workers, decision_us(workers)?))).collect()
 }
@@ -31,15 +34,14 @@ fn decision_us(workers: usize) -> anyhow::Result<f64> {
         }
         tries.push(started.elapsed().as_secs_f64() * 1e6 / f64::from(DECISIONS));
     }
-    tries.sort_by(f64::total_cmp);
-    Ok(tries[TRIES / 2])
+    Ok(median(tries))
 }
 
 fn cost(step_us: f32, item_us: f32) -> StepCost {
     StepCost { step_us, item_us, pair_us: 0.01, error: 0.1, steps: 100 }
 }
 
-/// Half of each role, every one with another load and speed.
+/// Returns worker `number` of a fleet with half of each role and different loads and speeds.
 fn view(number: usize) -> anyhow::Result<WorkerView> {
     let role = if number.is_multiple_of(2) { Role::Prefill } else { Role::Decode };
     let mixed = (number * 7_919) % 1_009;

@@ -1,4 +1,4 @@
-//! An OTLP receiver that takes every span and keeps none.
+//! An OTLP receiver that counts the bytes of spans and discards them.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ const BATCH_BYTES_MAX: usize = 64 << 20;
 /// A gRPC frame: not compressed, four bytes of length, an empty message.
 const EMPTY_MESSAGE: [u8; 5] = [0; 5];
 
-/// Receives until dropped.
+/// A receiver that runs until it is dropped.
 pub(super) struct Sink {
     address: SocketAddr,
     bytes: Arc<AtomicU64>,
@@ -32,7 +32,7 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Starts receiving on a free port.
+    /// Starts a receiver on a free port.
     pub(super) async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("receive spans")?;
         let address = listener.local_addr().context("receive spans")?;
@@ -42,18 +42,18 @@ impl Sink {
         server.spawn(async move {
             let served = chassis::http::serve(listener, router, StopToken::new()).await;
             if let Err(error) = served {
-                crate::console::note(&format!("the receiver of spans ended: {error}"));
+                crate::console::note(&format!("failed to serve the receiver of spans: {error}"));
             }
         });
         Ok(Self { address, bytes, _server: server })
     }
 
-    /// What `telemetry.otlp_endpoint` is to be.
+    /// Returns the value for `telemetry.otlp_endpoint`.
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Bytes of spans so far.
+    /// Returns the bytes of spans so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -96,6 +96,6 @@ mod tests {
         let text = metrics.encode().unwrap();
         assert!(text.contains("tandem_trace_spans_exported_total 1"), "{text}");
         assert!(text.contains("tandem_trace_spans_export_failed_total 0"), "{text}");
-        assert!(0 < sink.bytes());
+        assert!(sink.bytes() > 0);
     }
 }
