@@ -15,7 +15,7 @@ pub use otlp::OtlpReceiver;
 pub use provision::NatsServer;
 pub use require::require_or_skip;
 pub use tree::{SpanEvent, SpanKind, SpanRecord, TraceTree};
-pub use wait::{PATIENCE, eventually, soon, wait_for};
+pub use wait::{PATIENCE, eventually, soon, try_for, wait_for};
 pub use worker::idle_worker;
 
 use std::path::PathBuf;

@@ -37,13 +37,22 @@ pub async fn soon<F: Future>(expectation: &str, future: F) -> F::Output {
 /// # Panics
 ///
 /// When it still fails after `limit`; the message ends with the last error.
-pub fn wait_for<T>(limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+pub fn wait_for<T>(limit: Duration, attempt: impl FnMut() -> Result<T, String>) -> T {
+    try_for(limit, attempt).unwrap_or_else(|error| panic!("not within {limit:?}: {error}"))
+}
+
+/// Blocks until `attempt` succeeds and returns its value, or the last error after `limit`: for
+/// destructors, which must not panic.
+pub fn try_for<T>(
+    limit: Duration,
+    mut attempt: impl FnMut() -> Result<T, String>,
+) -> Result<T, String> {
     let deadline = Instant::now() + limit;
     loop {
         match attempt() {
-            Ok(value) => return value,
-            Err(error) if Instant::now() >= deadline => panic!("not within {limit:?}: {error}"),
+            Err(error) if Instant::now() >= deadline => return Err(error),
             Err(_) => std::thread::sleep(POLL_PROCESS_EVERY),
+            success => return success,
         }
     }
 }

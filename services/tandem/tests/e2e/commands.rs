@@ -1,7 +1,8 @@
 //! The commands around the system: `chat`, `status`, `config`, `doctor`.
 
 use std::io::Write as _;
-use std::process::{Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use crate::fleet::{status, workers};
 use crate::harness::{free_port, shared, tandem, turn, workspace_file};
@@ -137,4 +138,30 @@ fn a_trace_that_cannot_be_shown_says_why() {
     }
     let neither = tandem().arg("trace").output().expect("it runs");
     assert!(stderr_of_failure(&neither).contains("REQUEST"), "what it wants is named");
+}
+
+/// Links the command into `folder`, as if it were installed there.
+fn install(folder: &Path) -> Command {
+    let linked = folder.join("tandem");
+    std::fs::hard_link(tandem().get_program(), &linked).expect("the same file system");
+    Command::new(linked)
+}
+
+#[test]
+fn bench_says_how_to_build_the_program_that_is_missing() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let output = install(folder.path()).args(["bench", "--quick"]).output().expect("it runs");
+    let said = stderr_of_failure(&output);
+    let missing = folder.path().join("tandem-bench").display().to_string();
+    assert!(said.contains(&missing), "{said}");
+    assert!(said.contains("cargo build -p tandem-bench"), "{said}");
+}
+
+#[test]
+fn bench_starts_the_program_beside_it_with_all_arguments() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    std::os::unix::fs::symlink("/bin/echo", folder.path().join("tandem-bench")).expect("linked");
+    let arguments = ["--path", "--json", "a file.json", "--no-such-flag"];
+    let output = install(folder.path()).arg("bench").args(arguments).output().expect("it runs");
+    assert_eq!(stdout(&output), "--path --json a file.json --no-such-flag\n");
 }

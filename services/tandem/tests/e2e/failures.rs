@@ -4,9 +4,10 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use testbed::wait_for;
 
 use crate::fleet::{assert_at_rest, status, workers};
-use crate::harness::{Lines, Needs, System, block_on, free_port, shared, tandem, turn, wait_for};
+use crate::harness::{Lines, Needs, System, block_on, free_port, shared, tandem, turn};
 use crate::http::{Stream, ask, get, text_of};
 use crate::processes::{service_below, tree_of};
 
@@ -165,7 +166,7 @@ fn the_whole_tree_goes_with_a_killed_up() {
     for kind in ["gateway", "prefill", "decode", "kvstore", "nats-server"] {
         assert!(runs(kind), "{kind} is not below `tandem up`: {tree:?}");
     }
-    tree.iter().find(|one| one.pid == system.pid()).expect("itself").kill();
+    tree.iter().find(|one| one.pid as u32 == system.pid()).expect("itself").kill();
     wait_for(Duration::from_secs(20), || {
         let left: Vec<_> = tree.iter().filter(|one| one.is_alive()).collect();
         match left.is_empty() {

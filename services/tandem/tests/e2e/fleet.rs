@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use testbed::wait_for;
 
-use crate::harness::{System, tandem, wait_for};
+use crate::harness::{System, tandem};
 
 /// Asks once.
 pub(crate) fn status(nats_url: &str) -> Result<Value, String> {

@@ -5,9 +5,9 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use testbed::OtlpReceiver;
+use testbed::{OtlpReceiver, try_for, wait_for};
 
 /// Loading two copies of the model on two busy cores.
 const READY_LIMIT: Duration = Duration::from_secs(180);
@@ -62,18 +62,6 @@ pub(crate) fn turn() -> MutexGuard<'static, ()> {
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("a bound listener has an address").port()
-}
-
-/// Asks again and again until there is an answer; what the last try said when time is up.
-pub(crate) fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
-    let deadline = Instant::now() + limit;
-    loop {
-        match ask() {
-            Ok(value) => return value,
-            Err(why) if deadline <= Instant::now() => panic!("not within {limit:?}: {why}"),
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
 }
 
 /// The lines a process has written so far.
@@ -218,14 +206,13 @@ impl System {
 impl Drop for System {
     fn drop(&mut self) {
         drop(self.up.stdin.take());
-        let deadline = Instant::now() + STOP_LIMIT;
-        while matches!(self.up.try_wait(), Ok(None)) {
-            if deadline <= Instant::now() {
-                let _ = self.up.kill();
-                let _ = self.up.wait();
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        let ended = try_for(STOP_LIMIT, || match self.up.try_wait() {
+            Ok(None) => Err("still running".to_owned()),
+            _ => Ok(()),
+        });
+        if ended.is_err() {
+            let _ = self.up.kill();
+            let _ = self.up.wait();
         }
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use modelfile::Family;
 use modelfile::fixture::TinyModel;
 use serde_json::json;
-use testbed::{HubFault, HubServer};
+use testbed::{HubFault, HubServer, wait_for};
 
-use crate::harness::{System, block_on, tandem, turn, wait_for};
+use crate::harness::{System, block_on, tandem, turn};
 use crate::http::{ask, get};
 
 const REPO: &str = "acme/tiny-1";

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testbed::wait_for;
 
 use crate::fleet::{assert_at_rest, status, workers};
-use crate::harness::{System, block_on, tandem, turn, wait_for};
+use crate::harness::{System, block_on, turn};
 use crate::http::{ask, get, post};
 
 const REST_LIMIT: Duration = Duration::from_secs(20);
@@ -84,31 +85,4 @@ fn forty_workers_start_and_serve() {
         }
     });
     assert_at_rest(&system, REST_LIMIT);
-}
-
-#[test]
-fn the_path_is_measured_without_a_model() {
-    let _turn = turn();
-    if testbed::nats().is_none() {
-        return;
-    }
-    let folder = tempfile::tempdir().expect("a directory");
-    let file = folder.path().join("path.json");
-    let output = tandem()
-        .args(["bench", "--path", "--quick", "--json"])
-        .arg(&file)
-        .output()
-        .expect("the command starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let json: Value =
-        serde_json::from_slice(&std::fs::read(&file).expect("it is written")).expect("JSON");
-    let cases = json["path"].as_array().expect("cases");
-    assert_eq!(cases.len(), 4, "{json:#}");
-    for case in cases {
-        assert!(0.0 < case["requests_per_second"].as_f64().expect("a number"), "{case:#}");
-        let cpu = &case["cpu_ms_per_request_by_process"];
-        assert!(0.0 < cpu["nats-server"].as_f64().expect("a number"), "{case:#}");
-        assert!(10.0 < case["messages_per_request"].as_f64().expect("a number"), "{case:#}");
-    }
 }
