@@ -44,7 +44,7 @@ pub(super) struct EngineArgs {
     /// Folder of the peer's programs; default: where scripts/llamacpp-build leaves them
     #[arg(long, value_name = "DIR", requires = "against")]
     peer: Option<PathBuf>,
-    /// Write an SVG picture, too
+    /// Write a page with charts, too
     #[arg(long, value_name = "FILE")]
     picture: Option<PathBuf>,
     /// Instructions of the CPU device: auto, avx512, avx2 or portable
@@ -220,7 +220,8 @@ impl Bench<'_> {
             write_json(path, &report.json())?;
         }
         if let Some(path) = &self.args.picture {
-            picture::write(report, path)?;
+            std::fs::write(path, picture::page(report))
+                .with_context(|| path.display().to_string())?;
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use crate::text::line;
 
 const STYLE: &str = include_str!("../../../assets/report.css");
 const SCRIPT: &str = include_str!("../../../assets/report.js");
-const CHARTS: &str = include_str!("../../../assets/charts.min.js");
+/// The script of Apache ECharts that defines `charts.init`, for pages with charts.
+pub const CHARTS: &str = include_str!("../../../assets/charts.min.js");
 
 /// Text from outside, safe between tags and inside quoted attributes.
 struct Safe<T>(T);
