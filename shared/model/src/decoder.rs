@@ -107,11 +107,13 @@ impl<O: ServeOps> Runner for Decoder<O> {
 }
 
 /// A runner whose steps run on the threads of a pool.
+#[cfg(feature = "reference")]
 pub(crate) struct InPool<R> {
     pub(crate) threads: rayon::ThreadPool,
     pub(crate) runner: R,
 }
 
+#[cfg(feature = "reference")]
 impl<R: Runner> Runner for InPool<R> {
     fn step(&mut self, step: &Step, out: &mut StepOutput) -> Result<(), StepError> {
         let Self { threads, runner } = self;

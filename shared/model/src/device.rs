@@ -1,10 +1,11 @@
 //! Which device runs the model, and why that one.
 
+#[cfg(feature = "wgpu")]
+pub(crate) mod adapters;
+
 use crate::error::LoadError;
-use burn::backend::{CubeDevice, DispatchDevice, WgpuDeviceKind};
-use burn::tensor::{Device, DeviceType};
-use burn_wgpu::WgpuDevice;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The device that configuration asks for: `auto`, `cpu`, `wgpu` or `wgpu:N`; and, to compare with,
@@ -75,113 +76,147 @@ pub struct ResolvedDevice {
     pub reason: String,
 }
 
-/// Whose operations compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operations {
-    Reference,
+/// Where the model lives, and whose operations compute it.
+pub(crate) enum Target {
+    /// The `kernels` crate.
     Cpu,
-    Wgpu,
+    /// Stock Burn operations on the CPU.
+    #[cfg(feature = "reference")]
+    ReferenceCpu,
+    /// CubeCL kernels on a graphics adapter.
+    #[cfg(feature = "wgpu")]
+    Wgpu(burn::tensor::Device),
+    /// Stock Burn operations on a graphics adapter.
+    #[cfg(all(feature = "reference", feature = "wgpu"))]
+    ReferenceWgpu(burn::tensor::Device),
 }
 
-/// Where the model lives, and whose operations compute it.
+/// A target and its description.
 pub(crate) struct Placement {
-    pub(crate) device: Device,
-    pub(crate) operations: Operations,
+    pub(crate) target: Target,
     pub(crate) resolved: ResolvedDevice,
 }
 
-/// Whether a device is the CPU.
-pub(crate) fn is_cpu(device: &Device) -> bool {
-    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
-}
-
-/// A graphics adapter that is not opened yet.
-struct Adapter {
-    device: Device,
-    /// What the graphics API says it is.
-    kind: String,
-    is_software: bool,
-}
-
 impl DeviceChoice {
-    /// The device this choice leads to on this machine, without loading anything.
+    /// Returns the device this choice leads to on this machine, without loading anything.
     pub fn resolve(&self) -> Result<ResolvedDevice, LoadError> {
         self.place().map(|placement| placement.resolved)
     }
 
     pub(crate) fn place(&self) -> Result<Placement, LoadError> {
         match self {
-            Self::Cpu => Ok(cpu("configured")),
-            Self::Auto => {
-                let adapters = adapters();
-                match adapters.iter().position(|adapter| !adapter.is_software) {
-                    Some(index) => Ok(gpu(adapters, index, "the first real GPU")),
-                    None if adapters.is_empty() => Ok(cpu("no graphics adapter found")),
-                    None => Ok(cpu(&format!("only software adapters found: {}", list(&adapters)))),
-                }
-            }
-            Self::Wgpu(wanted) => self.adapter(*wanted),
-            Self::Reference => Ok(reference(cpu("configured"))),
-            Self::ReferenceWgpu(wanted) => self.adapter(*wanted).map(reference),
+            Self::Cpu => Ok(cpu("configured".into())),
+            Self::Auto => Ok(auto()),
+            Self::Wgpu(index) => self.adapter(*index),
+            Self::Reference => self.reference_cpu(),
+            Self::ReferenceWgpu(index) => self.reference_adapter(*index),
         }
     }
 
-    fn adapter(&self, wanted: Option<usize>) -> Result<Placement, LoadError> {
-        let adapters = adapters();
-        let missing = |reason: String| LoadError::Device { wanted: self.to_string(), reason };
-        if adapters.is_empty() {
-            return Err(missing("no graphics adapter found".into()));
-        }
-        let best = adapters.iter().position(|adapter| !adapter.is_software).unwrap_or(0);
-        let index = wanted.unwrap_or(best);
-        if index >= adapters.len() {
-            return Err(missing(format!("the adapters are {}", list(&adapters))));
-        }
-        Ok(gpu(adapters, index, "configured"))
+    #[cfg(feature = "wgpu")]
+    fn adapter(&self, index: Option<usize>) -> Result<Placement, LoadError> {
+        let (device, resolved) = adapters::open(index).map_err(|reason| self.missing(reason))?;
+        Ok(Placement { target: Target::Wgpu(device), resolved })
+    }
+
+    #[cfg(not(feature = "wgpu"))]
+    fn adapter(&self, _index: Option<usize>) -> Result<Placement, LoadError> {
+        Err(self.missing(NO_WGPU.into()))
+    }
+
+    #[cfg(feature = "reference")]
+    fn reference_cpu(&self) -> Result<Placement, LoadError> {
+        let resolved =
+            ResolvedDevice { name: "reference cpu".into(), reason: "configured".into() };
+        Ok(Placement { target: Target::ReferenceCpu, resolved })
+    }
+
+    #[cfg(not(feature = "reference"))]
+    fn reference_cpu(&self) -> Result<Placement, LoadError> {
+        Err(self.missing(NO_REFERENCE.into()))
+    }
+
+    #[cfg(all(feature = "reference", feature = "wgpu"))]
+    fn reference_adapter(&self, index: Option<usize>) -> Result<Placement, LoadError> {
+        let (device, mut resolved) =
+            adapters::open(index).map_err(|reason| self.missing(reason))?;
+        resolved.name.insert_str(0, "reference ");
+        Ok(Placement { target: Target::ReferenceWgpu(device), resolved })
+    }
+
+    #[cfg(not(all(feature = "reference", feature = "wgpu")))]
+    fn reference_adapter(&self, _index: Option<usize>) -> Result<Placement, LoadError> {
+        #[cfg(feature = "wgpu")]
+        return Err(self.missing(NO_REFERENCE.into()));
+        #[cfg(not(feature = "wgpu"))]
+        Err(self.missing(NO_WGPU.into()))
+    }
+
+    fn missing(&self, reason: String) -> LoadError {
+        LoadError::Device { wanted: self.to_string(), reason }
     }
 }
 
-fn reference(mut placement: Placement) -> Placement {
-    placement.operations = Operations::Reference;
-    placement.resolved.name.insert_str(0, "reference ");
-    placement
+#[cfg(not(feature = "wgpu"))]
+const NO_WGPU: &str = "this program was built without graphics; build it with `--features wgpu`";
+
+#[cfg(not(feature = "reference"))]
+const NO_REFERENCE: &str =
+    "this program was built without the reference operations; build it with `--features reference`";
+
+fn cpu(reason: String) -> Placement {
+    Placement { target: Target::Cpu, resolved: ResolvedDevice { name: "cpu".into(), reason } }
 }
 
-fn list(adapters: &[Adapter]) -> String {
-    let names: Vec<String> =
-        adapters.iter().enumerate().map(|(index, a)| format!("wgpu:{index} {}", a.kind)).collect();
-    names.join(", ")
+/// Takes the first real GPU, else the CPU.
+#[cfg(feature = "wgpu")]
+fn auto() -> Placement {
+    match adapters::first_gpu() {
+        Ok((device, resolved)) => Placement { target: Target::Wgpu(device), resolved },
+        Err(reason) => cpu(reason),
+    }
 }
 
-fn cpu(reason: &str) -> Placement {
-    let resolved = ResolvedDevice { name: "cpu".into(), reason: reason.into() };
-    Placement { device: Device::flex(), operations: Operations::Cpu, resolved }
+#[cfg(not(feature = "wgpu"))]
+fn auto() -> Placement {
+    cpu(match unused_graphics() {
+        Some(sign) => format!("{sign} is here, but {NO_WGPU}"),
+        None => "built without graphics".into(),
+    })
 }
 
-/// Opens the adapter to learn its name.
-fn gpu(mut adapters: Vec<Adapter>, index: usize, reason: &str) -> Placement {
-    let Adapter { device, kind, .. } = adapters.swap_remove(index);
-    let title = device.identity().map_or(kind, |identity| identity.name);
-    let name = format!("wgpu:{index} {title}");
-    let resolved = ResolvedDevice { name, reason: reason.into() };
-    Placement { device, operations: Operations::Wgpu, resolved }
+/// Returns a sign of graphics hardware that this program cannot use because it was built without
+/// the feature `wgpu`: a device file of a GPU, or else the Vulkan loader.
+pub fn unused_graphics() -> Option<String> {
+    if cfg!(feature = "wgpu") {
+        return None;
+    }
+    gpu_file().or_else(vulkan_loader).map(|path| path.display().to_string())
 }
 
-/// The adapters of the graphics API that the runtime settles on, real GPUs or not.
-fn adapters() -> Vec<Adapter> {
-    Device::enumerate(DeviceType::Wgpu)
-        .into_iter()
-        .filter_map(|device| {
-            let DispatchDevice::Cube(CubeDevice::Wgpu(WgpuDevice { kind, .. })) =
-                device.as_dispatch()
-            else {
-                return None;
-            };
-            // What names itself neither GPU nor CPU may be either; `auto` does not bet on it.
-            let is_software = matches!(kind, WgpuDeviceKind::Cpu | WgpuDeviceKind::Other(_));
-            Some(Adapter { kind: format!("{kind:?}"), is_software, device })
-        })
-        .collect()
+fn gpu_file() -> Option<PathBuf> {
+    let named = |folder: &str, prefix: &str| {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| {
+                path.file_name()
+                    .and_then(|name| name.to_str()?.strip_prefix(prefix))
+                    .is_some_and(|number| number.parse::<u32>().is_ok())
+            })
+            .collect();
+        files.sort();
+        files.into_iter().next()
+    };
+    named("/dev", "nvidia").or_else(|| named("/dev/dri", "renderD"))
+}
+
+fn vulkan_loader() -> Option<PathBuf> {
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
+        .iter()
+        .map(|folder| Path::new(folder).join("libvulkan.so.1"))
+        .find(|path| path.exists())
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! A loaded model: one mixed step at a time, blocks out and in.
 
 use crate::batch::{BatchSequence, StepBuilder};
-use crate::decoder::{Decoder, InPool, Runner, kv_shape};
-use crate::device::{DeviceChoice, Operations, Placement, ResolvedDevice};
+use crate::decoder::{Decoder, Runner, kv_shape};
+use crate::device::{DeviceChoice, Placement, ResolvedDevice, Target};
 use crate::error::{LoadError, StepError};
 use crate::isa::IsaChoice;
 use crate::ops::KvShape;
 use crate::ops::cpu::CpuOps;
+#[cfg(feature = "reference")]
 use crate::ops::reference::ReferenceOps;
+#[cfg(feature = "wgpu")]
 use crate::ops::wgpu::WgpuOps;
 use crate::output::StepOutput;
 use crate::{BLOCK_TOKENS, Wanted};
@@ -50,7 +52,7 @@ impl Model {
         tracing::info!(model = file.name(), device = name, reason, "load model");
         let spec = file.spec().clone();
         let mut device = placement.resolved.clone();
-        if placement.operations == Operations::Cpu && limits.activations != Precision::default() {
+        if matches!(placement.target, Target::Cpu) && limits.activations != Precision::default() {
             device.name = format!("{} {}", device.name, limits.activations);
         }
         Ok(Self {
@@ -166,26 +168,28 @@ fn load_runner(
     progress: &mut dyn FnMut(f32),
 ) -> Result<Box<dyn Runner>, LoadError> {
     let pages = limits.kv_pages;
-    match placement.operations {
-        Operations::Cpu => {
+    match placement.target {
+        Target::Cpu => {
             let (isa, activations) = (limits.isa.isa(), limits.activations);
             tracing::info!(%isa, %activations, threads = limits.threads, "compute with the CPU's kernels");
             let ops = CpuOps::new(limits.threads, isa, activations)?;
             Ok(Box::new(Decoder::load(file, ops, pages, progress)?))
         }
-        Operations::Wgpu => {
-            let ops = WgpuOps::new(&placement.device)?;
+        #[cfg(feature = "wgpu")]
+        Target::Wgpu(device) => {
+            let ops = WgpuOps::new(&device)?;
             Ok(Box::new(Decoder::load(file, ops, pages, progress)?))
         }
-        Operations::Reference => {
-            let is_cpu = crate::device::is_cpu(&placement.device);
-            let ops = ReferenceOps::on(placement.device);
-            let runner = Decoder::load(file, ops, pages, progress)?;
-            if is_cpu {
-                Ok(Box::new(InPool { threads: start_threads(limits.threads)?, runner }))
-            } else {
-                Ok(Box::new(runner))
-            }
+        #[cfg(feature = "reference")]
+        Target::ReferenceCpu => {
+            let runner = Decoder::load(file, ReferenceOps::on_cpu(), pages, progress)?;
+            let threads = reference_threads(limits.threads)?;
+            Ok(Box::new(crate::decoder::InPool { threads, runner }))
+        }
+        #[cfg(all(feature = "reference", feature = "wgpu"))]
+        Target::ReferenceWgpu(device) => {
+            let runner = Decoder::load(file, ReferenceOps::on(device), pages, progress)?;
+            Ok(Box::new(runner))
         }
     }
 }
@@ -202,7 +206,8 @@ fn check_limits(limits: &ModelLimits) -> Result<(), LoadError> {
     }
 }
 
-fn start_threads(threads: usize) -> Result<rayon::ThreadPool, LoadError> {
+#[cfg(feature = "reference")]
+fn reference_threads(threads: usize) -> Result<rayon::ThreadPool, LoadError> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|index| format!("model-{index}"))

@@ -18,7 +18,7 @@ pub mod sampling;
 mod weights;
 
 pub use batch::{BatchSequence, Wanted};
-pub use device::{DeviceChoice, ParseDeviceError, ResolvedDevice};
+pub use device::{DeviceChoice, ParseDeviceError, ResolvedDevice, unused_graphics};
 pub use error::{LoadError, StepError};
 pub use forward::{Model, ModelLimits};
 pub use isa::{IsaChoice, ParseIsaChoiceError};

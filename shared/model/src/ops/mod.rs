@@ -7,7 +7,9 @@
 //! sequence, alone: on nothing else in the step, nor on how a prompt was cut into chunks.
 
 pub mod cpu;
+#[cfg(feature = "reference")]
 pub mod reference;
+#[cfg(feature = "wgpu")]
 pub mod wgpu;
 
 pub use kernels::{HeadRow, KvShape};

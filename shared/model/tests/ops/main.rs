@@ -16,12 +16,12 @@ mod oracle;
 mod random;
 mod target;
 
-use burn::tensor::{Device, DeviceType};
 use kernels::Isa;
+use model::Precision;
 use model::ops::cpu::CpuOps;
 use model::ops::reference::ReferenceOps;
+#[cfg(feature = "wgpu")]
 use model::ops::wgpu::WgpuOps;
-use model::{DeviceChoice, Precision};
 use target::{Activations, Target};
 
 /// The whole suite for one implementation, given how to open it.
@@ -54,22 +54,31 @@ macro_rules! suite {
     };
 }
 
-suite!(reference_cpu, stock(DeviceChoice::Reference));
-suite!(reference_wgpu, stock(DeviceChoice::ReferenceWgpu(None)));
+suite!(reference_cpu, reference());
+#[cfg(feature = "wgpu")]
+suite!(reference_wgpu, reference_on_adapter());
 suite!(cpu_avx512, kernels(Isa::Avx512, Precision::Int8));
 suite!(cpu_avx2, kernels(Isa::Avx2, Precision::Int8));
 suite!(cpu_portable, kernels(Isa::Portable, Precision::Int8));
 suite!(cpu_avx512_int16, kernels(Isa::Avx512, Precision::Int16));
 suite!(cpu_avx2_int16, kernels(Isa::Avx2, Precision::Int16));
 suite!(cpu_portable_int16, kernels(Isa::Portable, Precision::Int16));
+#[cfg(feature = "wgpu")]
 suite!(wgpu, graphics());
 
-fn stock(choice: DeviceChoice) -> Option<Target<ReferenceOps>> {
-    let device = testbed::require_or_skip(&format!("device {choice}"), choice.resolve())?;
+fn reference() -> Option<Target<ReferenceOps>> {
+    let ops = ReferenceOps::on_cpu();
+    let name = "reference cpu".into();
+    Some(Target { ops, name, activations: Activations::Single, is_exact: true })
+}
+
+#[cfg(feature = "wgpu")]
+fn reference_on_adapter() -> Option<Target<ReferenceOps>> {
+    let (device, name) = adapter()?;
+    let name = format!("reference {name}");
     // Stock matrix multiplication on a graphics adapter chooses its order by the number of rows.
-    let is_exact = choice == DeviceChoice::Reference;
-    let ops = ReferenceOps::open(&choice).unwrap();
-    Some(Target { ops, name: device.name, activations: Activations::Single, is_exact })
+    let (ops, is_exact) = (ReferenceOps::on(device), false);
+    Some(Target { ops, name, activations: Activations::Single, is_exact })
 }
 
 fn kernels(isa: Isa, precision: Precision) -> Option<Target<CpuOps>> {
@@ -83,11 +92,18 @@ fn kernels(isa: Isa, precision: Precision) -> Option<Target<CpuOps>> {
     Some(Target { ops, name, activations, is_exact: true })
 }
 
+#[cfg(feature = "wgpu")]
 fn graphics() -> Option<Target<WgpuOps>> {
-    let device = Device::enumerate(DeviceType::Wgpu).into_iter().next().ok_or("no adapter");
-    let device = testbed::require_or_skip("a graphics adapter", device)?;
-    let name =
-        format!("wgpu {}", device.identity().map_or_else(|| format!("{device:?}"), |it| it.name));
+    let (device, name) = adapter()?;
     let ops = WgpuOps::new(&device).unwrap();
     Some(Target { ops, name, activations: Activations::Single, is_exact: true })
+}
+
+#[cfg(feature = "wgpu")]
+fn adapter() -> Option<(burn::tensor::Device, String)> {
+    use burn::tensor::{Device, DeviceType};
+    let device = Device::enumerate(DeviceType::Wgpu).into_iter().next().ok_or("no adapter");
+    let device = testbed::require_or_skip("a graphics adapter", device)?;
+    let title = device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name);
+    Some((device, format!("wgpu {title}")))
 }

@@ -8,7 +8,6 @@ mod linear;
 mod plan;
 
 use super::{Attention, KvShape, Norm, ServeOps, Step};
-use crate::device::DeviceChoice;
 use crate::error::{LoadError, StepError};
 use crate::output::StepOutput;
 use crate::sampling;
@@ -44,14 +43,15 @@ impl Buffer {
 }
 
 impl ReferenceOps {
-    /// Opens the device that a choice leads to.
-    pub fn open(choice: &DeviceChoice) -> Result<Self, LoadError> {
-        Ok(Self::on(choice.place()?.device))
+    /// Returns the operations on the CPU.
+    pub fn on_cpu() -> Self {
+        Self { device: Device::flex(), is_cpu: true, plan: None }
     }
 
-    pub(crate) fn on(device: Device) -> Self {
-        let is_cpu = crate::device::is_cpu(&device);
-        Self { device, is_cpu, plan: None }
+    /// Returns the operations on a graphics device.
+    #[cfg(feature = "wgpu")]
+    pub fn on(device: Device) -> Self {
+        Self { device, is_cpu: false, plan: None }
     }
 }
 
