@@ -5,6 +5,7 @@ mod cases;
 mod cost;
 #[cfg(test)]
 mod example;
+#[cfg(feature = "wgpu")]
 mod graphics;
 mod machine;
 mod ours;
@@ -213,6 +214,7 @@ impl Bench<'_> {
 
     fn publish(&self, report: &Report) -> anyhow::Result<()> {
         console::line(&report.text());
+        #[cfg(feature = "wgpu")]
         if report.machine.device.starts_with("wgpu") {
             console::line(&graphics::table(report));
         }

@@ -1,5 +1,6 @@
 //! Bytes that a case must read and operations that it must make, on any implementation.
 
+#[cfg(feature = "wgpu")]
 use model::ops::wgpu::cost::WeightBytes;
 use modelfile::{ModelFile, ModelFileError, ModelSpec};
 
@@ -51,6 +52,7 @@ impl Weights {
     }
 
     /// Returns the mean bytes of a weight.
+    #[cfg(feature = "wgpu")]
     pub(super) fn bytes_per_value(&self) -> WeightBytes {
         WeightBytes {
             layers: self.layer_bytes / self.layer_values,
