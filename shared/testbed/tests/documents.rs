@@ -161,6 +161,24 @@ fn the_architecture_is_one_page() {
 }
 
 #[test]
+fn the_architecture_names_every_crate() {
+    let text = text("ARCHITECTURE.md");
+    let mut crates = vec!["bench".to_owned(), "loadgen".to_owned()];
+    for folder in ["services", "shared"] {
+        for entry in fs::read_dir(root().join(folder)).expect("the folder can be read") {
+            let path = entry.expect("the folder can be read").path();
+            if path.join("Cargo.toml").exists() {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                crates.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    assert!(crates.len() > 12, "only {} crates found", crates.len());
+    crates.retain(|name| !text.contains(&format!("`{name}`")));
+    assert!(crates.is_empty(), "ARCHITECTURE.md lacks {}", crates.join(", "));
+}
+
+#[test]
 fn every_decision_is_listed_once_under_its_number() {
     let list = text("docs/decisions/README.md");
     let mut numbers = Vec::new();
