@@ -161,15 +161,11 @@ impl Bench<'_> {
         let turns = cases::turns(machine.rounds, &contenders, &cases);
         for (index, turn) in turns.iter().enumerate() {
             console::note(&describe_turn(turn, index, turns.len()));
-            if turn.contender == Contender::Ours {
+            let file = files.iter().find(|(contender, _)| *contender == turn.contender);
+            let (Some(peer), Some((_, file))) = (&self.peer, file) else {
                 for &case in &turn.cases {
                     samples.add(case, Contender::Ours, ours.measure(case)?);
                 }
-                continue;
-            }
-            let (Some(peer), Some((_, file))) =
-                (&self.peer, files.iter().find(|(contender, _)| *contender == turn.contender))
-            else {
                 continue;
             };
             let figures = peer.measure(file, &turn.cases).or_else(|error| {
