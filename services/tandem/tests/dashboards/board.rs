@@ -41,7 +41,7 @@ impl Board {
         queries.filter_map(|query| query::metrics(query).ok()).flatten().collect()
     }
 
-    /// What is wrong with the dashboard as a whole.
+    /// Returns the faults of the dashboard as a whole.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for key in ["uid", "title", "description"] {
@@ -79,7 +79,7 @@ impl Board {
         let mut problems = Vec::new();
         for (at, panel) in panels.iter().enumerate() {
             let (x, _, width, _) = panel.place();
-            if COLUMNS < x + width {
+            if x + width > COLUMNS {
                 problems.push(format!("{:?} reaches beyond the page", panel.title()));
             }
             for other in &panels[at + 1..] {
@@ -97,12 +97,12 @@ impl Board {
         problems
     }
 
-    /// What a reader of a panel would miss.
+    /// Returns the faults of the panel that its reader would notice.
     pub(crate) fn panel_problems(&self) -> Vec<String> {
         self.shown().flat_map(|panel| panel.problems()).collect()
     }
 
-    /// What is wrong with the queries.
+    /// Returns the faults of the queries.
     pub(crate) fn query_problems(&self) -> Vec<String> {
         let variables = self.variables();
         let mut problems = Vec::new();

@@ -48,7 +48,7 @@ pub(crate) fn metrics(query: &str) -> Result<BTreeSet<String>, String> {
     Ok(names)
 }
 
-/// What is wrong with a query of a panel.
+/// Returns the faults of a query of a panel.
 pub(crate) fn problems(query: &str) -> Vec<String> {
     let tree = match parser::parse(&concrete(query)) {
         Ok(tree) => tree,

@@ -14,7 +14,7 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// What is wrong with it.
+    /// Returns the faults of the rule.
     pub(crate) fn problems(&self) -> Vec<&'static str> {
         let mut problems = Vec::new();
         if self.expression.is_empty() || parser::parse(&self.expression).is_err() {
@@ -61,7 +61,7 @@ pub(crate) fn read(text: &str) -> Vec<Rule> {
             ("expr", true) => rule.expression = value.trim_matches(['|', '"', '\'']).to_owned(),
             ("expr", false) => rule.expression += &format!(" {}", line.trim()),
             ("labels", true) => rule.severity = value.contains("severity"),
-            ("summary", true) => rule.summary = 10 < value.len(),
+            ("summary", true) => rule.summary = value.len() > 10,
             ("description", false) => rule.description += line.trim().len(),
             _ => {}
         }

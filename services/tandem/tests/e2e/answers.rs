@@ -1,4 +1,4 @@
-//! What the system answers: the right tokens, the same ones in any company, reused prefixes.
+//! Answers: the right tokens, the same ones in any batch, reused prefixes.
 
 use std::time::Duration;
 
@@ -8,15 +8,14 @@ use crate::fleet::assert_at_rest;
 use crate::harness::{System, block_on, shared, turn, workspace_file};
 use crate::http::{Stream, ask, get, post, text_of};
 
-/// Below this the reference itself is undecided between two tokens.
+/// The margin below which the reference itself is undecided between two tokens.
 const UNDECIDED: f64 = 0.05;
-/// Below this margin activations in 8 bits may choose another token.
+/// The margin below which activations in 8 bits may choose another token.
 const UNCLEAR: f64 = 1.0;
 const REST_LIMIT: Duration = Duration::from_secs(20);
 
 fn chat(message: &str, max_tokens: u32) -> Value {
     json!({
-
         "messages": [{ "role": "user", "content": message }],
         "temperature": 0,
         "max_tokens": max_tokens,
@@ -31,7 +30,7 @@ fn it_is_ready_and_says_what_it_serves() {
     assert_eq!(status, 200, "{body}");
     let (_, models) = block_on(get(&format!("{}/v1/models", system.base))).expect("it listens");
     let models: Value = serde_json::from_str(&models).expect("JSON");
-    assert!(0 < models["data"][0]["max_model_len"].as_u64().expect("a number"), "{models:#}");
+    assert!(models["data"][0]["max_model_len"].as_u64().expect("a number") > 0, "{models:#}");
 }
 
 #[test]
@@ -49,7 +48,7 @@ fn a_streamed_answer_is_the_whole_one_in_pieces() {
         Stream::open(&system.base, "/v1/chat/completions", &body).await.rest().await
     });
     assert_eq!(text_of(&events), text);
-    assert!(3 < events.len(), "the answer arrived at once: {events:#?}");
+    assert!(events.len() > 3, "the answer arrived at once: {events:#?}");
 }
 
 #[test]
@@ -57,7 +56,7 @@ fn greedy_text_over_http_is_the_reference() {
     let _turn = turn();
     let Some(system) = System::start(&["--device", "reference"], &[]) else { return };
     let Some(compared) = compare_greedy(&system, UNDECIDED) else { return };
-    assert!(150 < compared, "only {compared} tokens could be compared");
+    assert!(compared > 150, "only {compared} tokens could be compared");
 }
 
 #[test]
@@ -65,11 +64,11 @@ fn greedy_text_in_8_bits_is_the_reference_where_that_is_clear() {
     let _turn = turn();
     let Some((system, _)) = shared() else { return };
     let Some(compared) = compare_greedy(system, UNCLEAR) else { return };
-    assert!(40 < compared, "only {compared} tokens could be compared");
+    assert!(compared > 40, "only {compared} tokens could be compared");
 }
 
 /// Compares greedy answers with the golden continuations, each up to the first choice whose margin is
-/// below `least`; gives the number of tokens, or nothing without the model.
+/// below `least`; returns the number of tokens, or `None` without the model.
 fn compare_greedy(system: &System, least: f64) -> Option<usize> {
     let model = testbed::model_path()?;
     let file = modelfile::ModelFile::open(&model).expect("the model opens");
@@ -84,7 +83,7 @@ fn compare_greedy(system: &System, least: f64) -> Option<usize> {
             .as_array()
             .expect("steps")
             .iter()
-            .take_while(|step| least < step["margin"].as_f64().expect("a number"))
+            .take_while(|step| step["margin"].as_f64().expect("a number") > least)
             .count()
             .min(ids.len());
         let (path, mut body) = match &case["prompt"] {
@@ -114,7 +113,7 @@ fn numbers(value: &Value) -> Vec<u32> {
     serde_json::from_value(value.clone()).expect("numbers")
 }
 
-/// Tokens that no other case uses, so that nothing of them is stored.
+/// Returns tokens that no other case uses, so that none of their blocks are stored.
 fn fresh_prompt(salt: u32, length: u32) -> Vec<u32> {
     (0..length).map(|place| 1000 + (place * 7919 + salt * 104_729) % 39_000).collect()
 }
@@ -136,7 +135,7 @@ fn a_prompt_seen_before_is_not_computed_again() {
     assert_eq!(first["usage"]["prompt_tokens"], 500);
     assert_eq!(cached(&first), 0, "{first:#}");
     let second = block_on(ask(&system.base, "/v1/completions", &scored(&prompt, 6)));
-    assert!(500 - 16 <= cached(&second), "{second:#}");
+    assert!(cached(&second) >= 500 - 16, "{second:#}");
     assert_eq!(second["choices"][0]["text"], first["choices"][0]["text"]);
 
     // Half of it is the same: half of it is reused.

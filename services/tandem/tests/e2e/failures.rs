@@ -1,4 +1,4 @@
-//! What happens when something goes wrong.
+//! Failures: clients that leave, workers and stores that are killed, files that cannot be read.
 
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::harness::{Lines, Needs, System, block_on, free_port, shared, tandem, 
 use crate::http::{Stream, ask, get, text_of};
 use crate::processes::{service_below, tree_of};
 
-/// A request ends by its deadline, whatever happens to it; this is the default and a little more.
+/// The default deadline of a request, and a margin.
 const REQUEST_LIMIT: Duration = Duration::from_secs(130);
 const RESTART_LIMIT: Duration = Duration::from_secs(90);
 const REST_LIMIT: Duration = Duration::from_secs(20);
@@ -35,7 +35,7 @@ fn a_client_that_goes_away_frees_both_legs() {
     assert_at_rest(system, REST_LIMIT);
 }
 
-/// Kills the worker of a kind in the middle of a stream; the stream must end well or say why.
+/// Kills the worker of a kind in the middle of a stream. The stream must end well or say why.
 fn killed_in_mid_stream(kind: &str) {
     let _turn = turn();
     let Some(system) = System::start(&[], &[]) else { return };
@@ -147,9 +147,10 @@ fn the_store_killed_comes_back_and_knows_what_is_stored() {
     assert_eq!(without["choices"][0]["text"], first["choices"][0]["text"]);
     wait_for(RESTART_LIMIT, || {
         let status = status(&system.nats_url)?;
-        match status["kvstore"]["caught_up"] == true && status["kvstore"]["blocks"] != 0 {
-            true => Ok(()),
-            false => Err(format!("{status:#}\n{}", system.everything())),
+        if status["kvstore"]["caught_up"] == true && status["kvstore"]["blocks"] != 0 {
+            Ok(())
+        } else {
+            Err(format!("{status:#}\n{}", system.everything()))
         }
     });
     assert_at_rest(&system, REST_LIMIT);
@@ -169,9 +170,10 @@ fn the_whole_tree_goes_with_a_killed_up() {
     tree.iter().find(|one| one.pid as u32 == system.pid()).expect("itself").kill();
     wait_for(Duration::from_secs(20), || {
         let left: Vec<_> = tree.iter().filter(|one| one.is_alive()).collect();
-        match left.is_empty() {
-            true => Ok(()),
-            false => Err(left.iter().map(|one| one.command_line().join(" ")).collect()),
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(left.iter().map(|one| one.command_line().join(" ")).collect())
         }
     });
 }
@@ -200,7 +202,7 @@ fn a_taken_port_is_named_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(10), "it began something before it looked");
 }
 
-/// Ended when dropped.
+/// A process that is killed when this is dropped.
 struct Service(Child);
 
 impl Drop for Service {

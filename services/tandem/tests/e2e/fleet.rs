@@ -1,4 +1,4 @@
-//! The state of all parties, as `tandem status --json` tells it.
+//! The state of workers, store and gateway, from `tandem status --json`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use testbed::wait_for;
 
 use crate::harness::{System, tandem};
 
-/// Asks once.
+/// Runs `tandem status` once.
 pub(crate) fn status(nats_url: &str) -> Result<Value, String> {
     let output = tandem()
         .args(["status", "--json", "--nats", nats_url])
@@ -17,12 +17,12 @@ pub(crate) fn status(nats_url: &str) -> Result<Value, String> {
         .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The workers of one answer.
+/// Returns the workers of a status report.
 pub(crate) fn workers(status: &Value) -> Vec<Value> {
     status["workers"].as_array().cloned().unwrap_or_default()
 }
 
-/// Waits until no worker holds anything, and checks that every page is accounted for.
+/// Waits until no worker holds sequences or leases, and checks that every page is accounted for.
 pub(crate) fn assert_at_rest(system: &System, limit: Duration) {
     let status = wait_for(limit, || {
         let status = status(&system.nats_url)?;
@@ -31,9 +31,10 @@ pub(crate) fn assert_at_rest(system: &System, limit: Duration) {
                 || worker["running_sequences"] != 0
                 || worker["queued_sequences"] != 0
         };
-        match workers(&status).iter().any(busy) || workers(&status).is_empty() {
-            true => Err(format!("{status:#}\n{}", system.everything())),
-            false => Ok(status),
+        if workers(&status).iter().any(busy) || workers(&status).is_empty() {
+            Err(format!("{status:#}\n{}", system.everything()))
+        } else {
+            Ok(status)
         }
     });
     for worker in workers(&status) {

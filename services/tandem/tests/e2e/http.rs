@@ -9,21 +9,21 @@ use serde_json::Value;
 /// Longest silence of a server that has 16 streams on two cores.
 const SILENCE_LIMIT: Duration = Duration::from_secs(120);
 
-/// An answer without streaming: its status and body.
+/// Sends a request without streaming; returns the status and the body.
 pub(crate) async fn post(base: &str, path: &str, body: &Value) -> (u16, Value) {
     let response = client().post(format!("{base}{path}")).json(body).send().await.expect("sent");
     let status = response.status().as_u16();
     (status, response.json().await.expect("a JSON body"))
 }
 
-/// An answer that must be a success.
+/// Sends a request that must succeed; returns the body.
 pub(crate) async fn ask(base: &str, path: &str, body: &Value) -> Value {
     let (status, answer) = post(base, path, body).await;
     assert_eq!(status, 200, "{answer:#}");
     answer
 }
 
-/// Status and body of a GET; `None` while nobody listens.
+/// Returns status and body of a GET, or `None` while no server listens.
 pub(crate) async fn get(url: &str) -> Option<(u16, String)> {
     let response = client().get(url).send().await.ok()?;
     let status = response.status().as_u16();
@@ -33,17 +33,26 @@ pub(crate) async fn get(url: &str) -> Option<(u16, String)> {
 /// A running stream of JSON events.
 pub(crate) struct Stream {
     events: futures::stream::BoxStream<'static, String>,
-    /// The trace that the server says it belongs to.
+    /// The trace id in the response's `traceparent`.
     pub(crate) trace_id: Option<String>,
 }
 
 impl Stream {
-    /// Asks with `"stream": true`.
+    /// Sends `body` with `"stream": true`.
     pub(crate) async fn open(base: &str, path: &str, body: &Value) -> Self {
+        Self::of(client().post(format!("{base}{path}")), body).await
+    }
+
+    /// Sends `body` as part of the caller's trace.
+    pub(crate) async fn open_in(base: &str, path: &str, body: &Value, traceparent: &str) -> Self {
+        let request = client().post(format!("{base}{path}")).header("traceparent", traceparent);
+        Self::of(request, body).await
+    }
+
+    async fn of(request: reqwest::RequestBuilder, body: &Value) -> Self {
         let mut body = body.clone();
         body["stream"] = true.into();
-        let sent = client().post(format!("{base}{path}")).json(&body).send().await;
-        let response = sent.expect("sent");
+        let response = request.json(&body).send().await.expect("sent");
         let status = response.status().as_u16();
         assert_eq!(status, 200, "{}", response.text().await.unwrap_or_default());
         let header = response.headers().get("traceparent").and_then(|value| value.to_str().ok());
@@ -53,7 +62,7 @@ impl Stream {
         Self { events: data, trace_id }
     }
 
-    /// The next event; `None` after `[DONE]`.
+    /// Returns the next event, or `None` after `[DONE]`.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         let data = self.events.next().await.expect("a stream ends with [DONE]");
         if data == "[DONE]" {
@@ -63,7 +72,7 @@ impl Stream {
         Some(serde_json::from_str(&data).expect("an event holds JSON"))
     }
 
-    /// Everything up to the end.
+    /// Returns all further events.
     pub(crate) async fn rest(mut self) -> Vec<Value> {
         let mut events = Vec::new();
         while let Some(event) = self.next().await {
@@ -73,7 +82,7 @@ impl Stream {
     }
 }
 
-/// The text that the events carry, of either API.
+/// Returns the text of the events, of either API.
 pub(crate) fn text_of(events: &[Value]) -> String {
     let piece = |event: &Value| {
         let choice = &event["choices"][0];

@@ -1,4 +1,4 @@
-//! Models from a hub: fetched by the command, and served from nothing but their name.
+//! Models from a hub, fetched by the command and served by their name.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use crate::http::{ask, get};
 
 const REPO: &str = "acme/tiny-1";
 
-/// A hub with a tiny Qwen3 in one GGUF file.
+/// Starts a hub with a tiny Qwen3 in one GGUF file.
 fn hub() -> HubServer {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("tiny.gguf");
@@ -111,7 +111,7 @@ fn an_end_in_the_middle_of_a_download_is_not_held_up() {
     };
     wait_for(Duration::from_secs(60), asked);
     drop(up.stdin.take());
-    // The hub would have been waited for a minute.
+    // The hub's timeout is a minute.
     let status = wait_for(Duration::from_secs(20), || match up.try_wait() {
         Ok(Some(status)) => Ok(status),
         _ => Err("still running".to_owned()),

@@ -1,21 +1,21 @@
-//! Sampling over all services: what nobody chose beforehand is whole when it turns out to matter.
+//! Tail sampling over all services: an unsampled trace is exported whole if its request missed its
+//! SLO, and not at all otherwise.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use testbed::{OtlpReceiver, SpanRecord};
+use testbed::{OtlpReceiver, SpanRecord, wait_for};
 
 use crate::harness::{System, block_on, turn};
 use crate::http::Stream;
 
-/// Exports happen twice a second, verdicts five times.
+/// Far longer than the delays of exports and verdicts, a fifth of a second each.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
-/// Time in which what must not come would have come.
-const SILENCE: Duration = Duration::from_secs(3);
+const PATH: &str = "/v1/completions";
 
-fn body() -> Value {
-    json!({ "prompt": "one two three four one two three four one two three four one two three \
-                       four one two three four", "max_tokens": 6, "ignore_eos": true })
+fn body(words: &str) -> Value {
+    let prompt = [words; 5].join(" ");
+    json!({ "prompt": prompt, "max_tokens": 6, "ignore_eos": true })
 }
 
 fn system(receiver: &OtlpReceiver, ttft_ms: &str) -> Option<System> {
@@ -25,11 +25,26 @@ fn system(receiver: &OtlpReceiver, ttft_ms: &str) -> Option<System> {
     System::simulated(&sampling)
 }
 
-async fn trace_of_one(base: &str) -> String {
-    let stream = Stream::open(base, "/v1/completions", &body()).await;
+/// Sends an unsampled request; returns its trace id.
+async fn unsampled_request(base: &str) -> String {
+    let stream = Stream::open(base, PATH, &body("one two three four")).await;
     let trace_id = stream.trace_id.clone().expect("the answer names its trace");
     stream.rest().await;
     trace_id
+}
+
+/// Returns true if every service's spans of a request have arrived.
+fn is_whole(spans: &[SpanRecord], trace_id: &str) -> bool {
+    let names = [
+        "tokenize",
+        "kvstore lookup",
+        "prefill.compute",
+        "kv.put",
+        "decode.generate",
+        "stream",
+        "POST /v1/completions",
+    ];
+    names.iter().all(|name| spans.iter().any(|s| s.trace_id == trace_id && s.name == *name))
 }
 
 #[test]
@@ -37,14 +52,8 @@ fn a_request_that_misses_its_slo_is_whole_although_nobody_sampled_it() {
     let _turn = turn();
     let receiver = block_on(OtlpReceiver::start());
     let Some(system) = system(&receiver, "0.001") else { return };
-    let trace_id = block_on(trace_of_one(&system.base));
-    let wanted =
-        ["tokenize", "kvstore lookup", "prefill.compute", "kv.put", "decode.generate", "stream"];
-    let complete = |spans: &[SpanRecord]| {
-        let here = |name: &str| spans.iter().any(|s| s.trace_id == trace_id && s.name == name);
-        wanted.iter().all(|name| here(name)) && here("POST /v1/completions")
-    };
-    let arrived = block_on(receiver.wait_for(ARRIVAL_LIMIT, complete));
+    let trace_id = block_on(unsampled_request(&system.base));
+    let arrived = block_on(receiver.wait_for(ARRIVAL_LIMIT, |spans| is_whole(spans, &trace_id)));
     let tree = receiver.tree(&trace_id);
     assert!(arrived.is_ok(), "{tree}");
     assert_eq!((tree.roots().len(), tree.orphans().len()), (1, 0), "{tree}");
@@ -58,13 +67,24 @@ fn a_request_that_goes_well_outside_the_sample_leaves_nothing() {
     let _turn = turn();
     let receiver = block_on(OtlpReceiver::start());
     let Some(system) = system(&receiver, "60000") else { return };
-    let trace_id = block_on(trace_of_one(&system.base));
-    std::thread::sleep(SILENCE);
-    assert!(receiver.spans_of_trace(&trace_id).is_empty(), "{}", receiver.tree(&trace_id));
-    let metrics = format!("{}/metrics", system.base);
-    let (_, text) = block_on(crate::http::get(&metrics)).expect("the gateway answers");
-    let forgotten = text.lines().find_map(|line| {
-        line.strip_prefix("tandem_trace_spans_forgotten_total ")?.parse::<u64>().ok()
+    let trace_id = block_on(unsampled_request(&system.base));
+    wait_for(ARRIVAL_LIMIT, || {
+        let metrics = format!("{}/metrics", system.base);
+        let (_, text) = block_on(crate::http::get(&metrics)).ok_or("no answer")?;
+        let forgotten = text.lines().find_map(|line| {
+            line.strip_prefix("tandem_trace_spans_forgotten_total ")?.parse::<u64>().ok()
+        });
+        if forgotten.is_some_and(|spans| spans > 5) { Ok(()) } else { Err(text) }
     });
-    assert!(forgotten.is_some_and(|spans| 5 < spans), "{text}");
+
+    // A sampled request's spans are exported after all that its predecessor could have left.
+    let sampled = "5a".repeat(16);
+    block_on(async {
+        let traceparent = format!("00-{sampled}-00f067aa0ba902b7-01");
+        let body = body("four three two one");
+        Stream::open_in(&system.base, PATH, &body, &traceparent).await.rest().await;
+    });
+    let arrived = block_on(receiver.wait_for(ARRIVAL_LIMIT, |spans| is_whole(spans, &sampled)));
+    assert!(arrived.is_ok(), "{}", receiver.tree(&sampled));
+    assert!(receiver.spans_of_trace(&trace_id).is_empty(), "{}", receiver.tree(&trace_id));
 }

@@ -28,7 +28,7 @@ fn the_official_python_client_is_content() {
     assert!(output.status.success(), "{said}\n{complained}\n{}", system.everything());
 }
 
-/// A directory with the client in it, filled once by pip.
+/// Returns a directory with the client in it, which pip fills once.
 fn client_packages() -> Result<PathBuf, String> {
     let cache = provision::Cache::locate().map_err(|error| error.to_string())?;
     let folder = cache.root().join("python").join(CLIENT.replace("==", "-"));
@@ -47,13 +47,14 @@ fn client_packages() -> Result<PathBuf, String> {
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }
-    // Another test process may have been quicker; then its copy serves.
+    // Another test process may have been faster. Then its copy is used.
     let renamed = std::fs::rename(&scratch, &folder);
     if renamed.is_err() {
         let _ = std::fs::remove_dir_all(&scratch);
     }
-    match folder.join("openai").is_dir() {
-        true => Ok(folder),
-        false => Err(format!("{}: {renamed:?}", folder.display())),
+    if folder.join("openai").is_dir() {
+        Ok(folder)
+    } else {
+        Err(format!("{}: {renamed:?}", folder.display()))
     }
 }

@@ -11,7 +11,7 @@ pub(crate) struct Process {
     pub(crate) pid: i32,
     /// Its parent's id.
     pub(crate) parent: i32,
-    /// When it started, in clock ticks since boot.
+    /// Clock ticks from boot to its start.
     started: u64,
 }
 

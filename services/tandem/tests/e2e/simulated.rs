@@ -1,4 +1,4 @@
-//! A fleet of simulated engines: no model, the same processes, the same answers wherever they run.
+//! A fleet of simulated engines: no model, the same processes, the same answers on every worker.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::http::{ask, get, post};
 
 const REST_LIMIT: Duration = Duration::from_secs(20);
 
-/// Two hundred words, another text for another number.
+/// Returns a text of two hundred words that differs by number.
 fn long_prompt(number: usize) -> String {
     (0..200).map(|at| ["one", "two", "three", "four"][(at * at + number + at / 7) % 4]).fold(
         format!("{number}"),
@@ -43,7 +43,7 @@ fn blocks_that_travel_do_not_change_an_answer() {
     for number in 0..4 {
         let prompt = long_prompt(number);
         let expected = text(&whole, &prompt);
-        assert!(20 < expected.split(' ').count(), "words: {expected:?}");
+        assert!(expected.split(' ').count() > 20, "words: {expected:?}");
         for again in 0..3 {
             assert_eq!(text(&split, &prompt), expected, "prompt {number}, time {again}");
         }
@@ -53,16 +53,17 @@ fn blocks_that_travel_do_not_change_an_answer() {
     }
 }
 
-/// What the gateway's page shows of a running system: everybody by role, and the store.
+/// Checks that the gateway's page shows all workers by role, and the store.
 fn assert_page_shows(system: &System, roles: &[(&str, u64)]) {
     wait_for(REST_LIMIT, || {
         let answer = block_on(get(&format!("{}/fleet", system.base)));
-        let (status, text) = answer.ok_or("nobody listens")?;
+        let (status, text) = answer.ok_or("connection refused")?;
         let fleet: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         let there = |(role, count): &(&str, u64)| fleet["roles"][role]["ready"] == *count;
-        match status == 200 && roles.iter().all(there) && fleet["store"]["caught_up"] == true {
-            true => Ok(()),
-            false => Err(format!("{status}: {fleet:#}")),
+        if status == 200 && roles.iter().all(there) && fleet["store"]["caught_up"] == true {
+            Ok(())
+        } else {
+            Err(format!("{status}: {fleet:#}"))
         }
     });
 }

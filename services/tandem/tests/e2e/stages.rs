@@ -100,7 +100,7 @@ fn stages_sum_to_the_ttft_streaming_and_whole_and_with_a_stored_prefix() {
         }
         let generate =
             all.iter().find(|(name, ..)| name == "decode.generate").expect("it is there");
-        assert!(18.0 * 4.0 <= generate.2, "eighteen steps of 4 ms: {:#}", first.timings);
+        assert!(generate.2 >= 18.0 * 4.0, "eighteen steps of 4 ms: {:#}", first.timings);
         let compute = &first.timings["stages"]
             .as_array()
             .expect("stages")

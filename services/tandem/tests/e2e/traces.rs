@@ -1,4 +1,4 @@
-//! One request is one trace, whose stages add up to what the client waited for.
+//! One request is one trace, whose stages add up to the client's wait.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use testbed::{SpanKind, SpanRecord, TraceTree};
 use crate::harness::{TO_FIRST_TOKEN, block_on, shared, turn};
 use crate::http::Stream;
 
-/// The span exporters send every five seconds.
+/// Far longer than the time between exports.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 const AFTER: [&str; 6] =
     ["kv.put", "decode.queue", "decode.kv_pull", "decode.first_step", "decode.generate", "stream"];
@@ -50,7 +50,7 @@ fn a_request_is_one_trace_whose_stages_sum_to_the_ttft() {
         }
     }
     assert_stages_sum_to_ttft(&tree, &root);
-    assert_messages_and_steps_are_told(&tree);
+    assert_messages_and_steps(&tree);
     let linked: Vec<String> = tree.spans().iter().flat_map(|span| span.links.clone()).collect();
     let step = |span: &SpanRecord| span.name.ends_with(" step") && linked.contains(&span.span_id);
     let steps: Vec<SpanRecord> = receiver.spans().into_iter().filter(|span| step(span)).collect();
@@ -63,8 +63,8 @@ fn a_request_is_one_trace_whose_stages_sum_to_the_ttft() {
     }
 }
 
-/// Jobs are published and processed, the store is asked and answers, and no text is told.
-fn assert_messages_and_steps_are_told(tree: &TraceTree) {
+/// Checks that jobs are published and processed, that the store replies, and that no span has texts.
+fn assert_messages_and_steps(tree: &TraceTree) {
     let sent = tree.named("publish tandem.v1.worker.{worker}.job");
     let taken = tree.named("process tandem.v1.worker.{worker}.job");
     assert_eq!((sent.len(), taken.len()), (2, 2), "{tree}");
