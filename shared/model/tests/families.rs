@@ -9,11 +9,11 @@
 mod support;
 
 use model::Model;
-use modelfile::fixture::{TinyModel, TinyRope};
 use modelfile::{DType, Family, ModelFile};
 use std::path::Path;
 use support::naive::Naive;
 use support::{Fed, difference, load, some_tokens};
+use tinymodel::{TinyModel, TinyRope};
 
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
 /// Logits of the tiny models are within about 3 of zero. What is left is single precision, and KV

@@ -10,12 +10,12 @@
 mod support;
 
 use model::{BatchSequence, IsaChoice, Model, RowOutput, StepOutput, Wanted};
-use modelfile::fixture::TinyModel;
 use modelfile::{DType, Family, ModelFile};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::cell::RefCell;
 use support::{DEVICES, is_exact, load_with, some_tokens};
+use tinymodel::TinyModel;
 
 const PAGES: u32 = 64;
 const PAGES_EACH: u32 = 7;

@@ -9,8 +9,8 @@
 mod support;
 
 use model::{BatchSequence, StepOutput, Wanted};
-use modelfile::fixture::TinyLlama;
 use support::{load, some_tokens};
+use tinymodel::TinyLlama;
 
 const SEQUENCES: usize = 16;
 const PAGES_EACH: usize = 8;

@@ -9,10 +9,10 @@
 mod support;
 
 use model::{BLOCK_TOKENS, Model, StepError, StepOutput, Wanted};
-use modelfile::fixture::TinyLlama;
 use modelfile::{ModelFile, ModelFileError};
 use support::naive::Naive;
 use support::{DEVICES, Fed, difference, forward, is_exact, load, some_tokens};
+use tinymodel::TinyLlama;
 
 /// Logits of the tiny model are within about 3 of zero; its KV is f16.
 const TOLERANCE: f32 = 2e-3;

@@ -151,7 +151,7 @@ impl Spelling {
 }
 
 /// GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 onwards.
-pub(crate) fn byte_alphabet() -> [char; 256] {
+pub fn byte_alphabet() -> [char; 256] {
     let mut next = 0x100u32;
     std::array::from_fn(|byte| {
         if matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff) {

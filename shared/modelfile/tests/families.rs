@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
-use modelfile::fixture::{TinyModel, TinyRope};
 use modelfile::write::{self, Value};
 use modelfile::{DType, Family, ModelFile, ModelSpec, RopePairs, TensorData};
 use std::path::Path;
+use tinymodel::{TinyModel, TinyRope};
 
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
 

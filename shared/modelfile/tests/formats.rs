@@ -1,8 +1,8 @@
 //! Both formats carry the same model, and their tokenizers the same tokens.
 
-use modelfile::fixture::TinyLlama;
 use modelfile::write::{self, Value};
 use modelfile::{ModelFile, ModelFileError, RopePairs};
+use tinymodel::TinyLlama;
 
 #[test]
 fn gguf_and_safetensors_describe_the_same_model() {

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
-use modelfile::fixture::TinyLlama;
 use modelfile::write::{self, Value};
 use modelfile::{DType, ModelFile, TensorData};
 use proptest::prelude::*;
 use std::path::Path;
+use tinymodel::TinyLlama;
 
 fn small() -> TinyLlama {
     TinyLlama {

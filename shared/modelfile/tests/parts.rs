@@ -2,12 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
-use modelfile::fixture::TinyModel;
 use modelfile::write::{self, Value};
 use modelfile::{DType, Family, ModelFile, ModelFileError};
 use proptest::prelude::*;
 use std::fs;
 use std::path::{Path, PathBuf};
+use tinymodel::TinyModel;
 
 const INDEX: &str = "model.safetensors.index.json";
 

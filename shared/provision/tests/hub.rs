@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use modelfile::ModelFile;
-use modelfile::fixture::TinyModel;
 use provision::hub::{self, HubError, HubEvent, HubOptions, HubRef};
 use testbed::{HubFault, HubServer};
+use tinymodel::TinyModel;
 
 const REPO: &str = "acme/tiny-1";
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";

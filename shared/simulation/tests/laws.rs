@@ -87,7 +87,7 @@ fn what_is_dangerous_lives_in_one_crate() {
 #[test]
 fn nobody_ships_what_only_tests_need() {
     for (name, (_, dependencies)) in members() {
-        for helper in ["testbed", "proptest", "simulation"] {
+        for helper in ["testbed", "tinymodel", "proptest", "simulation"] {
             assert!(!dependencies.contains(helper), "{name} is built with {helper}");
         }
     }

@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use modelfile::Family;
-use modelfile::fixture::TinyModel;
 use serde_json::json;
 use testbed::{HubFault, HubServer, wait_for};
+use tinymodel::TinyModel;
 
 use crate::harness::{System, block_on, tandem, turn};
 use crate::http::{ask, get};

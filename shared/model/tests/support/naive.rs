@@ -1,8 +1,8 @@
 //! The families written out as in the papers, token by token, in double precision.
 
 use half::f16;
-use modelfile::fixture::{TinyModel, TinyRope};
 use std::collections::HashMap;
+use tinymodel::{TinyModel, TinyRope};
 
 pub(crate) struct Naive {
     tiny: TinyModel,

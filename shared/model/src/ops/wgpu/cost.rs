@@ -138,7 +138,7 @@ fn attend(spec: &ModelSpec, work: Work) -> KernelCost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use modelfile::fixture::TinyModel;
+    use tinymodel::TinyModel;
 
     fn spec() -> ModelSpec {
         let directory = tempfile::tempdir().unwrap();
