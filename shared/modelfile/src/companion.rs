@@ -9,7 +9,7 @@ use std::path::Path;
 /// Longest companion that is read: a tokenizer of a million tokens stays below it.
 const BYTES_MAX: u64 = 128 << 20;
 
-/// The bytes of a companion, or nothing when there is no such file.
+/// Returns the bytes of a companion, or nothing if there is no such file.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, ModelFileError> {
     let file = match File::open(path) {
         Ok(file) => file,

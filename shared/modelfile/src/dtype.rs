@@ -1,8 +1,8 @@
-//! How numbers lie in a tensor, and a tensor's bytes with what is needed to read them.
+//! Storage types of numbers, and tensors: bytes with their type and shape.
 
-use crate::{quant, quantise};
+use crate::{quant, quantize};
 
-/// Storage of a tensor's values; the quantised ones are ggml's blocks.
+/// Storage of a tensor's values; the quantized ones are ggml's blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(non_camel_case_types, reason = "the names by which these formats are known")]
 pub enum DType {
@@ -61,7 +61,7 @@ impl DType {
         })
     }
 
-    /// What people call a format that is not among ours.
+    /// Returns the common name of a format that this crate does not read.
     pub(crate) fn ggml_name(id: u32) -> String {
         let known = [(6, "Q5_0"), (7, "Q5_1"), (10, "Q2_K"), (11, "Q3_K"), (13, "Q5_K")];
         match known.iter().find(|(known, _)| *known == id) {
@@ -98,7 +98,7 @@ impl DType {
 /// One tensor, read from a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorData {
-    /// How the values are stored.
+    /// Storage of the values.
     pub dtype: DType,
     /// Dimensions, slowest first: a linear layer's weight is `[outputs, inputs]`.
     pub shape: Vec<usize>,
@@ -107,7 +107,7 @@ pub struct TensorData {
 }
 
 impl TensorData {
-    /// A tensor without values: a buffer to read into.
+    /// Returns a tensor without values: a buffer to read into.
     pub fn empty() -> Self {
         Self { dtype: DType::F32, shape: Vec::new(), bytes: Vec::new() }
     }
@@ -124,15 +124,15 @@ impl TensorData {
     pub fn rounded(dtype: DType, shape: &[usize], values: &[f32]) -> Self {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "values fill the shape");
         assert!(dtype.tensor_bytes(shape).is_some(), "rows of {shape:?} are blocks of {dtype:?}");
-        Self { dtype, shape: shape.to_vec(), bytes: quantise::quantise(dtype, values) }
+        Self { dtype, shape: shape.to_vec(), bytes: quantize::quantize(dtype, values) }
     }
 
-    /// All values in single precision, row after row.
+    /// Returns all values in single precision, row after row.
     pub fn to_f32(&self) -> Vec<f32> {
         quant::to_f32(self.dtype, &self.bytes)
     }
 
-    /// The values of one row, the last dimension, in single precision; nothing when there is no
+    /// Returns the values of one row, the last dimension, in single precision; nothing if there is no
     /// such row.
     pub fn row_to_f32(&self, row: usize) -> Option<Vec<f32>> {
         let row_bytes = self.dtype.tensor_bytes(&[*self.shape.last()?])? as usize;

@@ -1,8 +1,8 @@
-//! Why a model file was refused.
+//! Reasons to refuse a model file.
 
 use std::path::{Path, PathBuf};
 
-/// Why a model file could not be opened or read.
+/// The reason why a model file could not be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelFileError {
     /// The operating system refused.
@@ -10,7 +10,7 @@ pub enum ModelFileError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A header field is missing, malformed or out of bounds.
@@ -18,7 +18,7 @@ pub enum ModelFileError {
     Field {
         /// The field, as the file names it.
         field: String,
-        /// What is wrong with it.
+        /// The defect.
         problem: String,
     },
     /// A tensor is missing, malformed or out of bounds.
@@ -26,7 +26,7 @@ pub enum ModelFileError {
     Tensor {
         /// The tensor.
         tensor: String,
-        /// What is wrong with it.
+        /// The defect.
         problem: String,
     },
     /// One file of several that make a model is missing, or not the one that it should be.
@@ -34,19 +34,19 @@ pub enum ModelFileError {
     Part {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         problem: String,
     },
     /// The file is sound, but asks for something that is not implemented.
     #[error("not supported: {what}")]
     Unsupported {
-        /// What it asks for.
+        /// The feature that it asks for.
         what: String,
     },
     /// The vocabulary or its rules do not make a tokenizer.
     #[error("tokenizer: {problem}")]
     Tokenizer {
-        /// What is wrong.
+        /// The defect.
         problem: String,
     },
 }

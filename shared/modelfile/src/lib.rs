@@ -1,7 +1,7 @@
 //! Reads model files: GGUF, or safetensors with their JSON companions.
 //!
-//! **Invariant**: nothing in a file is believed. Every count and length is checked against the size
-//! of the file before memory is asked for, every tensor against its neighbours and against the shape
+//! **Invariant**: nothing in a file is trusted. Every count and length is checked against the size
+//! of the file before memory is asked for, every tensor against its neighbors and against the shape
 //! the model's family needs; what does not fit is an error that names the tensor or the field.
 
 mod companion;
@@ -11,7 +11,7 @@ mod families;
 mod file;
 mod gguf;
 mod quant;
-mod quantise;
+mod quantize;
 mod reader;
 mod safetensors;
 mod shards;

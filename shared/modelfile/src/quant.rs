@@ -45,7 +45,7 @@ fn q4_1(block: &[u8], out: &mut Vec<f32>) {
     out.extend(block[4..20].iter().map(|&b| value(b >> 4)));
 }
 
-/// Scale and minimum of sub-block `index` from the 12 packed bytes of a `Q4_K` block: 6 bits each,
+/// Returns scale and minimum of sub-block `index` from the 12 packed bytes of a `Q4_K` block: 6 bits each,
 /// the upper two bits of the last four sub-blocks kept in the first eight bytes.
 fn q4_k_scale(packed: &[u8], index: usize) -> (f32, f32) {
     let (scale, minimum) = if index < 4 {

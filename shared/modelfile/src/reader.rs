@@ -73,7 +73,7 @@ impl<R: Read> Reader<R> {
         Ok(u64::from_le_bytes(self.array(field)?))
     }
 
-    /// A length-prefixed text.
+    /// Reads a length-prefixed text.
     pub(crate) fn text(&mut self, field: &str) -> Result<String, ModelFileError> {
         let length = self.u64(field)?;
         let length = self.check_count(field, length, 1)?;

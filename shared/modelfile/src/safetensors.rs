@@ -74,7 +74,7 @@ fn describe(name: &str, description: &Value) -> Result<Entry, ModelFileError> {
     Ok(Entry { file_index: 0, dtype, shape, offset: start, bytes })
 }
 
-/// The name under which this crate knows a tensor: that of GGUF files.
+/// Returns the name under which this crate knows a tensor: that of GGUF files.
 fn canonical(name: &str) -> String {
     let short = name.strip_prefix("model.").unwrap_or(name);
     match short {

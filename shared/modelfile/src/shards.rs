@@ -1,4 +1,4 @@
-//! Which safetensors files make a model: the shards that an index names, or what lies there.
+//! The safetensors files that make a model: the shards that an index names, or the files there.
 
 use crate::companion;
 use crate::error::ModelFileError;
@@ -20,7 +20,7 @@ pub(crate) struct Shards {
 }
 
 impl Shards {
-    /// The files of the model in `directory`, or of the one that `file` in it belongs to.
+    /// Finds the files of the model in `directory`, or of the one that `file` in it belongs to.
     pub(crate) fn find(directory: &Path, file: Option<&Path>) -> Result<Self, ModelFileError> {
         let index = directory.join(INDEX);
         if let Some(shards) = Self::by_index(directory, &index)? {
@@ -95,7 +95,7 @@ impl Shards {
     }
 }
 
-/// Whether a name stays within its directory: one component, and no way up.
+/// Returns true if a name stays within its directory: one component, and no way up.
 fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let first = components.next();

@@ -1,8 +1,8 @@
-//! What a model is: its sizes, its constants and its special tokens.
+//! The description of a model: its sizes, its constants and its special tokens.
 
 use std::fmt;
 
-/// Which architecture reads the tensors.
+/// The architecture that reads the tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Llama and what shares its layers (SmolLM2, Llama 2 and 3.x, TinyLlama).
@@ -33,7 +33,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// Which elements of a head rotary embedding turns together.
+/// The elements of a head that rotary embedding turns together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RopePairs {
     /// Elements `2i` and `2i + 1`: rows of q and k as ggml's Llama files order them.
@@ -67,17 +67,17 @@ pub struct ModelSpec {
     pub rope_theta: f32,
     /// Divisors of the rotary frequencies, one per pair of elements, where the model has them.
     pub rope_factors: Option<Vec<f32>>,
-    /// Which elements rotary embedding pairs, in this file.
+    /// Elements that rotary embedding pairs, in this file.
     pub rope_pairs: RopePairs,
     /// Added to the mean square before its root is taken.
     pub rms_eps: f32,
-    /// Whether the head is the embedding.
+    /// True if the head is the embedding.
     pub tied_embeddings: bool,
     /// A query sees only this many latest tokens, itself included; less than `context_tokens`.
     pub window: Option<usize>,
-    /// Whether queries, keys and values have biases (`blk.N.attn_q.bias` and so on).
+    /// True if queries, keys and values have biases (`blk.N.attn_q.bias` and so on).
     pub qkv_bias: bool,
-    /// Whether each query head and each key head is normed before rotation
+    /// True if each query head and each key head is normed before rotation
     /// (`blk.N.attn_q_norm.weight`, `blk.N.attn_k_norm.weight`).
     pub head_norms: bool,
 }
@@ -91,7 +91,7 @@ pub struct SpecialTokens {
     pub eos: Option<u32>,
     /// Every token that ends a generation, ascending.
     pub stop: Vec<u32>,
-    /// Whether `bos` is put before a prompt that does not come from a chat template.
+    /// True if `bos` is put before a prompt that does not come from a chat template.
     pub add_bos: bool,
 }
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 const PARTS_MAX: usize = 10_000;
 
-/// What a part says of itself.
+/// The fields by which a part names its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Split {
-    /// Which part, from 0.
+    /// Index of the part, from 0.
     pub(crate) index: usize,
     /// Of how many.
     pub(crate) count: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Split {
 }
 
 impl Split {
-    /// Nothing for a file that is whole.
+    /// Reads the fields; nothing for a file that is whole.
     pub(crate) fn read(metadata: &Metadata) -> Result<Option<Self>, ModelFileError> {
         let count = metadata.count_or_zero("split.count", PARTS_MAX)?.unwrap_or(1);
         let index = metadata.count_or_zero("split.no", PARTS_MAX)?.unwrap_or(0);
@@ -30,7 +30,7 @@ impl Split {
         Ok((count > 1).then_some(Self { index, count, tensors }))
     }
 
-    /// The paths of all parts, from the path of this one.
+    /// Returns the paths of all parts, from the path of this one.
     pub(crate) fn paths(self, path: &Path) -> Result<Vec<PathBuf>, ModelFileError> {
         let Self { index, count, .. } = self;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -54,7 +54,7 @@ fn suffix(index: usize, count: usize) -> String {
     format!("-{:05}-of-{count:05}.gguf", index + 1)
 }
 
-/// The names of all parts of the file called `name`, or `name` alone when it is not called like a
+/// Returns the names of all parts of the file called `name`, or `name` alone when it is not called like a
 /// part.
 pub fn gguf_part_names(name: &str) -> Vec<String> {
     let parsed = || {

@@ -14,7 +14,7 @@ pub struct Tokenizer {
     tokens: Vec<Option<Token>>,
 }
 
-/// What one id stands for.
+/// The meaning of one id.
 pub(crate) struct Token {
     pub(crate) bytes: Box<[u8]>,
     pub(crate) special: bool,
@@ -65,12 +65,12 @@ impl Tokenizer {
         Ok(Self::new(inner, tokens))
     }
 
-    /// The text of a `tokenizer.json` that makes the same tokenizer.
+    /// Returns the text of a `tokenizer.json` that makes the same tokenizer.
     pub fn to_json(&self) -> Result<String, ModelFileError> {
         self.special_aware.to_string(false).map_err(ModelFileError::tokenizer)
     }
 
-    /// Token ids of `text`, without a beginning-of-text token. With `parse_special` the texts of
+    /// Returns the token ids of `text`, without a beginning-of-text token. With `parse_special` the texts of
     /// special tokens become those tokens; without, they are text like any other.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>, ModelFileError> {
         let inner = if parse_special { &self.special_aware } else { &self.plain };
@@ -78,13 +78,13 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The exact bytes a token stands for, which need not be whole characters; a special token
+    /// Returns the exact bytes a token stands for, which need not be whole characters; a special token
     /// gives its text.
     pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         Some(self.token(id)?.bytes.to_vec())
     }
 
-    /// The text of `ids`; bytes that are no UTF-8 become replacement characters.
+    /// Returns the text of `ids`; bytes that are no UTF-8 become replacement characters.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
         let tokens = ids.iter().filter_map(|&id| self.token(id));
         let bytes: Vec<u8> = tokens
@@ -94,17 +94,17 @@ impl Tokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Whether `id` is a control token, which has a meaning but no text.
+    /// Returns true if `id` is a control token, which has a meaning but no text.
     pub fn is_special(&self, id: u32) -> bool {
         self.token(id).is_some_and(|token| token.special)
     }
 
-    /// One more than the largest id.
+    /// Returns one more than the largest id.
     pub fn vocab_size(&self) -> usize {
         self.tokens.len()
     }
 
-    /// The id of the token spelled `text` in the vocabulary.
+    /// Returns the id of the token spelled `text` in the vocabulary.
     pub fn token_id(&self, text: &str) -> Option<u32> {
         self.special_aware.token_to_id(text)
     }
@@ -113,13 +113,13 @@ impl Tokenizer {
         self.tokens.get(id as usize)?.as_ref()
     }
 
-    /// Whether the file's own post-processing begins every text with a token.
+    /// Returns true if the file's own post-processing begins every text with a token.
     pub(crate) fn adds_bos(&self) -> bool {
         self.special_aware.encode_fast("", true).is_ok_and(|encoding| !encoding.is_empty())
     }
 }
 
-/// How a vocabulary spells bytes.
+/// The spelling of bytes in a vocabulary.
 #[derive(Clone, Copy)]
 pub(crate) enum Spelling {
     /// Every byte as a printable character (GPT-2).
@@ -150,7 +150,7 @@ impl Spelling {
     }
 }
 
-/// GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 onwards.
+/// Returns GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for U+0100 onwards.
 pub fn byte_alphabet() -> [char; 256] {
     let mut next = 0x100u32;
     std::array::from_fn(|byte| {

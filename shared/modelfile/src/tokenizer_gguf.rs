@@ -20,7 +20,7 @@ mod kind {
     pub(super) const USER_DEFINED: i64 = 4;
 }
 
-/// The tokenizer described by `metadata`.
+/// Builds the tokenizer described by `metadata`.
 pub(crate) fn build(metadata: &Metadata) -> Result<Tokenizer, ModelFileError> {
     let texts = metadata.need_texts(TOKENS)?;
     let kinds = token_kinds(metadata, texts.len())?;
@@ -98,7 +98,7 @@ fn byte_level(metadata: &Metadata, texts: &[String]) -> Result<Inner, ModelFileE
     Ok(inner)
 }
 
-/// SentencePiece's merging by score, as merges in the order of the scores of what they make.
+/// Turns SentencePiece's merging by score into merges in the order of their results' scores.
 fn sentence_piece(metadata: &Metadata, texts: &[String]) -> Result<Inner, ModelFileError> {
     let field = "tokenizer.ggml.scores";
     let scores =
@@ -142,7 +142,7 @@ fn sentence_piece(metadata: &Metadata, texts: &[String]) -> Result<Inner, ModelF
     Ok(inner)
 }
 
-/// Special tokens from the header.
+/// Reads special tokens from the header.
 pub(crate) fn special_tokens(metadata: &Metadata) -> Result<SpecialTokens, ModelFileError> {
     let texts = metadata.need_texts(TOKENS)?;
     let kinds = token_kinds(metadata, texts.len())?;

@@ -43,7 +43,7 @@ impl Metadata {
         }
     }
 
-    /// An integer within `1..=most`.
+    /// Returns an integer within `1..=most`.
     pub(crate) fn count(&self, key: &str, most: usize) -> Result<Option<usize>, ModelFileError> {
         match self.0.get(key) {
             None => Ok(None),
@@ -55,7 +55,7 @@ impl Metadata {
         }
     }
 
-    /// An integer up to `most`, where 0 says the same as no key.
+    /// Returns an integer up to `most`, where 0 says the same as no key.
     pub(crate) fn count_or_zero(
         &self,
         key: &str,
@@ -71,7 +71,7 @@ impl Metadata {
         self.count(key, most)?.ok_or_else(|| missing(key))
     }
 
-    /// A token id below `vocab`; files that mark "none" with an id outside get nothing.
+    /// Returns a token id below `vocab`; files that mark "none" with an id outside get nothing.
     pub(crate) fn token(&self, key: &str, vocab: usize) -> Result<Option<u32>, ModelFileError> {
         match self.0.get(key) {
             None => Ok(None),
@@ -80,7 +80,7 @@ impl Metadata {
         }
     }
 
-    /// A finite number above zero.
+    /// Returns a finite number above zero.
     pub(crate) fn positive(&self, key: &str) -> Result<Option<f32>, ModelFileError> {
         match self.0.get(key) {
             None => Ok(None),

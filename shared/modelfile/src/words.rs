@@ -1,4 +1,4 @@
-//! How each kind of byte-level vocabulary cuts text into words before merging within them.
+//! The ways in which byte-level vocabularies cut text into words before merging within them.
 
 use crate::error::ModelFileError;
 use tokenizers::SplitDelimiterBehavior;
@@ -33,7 +33,7 @@ pub(crate) enum Words {
 }
 
 impl Words {
-    /// What a file calls `kind`. A kind that is not known is refused: taking another for it would
+    /// Returns the rules that a file calls `kind`. A kind that is not known is refused: taking another for it would
     /// give tokens that are nearly right.
     pub(crate) fn of(kind: Option<&str>) -> Result<Self, ModelFileError> {
         Ok(match kind {
@@ -55,12 +55,12 @@ impl Words {
         })
     }
 
-    /// Whether a word that is itself a token is taken whole, whatever its merges would give.
+    /// Returns true if a word that is itself a token is taken whole, whatever its merges would give.
     pub(crate) fn ignores_merges(self) -> bool {
         matches!(self, Self::Llama3 | Self::Tekken)
     }
 
-    /// Whether texts begin with the beginning-of-text token unless the file says otherwise.
+    /// Returns true if texts begin with the beginning-of-text token unless the file says otherwise.
     pub(crate) fn adds_bos(self) -> bool {
         matches!(self, Self::Llama3)
     }
@@ -106,7 +106,7 @@ mod tests {
 
     const TEXT: &str = "I'M don't HTTPServer 12345 a/b\n\n  x";
 
-    /// Cut, with `|` between the pieces.
+    /// Cuts a text, with `|` between the pieces.
     fn joined(kind: &str, text: &str) -> String {
         cut(kind, text).join("|")
     }

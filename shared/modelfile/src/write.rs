@@ -1,4 +1,4 @@
-//! Writes model files: what tests and tools need to make the formats this crate reads.
+//! Writes model files in the formats this crate reads.
 
 use crate::dtype::{DType, TensorData};
 use crate::error::ModelFileError;
@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype as SafeDtype, TensorView, serialize};
 /// A tensor and the name it has in the file.
 pub type NamedTensor = (String, TensorData);
 
-/// The bytes of a GGUF file (version 3) with `metadata` and `tensors` in the order given.
+/// Returns the bytes of a GGUF file (version 3) with `metadata` and `tensors` in the order given.
 pub fn gguf(metadata: &[(String, Value)], tensors: &[NamedTensor]) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend(MAGIC);
@@ -92,7 +92,7 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// The bytes of a safetensors file; block formats have no place in it.
+/// Returns the bytes of a safetensors file; block formats have no place in it.
 pub fn safetensors(tensors: &[NamedTensor]) -> Result<Vec<u8>, ModelFileError> {
     let views = tensors.iter().map(|(name, tensor)| {
         let dtype = match tensor.dtype {

@@ -9,7 +9,7 @@ use tinymodel::{TinyModel, TinyRope};
 
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
 
-/// What `config.json` with `changes` gives; a change to `null` takes the key away.
+/// Opens a model whose `config.json` has `changes`; a change to `null` takes the key away.
 fn config_spec(tiny: &TinyModel, changes: serde_json::Value) -> Result<ModelSpec, String> {
     let directory = tempfile::tempdir().unwrap();
     tiny.write_safetensors(directory.path()).unwrap();
@@ -25,7 +25,7 @@ fn config_spec(tiny: &TinyModel, changes: serde_json::Value) -> Result<ModelSpec
     Ok(file.spec().clone())
 }
 
-/// What a GGUF file with other metadata and tensors gives.
+/// Opens a GGUF file with other metadata and tensors.
 fn gguf_spec(
     tiny: &TinyModel,
     metadata: &[(&str, Value)],

@@ -204,7 +204,7 @@ fn merges_that_join_nothing_are_refused() {
 }
 
 #[test]
-fn quantised_rows_must_be_whole_blocks() {
+fn quantized_rows_must_be_whole_blocks() {
     let dir = tempfile::tempdir().unwrap();
     let mut tensors = small().tensors();
     let (_, tensor) = tensors.iter_mut().find(|(name, _)| name == "blk.0.ffn_up.weight").unwrap();

@@ -121,7 +121,7 @@ fn shards_make_the_model_that_one_file_makes() {
     // A shard, or the index, stands for all of them.
     assert_same(&ModelFile::open(&shard(many.path(), 2)).unwrap(), &whole, &tiny);
     assert_same(&ModelFile::open(&many.path().join(INDEX)).unwrap(), &whole, &tiny);
-    // What the index does not name is not read.
+    // A file that the index does not name is not read.
     fs::write(many.path().join("consolidated.safetensors"), b"anything").unwrap();
     assert_same(&ModelFile::open(many.path()).unwrap(), &whole, &tiny);
     let digest = ModelFile::open(many.path()).unwrap().digest().unwrap();

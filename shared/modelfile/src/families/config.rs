@@ -102,7 +102,7 @@ fn kv_heads(settings: &Settings, rules: &Rules, heads: usize) -> Result<usize, M
     Ok(settings.count(key, limits::HEADS)?.unwrap_or(heads))
 }
 
-/// The window, which must be that of every layer or of none.
+/// Returns the window, which must be that of every layer or of none.
 fn window(
     settings: &Settings,
     rules: &Rules,
@@ -158,10 +158,10 @@ fn refuse_options(config: &Value) -> Result<(), ModelFileError> {
             return Err(ModelFileError::unsupported(format!("partial_rotary_factor {share}")));
         }
     }
-    let quantised = &config["quantization_config"];
-    if quantised.is_object() {
-        let method = &quantised["quant_method"];
-        return Err(ModelFileError::unsupported(format!("safetensors quantised with {method}")));
+    let quantized = &config["quantization_config"];
+    if quantized.is_object() {
+        let method = &quantized["quant_method"];
+        return Err(ModelFileError::unsupported(format!("safetensors quantized with {method}")));
     }
     Ok(())
 }

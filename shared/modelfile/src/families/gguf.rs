@@ -56,7 +56,7 @@ pub(crate) fn from_gguf(
     Ok(spec)
 }
 
-/// The width of a head; keys, values and what is rotated must have the same.
+/// Returns the width of a head; keys, values and the rotated part must have the same.
 fn head_dim(
     metadata: &Metadata,
     architecture: &str,

@@ -8,7 +8,7 @@ pub(super) const LLAMA: Rules = Rules {
     family: Family::Llama,
     reads_gguf: |architecture, metadata| architecture == "llama" && !is_windowed(metadata),
     model_type: "llama",
-    // Converters reorder the rows of queries and keys so that neighbours turn together.
+    // Converters reorder the rows of queries and keys so that neighbors turn together.
     gguf_rope_pairs: RopePairs::Interleaved,
     qkv_bias: false,
     head_norms: false,
@@ -17,7 +17,7 @@ pub(super) const LLAMA: Rules = Rules {
     config_window: Window::Never,
 };
 
-/// A `llama` file that has a window is a Mistral.
+/// Returns true if a `llama` file has a window, and is a Mistral.
 pub(super) fn is_windowed(metadata: &Metadata) -> bool {
     metadata.0.contains_key("llama.attention.sliding_window")
 }

@@ -14,6 +14,6 @@ pub(super) const MISTRAL: Rules = Rules {
     head_norms: false,
     kv_heads: KvHeads::Needed,
     config_head_dim: None,
-    // What a config without the key means; later versions say `null`: no window.
+    // The meaning of a config without the key; later versions say `null`: no window.
     config_window: Window::Plain { unless_given: 4096 },
 };

@@ -6,14 +6,14 @@ use crate::table::TensorTable;
 use crate::value::Metadata;
 use serde_json::Value;
 
-/// Where GGUF files keep the divisors that Llama 3.x needs.
+/// The tensor in which GGUF files keep the divisors that Llama 3.x needs.
 pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 fn unknown(kind: &str) -> ModelFileError {
     ModelFileError::unsupported(format!("rope scaling {kind:?}; known are none, linear and llama3"))
 }
 
-/// The divisors of a GGUF file, one per pair of elements.
+/// Reads the divisors of a GGUF file, one per pair of elements.
 pub(super) fn from_gguf(
     metadata: &Metadata,
     architecture: &str,
@@ -50,7 +50,7 @@ fn own_factors(table: &TensorTable, head_dim: usize) -> Result<Option<Vec<f32>>,
     Ok(Some(factors))
 }
 
-/// The divisors that `rope`, a config's object about rotary embedding, asks for.
+/// Computes the divisors that `rope`, a config's object about rotary embedding, asks for.
 pub(super) fn from_config(
     rope: &Value,
     theta: f32,

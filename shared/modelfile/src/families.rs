@@ -1,4 +1,4 @@
-//! What each family needs from a file: its constants, its tensors and their shapes.
+//! The needs of each family: its constants, its tensors and their shapes.
 //!
 //! A family is one file here: a [`Rules`] that says what its files call it and which of the layers'
 //! options it has. Reading the files ([`gguf`], [`config`]) and checking their tensors
@@ -22,28 +22,28 @@ use crate::value::Metadata;
 
 const FAMILIES: [&Rules; 4] = [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2, &qwen3::QWEN3];
 
-/// What sets a family apart; the rest its files say.
+/// The traits of a family that its files do not state.
 pub(crate) struct Rules {
     family: Family,
-    /// Whether a GGUF file with this `general.architecture` and metadata is of the family.
+    /// Returns true if a GGUF file with this `general.architecture` and metadata is of the family.
     reads_gguf: fn(&str, &Metadata) -> bool,
     /// `model_type` in `config.json`.
     model_type: &'static str,
-    /// Which elements of a head its GGUF files turn together.
+    /// Elements of a head that its GGUF files turn together.
     gguf_rope_pairs: RopePairs,
     /// Biases on queries, keys and values; always or never.
     qkv_bias: bool,
     /// Norms on every query and key head; always or never.
     head_norms: bool,
-    /// What `config.json` says of key heads.
+    /// Key heads in `config.json`.
     kv_heads: KvHeads,
     /// Width of a head that a `config.json` without `head_dim` means; else `hidden / heads`.
     config_head_dim: Option<usize>,
-    /// How `config.json` says whether attention has a window.
+    /// The window of attention in `config.json`.
     config_window: Window,
 }
 
-/// Whether `num_key_value_heads` may be left out.
+/// The rule for a missing `num_key_value_heads`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum KvHeads {
     /// There are as many as query heads then.
@@ -52,14 +52,14 @@ enum KvHeads {
     Needed,
 }
 
-/// How `config.json` says whether attention has a window.
+/// The key of `config.json` for the window of attention.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Window {
     /// The family has none.
     Never,
     /// `sliding_window`, where `null` means none.
     Plain {
-        /// What a config without the key means.
+        /// The meaning of a config without the key.
         unless_given: usize,
     },
     /// `sliding_window` if `use_sliding_window`, in the layers from `max_window_layers` on.

@@ -3,9 +3,9 @@
 use crate::dtype::DType;
 use half::{bf16, f16};
 
-/// `values`, whole blocks of `dtype`, in that format. The nearest levels between the extremes of
+/// Encodes `values`, whole blocks of `dtype`, in that format. The nearest levels between the extremes of
 /// each block: sound, without the searches by which ggml's own tool does a little better.
-pub(crate) fn quantise(dtype: DType, values: &[f32]) -> Vec<u8> {
+pub(crate) fn quantize(dtype: DType, values: &[f32]) -> Vec<u8> {
     let encode: fn(&[f32], &mut Vec<u8>) = match dtype {
         DType::F32 => |v, out| out.extend(v[0].to_le_bytes()),
         DType::F16 => |v, out| out.extend(f16::from_f32(v[0]).to_le_bytes()),
@@ -30,18 +30,18 @@ fn put_half(out: &mut Vec<u8>, scale: f32) -> f32 {
     half.to_f32()
 }
 
-/// The step closest to `value / scale` within `range`; where there is no scale, the step of zero.
+/// Returns the step closest to `value / scale` within `range`; where there is no scale, the step of zero.
 fn step(value: f32, scale: f32, range: (i32, i32)) -> i32 {
     let steps = if scale == 0.0 { 0.0 } else { value / scale };
     (steps.round() as i32).clamp(range.0, range.1)
 }
 
-/// The value farthest from zero, with its sign.
+/// Returns the value farthest from zero, with its sign.
 fn farthest(values: &[f32]) -> f32 {
     values.iter().fold(0.0f32, |most, &v| if v.abs() > most.abs() { v } else { most })
 }
 
-/// The smallest value, at most zero, and the largest.
+/// Returns the smallest value, at most zero, and the largest.
 fn extremes(values: &[f32]) -> (f32, f32) {
     values.iter().fold((0.0, f32::MIN), |(low, high), &v| (v.min(low), v.max(high)))
 }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::quant::to_f32;
 
-    /// Anything within `-1..1`, the same every time.
+    /// Draws values within `-1..1`, the same every time.
     fn some_values(count: usize) -> Vec<f32> {
         let mut state = 7u32;
         let mut next = || {
@@ -155,13 +155,13 @@ mod tests {
             (DType::Q6_K, 0.035),
         ];
         for (dtype, tolerance) in formats {
-            let bytes = quantise(dtype, &values);
+            let bytes = quantize(dtype, &values);
             assert_eq!(Some(bytes.len() as u64), dtype.tensor_bytes(&[4, 256]), "{dtype:?}");
             let back = to_f32(dtype, &bytes);
             let off = values.iter().zip(&back).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(off <= tolerance, "{dtype:?}: off by {off}");
-            // What is on a level already stays there, up to the rounding of the scales.
-            let again = to_f32(dtype, &quantise(dtype, &back));
+            // A value that is on a level stays there, up to the rounding of the scales.
+            let again = to_f32(dtype, &quantize(dtype, &back));
             let moved = again.iter().zip(&back).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(moved <= tolerance, "{dtype:?}: moved by {moved}");
         }
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn zeros_stay_zeros() {
         for dtype in [DType::Q8_0, DType::Q4_0, DType::Q4_1, DType::Q4_K, DType::Q6_K] {
-            let values = to_f32(dtype, &quantise(dtype, &[0.0; 256]));
+            let values = to_f32(dtype, &quantize(dtype, &[0.0; 256]));
             assert!(values.iter().all(|&value| value == 0.0), "{dtype:?}");
         }
     }
