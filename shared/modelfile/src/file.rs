@@ -99,22 +99,22 @@ impl ModelFile {
         })
     }
 
-    /// Sizes and constants of the model.
+    /// Returns the sizes and constants of the model.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
 
-    /// What the file calls the model, or else the name of the file or directory.
+    /// Returns the name that the file gives the model, or else the name of the file or directory.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The template that renders a conversation into a prompt, if the model has one.
+    /// Returns the template that renders a conversation into a prompt, if the model has one.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
 
-    /// Tokens that begin and end texts.
+    /// Returns the tokens that begin and end texts.
     pub fn special(&self) -> &SpecialTokens {
         &self.special
     }
@@ -139,10 +139,15 @@ impl ModelFile {
         self.table.read_rows_into(name, rows, into)
     }
 
-    /// How a tensor is stored, and its shape, without reading it.
+    /// Returns the storage of a tensor and its shape, without reading it.
     pub fn layout(&self, name: &str) -> Result<(DType, &[usize]), ModelFileError> {
         let entry = self.table.entry(name)?;
         Ok((entry.dtype, &entry.shape))
+    }
+
+    /// Returns the number of values in all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.table.values()
     }
 
     /// Builds the tokenizer.
@@ -153,7 +158,7 @@ impl ModelFile {
         }
     }
 
-    /// BLAKE3 digest of everything the model consists of, read from disk in a stream.
+    /// Computes the BLAKE3 digest of everything the model consists of, read from disk in a stream.
     pub fn digest(&self) -> Result<[u8; 32], ModelFileError> {
         let mut hasher = blake3::Hasher::new();
         for path in &self.files {
@@ -171,7 +176,7 @@ fn stem(path: &Path) -> String {
     name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The name of a directory; in a hub's cache, where directories are called by their commit, that of
+/// Returns the name of a directory; in a hub's cache, where directories are called by their commit, that of
 /// the repository: `models--owner--name/snapshots/commit`.
 fn directory_name(directory: &Path) -> String {
     let repository = || {
@@ -189,7 +194,7 @@ fn starts_with_gguf_magic(path: &Path) -> Result<bool, ModelFileError> {
     Ok(start == gguf::MAGIC)
 }
 
-/// Special tokens from the JSON companions; ids outside the vocabulary are dropped.
+/// Reads special tokens from the JSON companions; ids outside the vocabulary are dropped.
 fn special_from_json(
     tokenizer: &Tokenizer,
     settings: &[&Value],

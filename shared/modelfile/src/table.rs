@@ -1,4 +1,4 @@
-//! Where every tensor of a model lies, checked, and how one is read.
+//! The places of all tensors of a model, checked, and the way to read one.
 
 use crate::dtype::{DType, TensorData};
 use crate::error::ModelFileError;
@@ -104,6 +104,13 @@ impl TensorTable {
         self.entries.keys().map(String::as_str)
     }
 
+    /// Counts the values of all tensors.
+    pub(crate) fn values(&self) -> u64 {
+        let of_tensor =
+            |entry: &Entry| entry.shape.iter().map(|&size| size as u64).product::<u64>();
+        self.entries.values().map(of_tensor).sum()
+    }
+
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }
@@ -128,7 +135,7 @@ impl TensorTable {
         self.fill(entry, 0..entry.bytes, into)
     }
 
-    /// Reads some rows, the last dimension's; what comes is a matrix of them.
+    /// Reads some rows, the last dimension's, as a matrix.
     pub(crate) fn read_rows_into(
         &self,
         name: &str,

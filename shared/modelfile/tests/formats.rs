@@ -18,6 +18,10 @@ fn gguf_and_safetensors_describe_the_same_model() {
     same.rope_pairs = RopePairs::Halves;
     assert_eq!(&same, hf.spec());
     assert_eq!(gguf.special(), hf.special());
+    let values =
+        tiny.tensors().into_iter().map(|(_, tensor)| tensor.shape.iter().product::<usize>());
+    assert_eq!(hf.parameters(), values.sum::<usize>() as u64);
+    assert_eq!(gguf.parameters(), hf.parameters());
     assert_eq!(gguf.special().stop, [0, 2]);
     assert_eq!(gguf.chat_template(), hf.chat_template());
     assert_eq!((gguf.name(), hf.name()), ("tiny-llama", "tiny-hf"));
