@@ -14,11 +14,11 @@ pub struct BatchSequence<'a> {
     pub position: usize,
     /// Block table: token `t` of the sequence lies in page `pages[t / 16]`.
     pub pages: &'a [u32],
-    /// Which logits the caller needs.
+    /// Logits that the caller needs.
     pub logits: Wanted,
 }
 
-/// What the head is to tell of a sequence.
+/// The results of the head that are wanted of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// None: a chunk in the middle of a prompt.
@@ -40,7 +40,7 @@ pub(crate) struct StepBuilder {
 }
 
 impl StepBuilder {
-    /// For a pool of `pages` pages.
+    /// Returns a builder for a pool of `pages` pages.
     pub(crate) fn new(pages: usize) -> Self {
         Self { step: Step::default(), written: vec![0; pages], batches: 0 }
     }
@@ -163,7 +163,7 @@ mod tests {
             BatchSequence { logits: Wanted::All, ..sequence(&[1, 2], 0, &[0]) },
         ];
         let mut builder = StepBuilder::new(10);
-        // What an earlier batch left behind is gone.
+        // Nothing of an earlier batch is left.
         builder.build(&batch[1..], &spec()).unwrap();
         let step = builder.build(&batch, &spec()).unwrap();
 

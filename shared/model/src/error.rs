@@ -1,8 +1,8 @@
-//! Why a model was not loaded, or a step not made.
+//! Reasons why a model was not loaded, or a step not made.
 
 use modelfile::ModelFileError;
 
-/// Why a model could not be loaded onto a device.
+/// The reason why a model could not be loaded onto a device.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file is damaged or asks for something unknown.
@@ -11,19 +11,19 @@ pub enum LoadError {
     /// The device asked for is not there.
     #[error("device {wanted}: {reason}")]
     Device {
-        /// What was asked for.
+        /// The configured device.
         wanted: String,
-        /// What is there instead.
+        /// The reason, with the devices found.
         reason: String,
     },
     /// The limits leave no room to run.
     #[error("{field} is {value}, not {wanted}")]
     Limits {
-        /// Which limit.
+        /// Name of the limit.
         field: &'static str,
         /// Its value.
         value: usize,
-        /// What it should be.
+        /// Expected range.
         wanted: &'static str,
     },
     /// A weight cannot be packed for the CPU.
@@ -35,14 +35,15 @@ pub enum LoadError {
     /// The threads of the CPU device could not be started.
     #[error("start {threads} threads: {reason}")]
     Threads {
-        /// How many.
+        /// Number of threads.
         threads: usize,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
 }
 
-/// Why a step, an export or an import was not made; nothing was changed unless it says so.
+/// The reason why a step, an export or an import was not made; nothing was changed unless it says
+/// so.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// A sequence of the batch has no tokens.
@@ -118,7 +119,7 @@ pub enum StepError {
     /// The device failed; pages written by this step hold anything.
     #[error("device: {reason}")]
     Device {
-        /// What it said.
+        /// Its message.
         reason: String,
     },
 }

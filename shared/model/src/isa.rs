@@ -1,4 +1,4 @@
-//! Which instructions the CPU's kernels use.
+//! The choice of instructions for the CPU's kernels.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ pub enum IsaChoice {
     /// The widest that the machine has.
     #[default]
     Auto,
-    /// This one.
+    /// The given one.
     Only(kernels::Isa),
 }
 
@@ -22,7 +22,7 @@ pub struct ParseIsaChoiceError {
 }
 
 impl IsaChoice {
-    /// The instruction set that this choice leads to.
+    /// Returns the instruction set that this choice leads to.
     pub(crate) fn isa(self) -> kernels::Isa {
         match self {
             Self::Auto => kernels::Isa::best(),

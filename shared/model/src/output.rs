@@ -1,4 +1,4 @@
-//! What a step tells of each sequence; kept by the caller and filled again every step.
+//! The results of a step for each sequence; kept by the caller and filled again every step.
 
 pub use kernels::Candidate;
 
@@ -17,11 +17,11 @@ pub struct StepOutput {
 enum Row {
     /// Start within `candidates`, and how many.
     Top(usize, usize),
-    /// Which row of `logits`.
+    /// Row of `logits`.
     Whole(usize),
 }
 
-/// What was wanted of one row.
+/// The result wanted of one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RowOutput<'a> {
     /// The most likely tokens, falling, ties by id.
@@ -60,12 +60,12 @@ impl StepOutput {
         self.ends.push(start + rows);
     }
 
-    /// All rows, in the order in which they were wanted.
+    /// Returns all rows, in the order in which they were wanted.
     pub fn rows(&self) -> impl Iterator<Item = RowOutput<'_>> {
         self.rows.iter().map(|row| self.resolve(*row))
     }
 
-    /// The rows of one sequence of the batch.
+    /// Returns the rows of one sequence of the batch.
     pub fn sequence(&self, index: usize) -> impl DoubleEndedIterator<Item = RowOutput<'_>> {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         self.rows[start..self.ends[index]].iter().map(|row| self.resolve(*row))

@@ -32,11 +32,11 @@ struct Weighted {
 /// All that a choice depends on beside the logits.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice<'a> {
-    /// How to choose.
+    /// Parameters of the choice.
     pub sampling: &'a Sampling,
     /// The sequence's prompt.
     pub prompt: &'a [u32],
-    /// What followed it so far.
+    /// Tokens generated so far.
     pub output: &'a [u32],
     /// Place of the chosen token in the sequence: reads the random numbers.
     pub position: u64,
@@ -44,8 +44,8 @@ pub struct Choice<'a> {
     pub banned: &'a [u32],
 }
 
-/// What the head has to tell for a choice among `banned` banned tokens; `whole` when the whole row
-/// is needed anyway, for log-probabilities.
+/// Returns the results of the head that a choice with `banned` banned tokens needs; `whole` if the
+/// whole row is needed anyway, for log-probabilities.
 ///
 /// Candidates suffice where the order of the raw logits decides: [`Chooser::choose`] takes the same
 /// token from them as from the whole row.
@@ -71,7 +71,7 @@ pub struct Chooser {
 }
 
 impl Chooser {
-    /// The token that follows, from the candidates of [`wanted`] or from the whole row.
+    /// Chooses the token that follows, from the candidates of [`wanted`] or from the whole row.
     ///
     /// The filters apply one after the other: `min_p`, `top_k`, then `top_p` over what is left.
     /// Temperature 0 takes the most likely token; ties go to the lower id.
@@ -124,7 +124,7 @@ impl Chooser {
         if top_p >= 1.0 {
             return self.weights.draw(at).unwrap_or(best);
         }
-        // What weighs less than an even share of what the nucleus may leave out is never in it.
+        // A token that weighs less than an even share of the weight outside the nucleus is never in it.
         let total = self.weights.total();
         let least = (1.0 - top_p) * total / logits.len() as f64;
         let heavy = self.weights.at_least(least);
@@ -191,8 +191,8 @@ pub fn sample(
     Chooser::default().choose(RowOutput::Whole(logits), &of)
 }
 
-/// Natural log-probability of `token` under the raw logits at temperature 1, and the `top` most
-/// likely tokens with theirs, most likely first, ties by id.
+/// Returns the natural log-probability of `token` under the raw logits at temperature 1, and the
+/// `top` most likely tokens with theirs, most likely first, ties by id.
 pub fn logprobs(logits: &[f32], token: u32, top: usize) -> (f32, Vec<(u32, f32)>) {
     let best = f64::from(logits[argmax(logits) as usize]);
     let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - best).exp()).sum();
@@ -203,7 +203,7 @@ pub fn logprobs(logits: &[f32], token: u32, top: usize) -> (f32, Vec<(u32, f32)>
     (own, best.into_iter().map(|(id, logit)| (id, logprob(logit))).collect())
 }
 
-/// The `count` most likely tokens with their logits, falling, ties by id.
+/// Returns the `count` most likely tokens with their logits, falling, ties by id.
 pub fn top(logits: &[f32], count: usize) -> Vec<Candidate> {
     if count == 1 {
         let best = argmax(logits);
@@ -216,7 +216,7 @@ pub fn top(logits: &[f32], count: usize) -> Vec<Candidate> {
     all.into_iter().map(|one| (one.id, one.logit)).collect()
 }
 
-/// A number within `0..1` for one position of one seed.
+/// Draws a number within `0..1` for one position of one seed.
 fn uniform(seed: u64, position: u64) -> f64 {
     let mixed = splitmix64(splitmix64(seed) ^ position);
     (mixed >> 11) as f64 / (1u64 << 53) as f64
@@ -265,7 +265,7 @@ fn change(
     }
 }
 
-/// Most likely first, ties by id, as [`argmax`] sees it: zero has no sign, and what is no number is
+/// Orders most likely first, ties by id, as [`argmax`] does: zero has no sign, and a NaN is
 /// least. Logits rather than weights decide, since different logits may round to one weight.
 fn by_likelihood(a: &Weighted, b: &Weighted) -> std::cmp::Ordering {
     let rank = |logit: f32| if logit.is_nan() { f32::NEG_INFINITY } else { logit + 0.0 };
@@ -287,7 +287,7 @@ fn keep_most_likely(kept: &mut Vec<Weighted>, count: usize) {
 /// Keeps the smallest set of most likely tokens that weighs at least `wanted`, ranked.
 fn keep_nucleus(kept: &mut Vec<Weighted>, wanted: f64) {
     let weight = |part: &[Weighted]| part.iter().map(|one| one.weight).sum::<f64>();
-    // What is before `from` is in, what is from `to` on is out; halving finds the border.
+    // Tokens before `from` are in, those from `to` on are out; halving finds the border.
     let (mut from, mut to, mut sum) = (0, kept.len(), 0.0);
     while 64 < to - from {
         let half = (to - from) / 2;
@@ -308,7 +308,7 @@ fn keep_nucleus(kept: &mut Vec<Weighted>, wanted: f64) {
     kept[..from.min(to)].sort_unstable_by(by_likelihood);
 }
 
-/// The token at the share `at` of the total weight.
+/// Returns the token at the share `at` of the total weight.
 fn draw(kept: &[Weighted], at: f64) -> Option<u32> {
     let mut left = at * kept.iter().map(|one| one.weight).sum::<f64>();
     for one in kept {

@@ -1,4 +1,4 @@
-//! What each implementation's rounding costs on a real model: against golden continuations, against
+//! The cost of each implementation's rounding on a real model: against golden continuations, against
 //! the reference path, and in the perplexity of a text.
 
 #![allow(
@@ -32,17 +32,17 @@ fn compare(device: &str, tokens: usize) -> Option<(Accuracy, Accuracy)> {
     Some((got, wanted))
 }
 
-/// How far a device may be from golden log-probabilities and from the reference path.
+/// Limits for the distance of a device from golden log-probabilities and from the reference path.
 struct Allowed {
     cosine_least: f64,
     cosine_median: f64,
     logprob_error: f64,
 }
 
-/// What single precision may cost, and what comes close to it.
+/// The cost of single precision, and of a precision close to it.
 const SINGLE: Allowed =
     Allowed { cosine_least: 0.9999, cosine_median: 0.99999, logprob_error: 0.002 };
-/// What 8-bit activations with a scale for every 32 cost: no kernel can lose less than the rounding
+/// The cost of 8-bit activations with a scale for every 32: no kernel can lose less than the rounding
 /// itself, which stock operations over rounded activations lose too. llama.cpp rounds alike; it is
 /// 0.09 to 0.11 away from the same log-probabilities.
 const EIGHT_BITS: Allowed =

@@ -17,9 +17,9 @@ use tinymodel::{TinyModel, TinyRope};
 
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
 /// Logits of the tiny models are within about 3 of zero. What is left is single precision, and KV
-/// that rounds to the other neighbour in f16.
+/// that rounds to the other neighbor in f16.
 const DEVICES: [(&str, f32); 3] = [("reference", 1e-3), ("cpu", 1e-3), ("wgpu", 2e-3)];
-/// Activations are 8-bit integers where weights are quantised, on these devices.
+/// Activations are 8-bit integers where weights are quantized, on these devices.
 const ROUNDING: [(&str, f32); 4] =
     [("reference", 2e-3), ("cpu", 0.15), ("cpu int16", 4e-3), ("wgpu", 0.15)];
 /// More tokens than any window, and than the context that Llama's scaling starts from.
@@ -73,7 +73,7 @@ fn every_family_is_the_formula_from_every_kind_of_file() {
         let wanted = Naive::new(&tiny).logits(&tokens(seed));
         let directory = tempfile::tempdir().unwrap();
         for (kind, file) in files(&tiny, directory.path()) {
-            // What kind of file it was is over once the weights are loaded.
+            // The kind of file makes no difference once the weights are loaded.
             let devices = if kind == "GGUF" { &DEVICES[..] } else { &DEVICES[..1] };
             check(&file, &format!("{family}, {kind}"), &wanted, devices, seed);
         }
@@ -105,7 +105,7 @@ fn options_that_several_families_share_are_the_formula_too() {
 }
 
 #[test]
-fn quantised_weights_are_the_formula_over_what_they_stand_for() {
+fn quantized_weights_are_the_formula_over_what_they_stand_for() {
     let formats = [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::Q4_K, DType::Q6_K];
     for (seed, (matrices, family)) in (21..).zip(formats.into_iter().zip(FAMILIES.iter().cycle())) {
         let tiny = TinyModel {

@@ -18,7 +18,7 @@ fn smollm2() -> Option<ModelFile> {
     Some(ModelFile::open(&testbed::model_path()?).unwrap())
 }
 
-/// How far a device may be from the reference.
+/// Limits for the distance of a device from the reference.
 struct Allowed {
     /// A choice closer than this between the reference's first and second may go either way.
     margin: f32,
@@ -204,8 +204,8 @@ fn cpu_gives_the_same_bits_in_any_company() {
     alone.feed(&mut model, 60, Wanted::None);
     let expected: Vec<Vec<f32>> =
         (0..8).flat_map(|_| alone.feed(&mut model, 1, Wanted::Last)).collect();
-    let mut neighbour = Fed::new(long, 100..145);
-    neighbour.feed(&mut model, 600, Wanted::None);
+    let mut neighbor = Fed::new(long, 100..145);
+    neighbor.feed(&mut model, 600, Wanted::None);
     for company in [1, 3, 15] {
         let mut fed: Vec<Fed> =
             (0..=company).map(|index| Fed::new(chat, index * 5..index * 5 + 5)).collect();
@@ -213,16 +213,16 @@ fn cpu_gives_the_same_bits_in_any_company() {
             fed.feed(&mut model, 60, Wanted::None);
         }
         // Beside them a much longer sequence, in chunks at first and then token by token.
-        neighbour.done = 600;
+        neighbor.done = 600;
         let mut rows = Vec::new();
         for step in 0..8 {
             let count = if step < 4 { 29 } else { 1 };
             let mut batch: Vec<BatchSequence> =
                 fed.iter().map(|f| f.next(1, Wanted::Last)).collect();
-            batch.push(neighbour.next(count, Wanted::None));
+            batch.push(neighbor.next(count, Wanted::None));
             rows.extend(forward(&mut model, &batch).remove(company as usize));
             fed.iter_mut().for_each(|fed| fed.done += 1);
-            neighbour.done += count;
+            neighbor.done += count;
         }
         println!("company of {company}: off by {}", difference(&expected, &rows));
         assert_eq!(rows, expected, "company of {company}");

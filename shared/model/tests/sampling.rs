@@ -8,7 +8,7 @@ fn choose(logits: &[f32], sampling: &Sampling, position: u64) -> u32 {
     sample(logits, sampling, &[], &[], position, &[])
 }
 
-/// How often each token is chosen over many positions.
+/// Counts how often each token is chosen over many positions.
 fn shares(logits: &[f32], sampling: &Sampling) -> Vec<f64> {
     let draws = 20_000;
     let mut counts = vec![0u32; logits.len()];

@@ -148,7 +148,7 @@ fn an_imported_prefix_goes_on_like_a_computed_one() {
 
         for (page, block) in [50, 33, 41].into_iter().zip(&blocks) {
             model.import_block(page, block).unwrap();
-            // What comes out is what went in.
+            // The bytes that went in come out.
             assert_eq!(&model.export_block(page, 16).unwrap(), block, "{device}");
         }
         let mut imported = Fed::new(&tokens, [50, 33, 41, 60]);
@@ -214,7 +214,7 @@ fn what_cannot_be_done_is_refused() {
     });
 }
 
-/// How far results may differ with chunks and company.
+/// Limit for differences between chunks and company.
 fn exact(device: &str) -> f32 {
     if is_exact(device) { 0.0 } else { TOLERANCE }
 }

@@ -21,7 +21,7 @@ impl CpuOps {
         Ok(Self { cpu, head: HeadOutput::default() })
     }
 
-    /// The instructions in use.
+    /// Returns the instructions in use.
     pub fn isa(&self) -> Isa {
         self.cpu.isa()
     }

@@ -15,7 +15,7 @@ pub(super) struct Weights {
     runs: Vec<f64>,
 }
 
-/// How a logit becomes a weight.
+/// The function from a logit to a weight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     pub(super) top: f32,
@@ -24,7 +24,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// The weight of a logit; 0 for what is no number.
+    /// Returns the weight of a logit; 0 for a NaN.
     #[inline]
     pub(super) fn weight(&self, logit: f32) -> f32 {
         let weight = exp((logit - self.top) * self.per_temperature);
@@ -47,7 +47,7 @@ impl Weights {
         }));
     }
 
-    /// The sum of all weights.
+    /// Returns the sum of all weights.
     pub(super) fn total(&self) -> f64 {
         self.runs.iter().sum()
     }
@@ -59,7 +59,7 @@ impl Weights {
         all.filter(move |&(_, weight)| weight > 0.0 && weight >= least)
     }
 
-    /// The token at the share `at` of the total weight; `None` when nothing weighs anything.
+    /// Returns the token at the share `at` of the total weight; `None` if all weights are zero.
     pub(super) fn draw(&self, at: f64) -> Option<u32> {
         let mut left = at * self.total();
         // The last run that weighs anything takes what rounding leaves over.
@@ -84,7 +84,7 @@ impl Weights {
     }
 }
 
-/// The index of the largest value, the lowest of equals; values that are no number count as least.
+/// Returns the index of the largest value, the lowest of equals; NaN counts as least.
 pub fn argmax(logits: &[f32]) -> u32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -98,8 +98,8 @@ pub fn argmax(logits: &[f32]) -> u32 {
     logits.iter().position(|&logit| logit == most).map_or(0, |id| id as u32)
 }
 
-/// `e` to the power of `x`, for `x` up to 80: within 2 in the last places near 0, 0 below the
-/// smallest normal numbers and for what is no number. Only additions, multiplications and
+/// Computes `e` to the power of `x`, for `x` up to 80: within 2 in the last places near 0, 0 below
+/// the smallest normal numbers and for what is no number. Only additions, multiplications and
 /// comparisons of single numbers, so it is the same in any lane of any machine.
 #[inline]
 fn exp(x: f32) -> f32 {

@@ -9,7 +9,7 @@ use modelfile::{DType, TensorData};
 
 const EPS: f32 = 1e-5;
 
-/// What the head tells of each wanted row.
+/// The result of the head for a wanted row.
 #[derive(Debug, PartialEq)]
 enum Told {
     Whole(Vec<f32>),

@@ -39,9 +39,9 @@ pub(crate) fn double(x: &[f32]) -> Vec<f64> {
 /// A row in the form in which a weight meets it.
 pub(crate) struct Met {
     values: Vec<f64>,
-    /// How far one of the values may be off, for it lay between two steps of the form.
+    /// Error that one of the values may have, because it lay between two steps of the form.
     steps: Vec<f64>,
-    /// How far all of them may be off together.
+    /// Error that all of them may have together.
     rounding: Vec<f64>,
 }
 

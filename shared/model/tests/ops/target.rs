@@ -3,7 +3,7 @@
 use crate::random::Random;
 use model::ops::{Norm, ServeOps, Step};
 
-/// How an implementation holds what a quantised weight is multiplied with.
+/// The form in which an implementation holds the inputs of a quantized weight.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activations {
     /// As it is.
@@ -18,7 +18,7 @@ pub(crate) struct Target<O> {
     pub(crate) ops: O,
     pub(crate) name: String,
     pub(crate) activations: Activations,
-    /// Whether company may not change a single bit.
+    /// True if company must not change a single bit.
     pub(crate) is_exact: bool,
 }
 

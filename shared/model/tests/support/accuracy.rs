@@ -1,4 +1,4 @@
-//! How far a model is from the golden continuations and from the reference path.
+//! The distance of a model from the golden continuations and from the reference path.
 
 use super::golden::{Case, golden};
 use super::{Fed, forward};

@@ -1,4 +1,4 @@
-//! What the model tests share: page tables, prompts, and a naive Llama in double precision.
+//! Tools that the model tests share: page tables, prompts, and a naive Llama in double precision.
 #![allow(dead_code, reason = "every test binary uses its own part")]
 
 pub(crate) mod accuracy;
@@ -14,7 +14,7 @@ use modelfile::ModelFile;
 /// All that can compute: stock operations, the CPU's kernels, and those of graphics devices.
 pub(crate) const DEVICES: [&str; 5] = ["reference", "cpu", "cpu int16", "reference:wgpu", "wgpu"];
 
-/// Whether a device gives the same bits however rows are cut and whoever is beside them. Stock
+/// Returns true if a device gives the same bits for any chunks and any company. Stock
 /// matrix multiplication on a graphics device picks its order of summing by the number of rows.
 pub(crate) fn is_exact(device: &str) -> bool {
     device != "reference:wgpu"

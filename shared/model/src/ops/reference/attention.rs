@@ -61,7 +61,7 @@ impl Layer<'_> {
         Tensor::cat(vec![norm(queries, query), norm(keys, key)], 1)
     }
 
-    /// Rotary embedding in half-split form.
+    /// Applies rotary embedding in half-split form.
     fn rotate(&self, heads: Tensor<3>, plan: &Plan) -> Tensor<3> {
         let [rows, count, width] = heads.dims();
         let half = width / 2;
@@ -133,7 +133,7 @@ impl Layer<'_> {
         (keys, values)
     }
 
-    /// Few rows, filled up with zeros: the CPU multiplies a handful in another order than many.
+    /// Fills few rows up with zeros: the CPU multiplies a handful in another order than many.
     ///
     /// # Shapes
     /// - `x`: `[batch, kv_heads, rows, width]`
@@ -148,8 +148,8 @@ impl Layer<'_> {
     }
 }
 
-/// The product of weights and values, added up in pieces of the context that the CPU's matrix
-/// multiplication does not divide further, in their order.
+/// Computes the product of weights and values, added up in pieces of the context that the CPU's
+/// matrix multiplication does not divide further, in their order.
 ///
 /// # Shapes
 /// - `weights`: `[batch, kv_heads, rows, context]`

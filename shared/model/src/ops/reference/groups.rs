@@ -1,4 +1,4 @@
-//! Which rows of a step attend together, so that each of them is computed as it would be alone.
+//! Groups of rows that attend together, so that each of them is computed as it would be alone.
 
 use crate::BLOCK_TOKENS;
 use crate::ops::{Span, Step};
@@ -32,7 +32,7 @@ impl Group {
     }
 }
 
-/// The groups of a step: single rows that follow each other share one, chunks are cut.
+/// Forms the groups of a step: single rows that follow each other share one, chunks are cut.
 pub(super) fn groups(step: &Step) -> Vec<Group> {
     let single = |span: &Span| span.rows.len() == 1;
     let mut groups = Vec::new();

@@ -18,7 +18,7 @@ pub struct KvPool {
     is_cpu: bool,
 }
 
-/// Where the rows of a step go: a page and a place in it each.
+/// The slots of a step's rows: a page and a slot in it for each.
 pub(super) struct Slots {
     pub(super) places: Vec<(u32, usize)>,
     /// Places of all their values in a layer of the pool, `[values, 1]`, once a layer needed them.
@@ -45,7 +45,7 @@ impl Slots {
     }
 }
 
-/// Where a token's keys of all heads, then its values of all heads, lie in a layer of the pool.
+/// Returns the indices of a token's keys of all heads, then of its values, in a layer of the pool.
 fn entry_indices(shape: &KvShape, (page, token): (u32, usize)) -> impl Iterator<Item = usize> {
     let (half, head_dim) = (shape.half_values(), shape.head_dim);
     let start = page as usize * 2 * half;
@@ -105,7 +105,7 @@ impl KvPool {
         pool.clone().select(0, pages.clone()).cast(DType::F32)
     }
 
-    /// All layers' part of a page.
+    /// Copies all layers' part of a page out.
     pub(super) fn export(&self, page: usize, out: &mut [u8]) -> Result<(), StepError> {
         let width = 2 * self.shape.half_values();
         for (layer, out) in self.layers.iter().zip(out.chunks_exact_mut(width * 2)) {
@@ -130,7 +130,7 @@ impl KvPool {
     }
 }
 
-/// The stock scatter of the CPU backend copies the pool; this writes the values where they belong.
+/// Writes the values in place; the stock scatter of the CPU backend copies the pool.
 fn append_in_place(
     pool: Tensor<2>,
     entries: Tensor<2>,

@@ -1,4 +1,4 @@
-//! What every layer's attention needs, put onto the device once a step.
+//! The inputs of every layer's attention, put onto the device once a step.
 
 use super::groups::{Group, groups};
 use super::int_tensor;

@@ -1,6 +1,6 @@
 //! Norms and rotates the keys of a step, and stores keys and values in their pages.
 //!
-//! Keys of two neighbouring tokens share a word. Where a step has both, the first one's cube writes
+//! Keys of two neighboring tokens share a word. Where a step has both, the first one's cube writes
 //! it; where it has only one, the word keeps what it holds of the other.
 
 use super::decode::single_to_half;
@@ -23,7 +23,7 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// Width of a row of queries, keys and values.
+    /// Returns the width of a row of queries, keys and values.
     pub(super) fn width(self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
@@ -69,11 +69,11 @@ pub(super) fn turned(
     Pair { low: low * cos - high * sin, high: high * cos + low * sin }
 }
 
-/// Which pair of which row's head.
+/// A pair of elements of a row's head.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Turn {
     pub(super) row: usize,
-    /// Where the head begins.
+    /// Start of the head.
     pub(super) base: usize,
     pub(super) index: usize,
     pub(super) eps: f32,

@@ -25,7 +25,7 @@ pub(super) const HIDDEN: f32 = -1.0e30;
 /// Bytes of shared memory that queries and scores may take: what every adapter has, less the rest.
 const SHARED_BYTES: usize = 15 << 10;
 
-/// How a kernel is made.
+/// The compile-time options of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Plan {
     pub(super) heads: Heads,
@@ -33,7 +33,7 @@ pub(super) struct Plan {
     pub(super) group: usize,
     /// Rows of a cube.
     pub(super) rows: usize,
-    /// Whether units of a plane find the largest score together. It is the same either way.
+    /// True if units of a plane find the largest score together. The result is the same.
     pub(super) planes: bool,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Reach {
     pub(super) window: u32,
 }
 
-/// Where a cube works.
+/// The part of the work that a cube does.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Seat {
     pub(super) first_row: usize,
@@ -143,7 +143,7 @@ fn attend_kernel(
     finish(out, &mut scores, &sums, &totals, &seat, plan);
 }
 
-/// Query heads of a cube, and the most rows of a tile, for these heads.
+/// Returns the query heads of a cube, and the most rows of a tile, for these heads.
 fn sizes(heads: Heads) -> (usize, usize) {
     let queries = SHARED_BYTES / size_of::<f32>() / (heads.head_dim + STEP + PARTS + 2);
     let shared = heads.heads / heads.kv_heads;
@@ -153,7 +153,7 @@ fn sizes(heads: Heads) -> (usize, usize) {
     (group, (queries.min(16) / group).clamp(1, 4))
 }
 
-/// The most rows of a tile.
+/// Returns the largest number of rows of a tile.
 pub(super) fn tile_rows(heads: Heads) -> usize {
     sizes(heads).1
 }

@@ -252,7 +252,7 @@ pub(super) fn finish(
     }
 }
 
-/// What the units of a word hold, in the order of their parts.
+/// Adds up the values of a word's units, in the order of their parts.
 #[cube]
 fn add_parts(scores: &mut Shared<[f32]>, #[comptime] plan: Plan) -> f32 {
     let lane = UNIT_POS as usize % comptime!(plan.words());

@@ -6,7 +6,7 @@
 
 use modelfile::ModelSpec;
 
-/// What a step has to do.
+/// The work of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
     /// Tokens computed: the batch of a decode step, the chunk of a prompt.
@@ -35,7 +35,7 @@ pub struct WeightBytes {
 pub struct KernelCost {
     /// Its name in `docs/kernels.md`.
     pub kernel: &'static str,
-    /// How often it is launched.
+    /// Number of launches.
     pub launches: usize,
     /// Bytes read and written.
     pub bytes: f64,
@@ -43,7 +43,7 @@ pub struct KernelCost {
     pub operations: f64,
 }
 
-/// The kernels of a step, in the order in which they run.
+/// Returns the kernels of a step, in the order in which they run.
 pub fn step(spec: &ModelSpec, work: Work, weights: WeightBytes) -> Vec<KernelCost> {
     let (rows, layers) = (work.rows as f64, spec.layers);
     let hidden = spec.hidden as f64;
@@ -77,7 +77,7 @@ pub fn step(spec: &ModelSpec, work: Work, weights: WeightBytes) -> Vec<KernelCos
     ]
 }
 
-/// All kernels together: bytes, and operations.
+/// Adds up the bytes and operations of all kernels.
 pub fn total(kernels: &[KernelCost]) -> (f64, f64) {
     kernels.iter().fold((0.0, 0.0), |(bytes, operations), kernel| {
         (bytes + kernel.bytes, operations + kernel.operations)

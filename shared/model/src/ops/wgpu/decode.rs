@@ -1,9 +1,9 @@
-//! How kernels read half precision and the blocks of a matrix.
+//! Decoding of half precision and of a matrix's blocks in kernels.
 
 use super::format::Format;
 use cubecl::prelude::*;
 
-/// A half as a single. Exact for every finite half; what is not finite becomes a large number, so
+/// Converts a half to a single. Exact for every finite half; the others become large numbers, so
 /// that nothing read from a page can turn the sum of another row into nothing.
 #[cube]
 pub(super) fn half_to_single(bits: u32) -> f32 {
@@ -15,7 +15,7 @@ pub(super) fn half_to_single(bits: u32) -> f32 {
     f32::reinterpret(u32::reinterpret(value) | ((bits & 0x8000) << 16))
 }
 
-/// A single as a half, to the nearest, ties to even.
+/// Converts a single to a half, to the nearest, ties to even.
 #[cube]
 pub(super) fn single_to_half(value: f32) -> u32 {
     let bits = u32::reinterpret(value);
@@ -38,7 +38,7 @@ pub(super) struct Scale {
     pub(super) offset: f32,
 }
 
-/// Where a block lies.
+/// The place of a block.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Place {
     pub(super) block: usize,
@@ -49,7 +49,7 @@ pub(super) struct Place {
     pub(super) supers: usize,
 }
 
-/// The scale of a half of a block.
+/// Reads the scale of a half of a block.
 #[cube]
 pub(super) fn read_scale(
     scales: &[u32],
@@ -109,7 +109,7 @@ pub(super) fn read_words(
     }
 }
 
-/// Input `index` of the eight read to `at`.
+/// Returns input `index` of the eight read to `at`.
 #[cube]
 pub(super) fn weight(
     words: &Array<u32>,

@@ -1,7 +1,7 @@
-//! How a quantised matrix lies on the device, and how ggml's blocks get there.
+//! The layout of a quantized matrix on the device, and the conversion of ggml's blocks to it.
 //!
-//! Columns of words are outputs, so that neighbouring units of a kernel read neighbouring words. A
-//! block is 32 inputs of one output. Nothing is dequantised: a block keeps its quants and its scales.
+//! Columns of words are outputs, so that neighboring units of a kernel read neighboring words. A
+//! block is 32 inputs of one output. Nothing is dequantized: a block keeps its quants and its scales.
 
 use modelfile::{DType, TensorData};
 
@@ -84,7 +84,7 @@ impl Format {
         matches!(self, Self::SuperNibble | Self::SuperSix)
     }
 
-    /// The quant that stands for zero.
+    /// Returns the quant that stands for zero.
     pub(super) fn zero(self) -> f32 {
         match self {
             Self::Nibble => 8.0,
@@ -94,7 +94,7 @@ impl Format {
         }
     }
 
-    /// Whether the two halves of a block have scales of their own.
+    /// Returns true if the two halves of a block have scales of their own.
     pub(super) fn halves(self) -> bool {
         self == Self::SuperSix
     }
@@ -259,7 +259,7 @@ fn super_six(bytes: &[u8], sub: usize, out: &mut [u32]) -> Scale {
     Scale::Sub(u16::from_le_bytes([scales[0], scales[1]]), (sub == 0).then_some(opened))
 }
 
-/// What a kernel makes of a matrix, on the host: for tests of the packing.
+/// Computes on the host the value that a kernel reads from a matrix, to test the packing.
 #[cfg(test)]
 fn value(packed: &Packed, blocks: usize, column: usize, input: usize) -> f32 {
     let (block, index) = (input / BLOCK, input % BLOCK);

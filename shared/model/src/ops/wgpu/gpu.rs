@@ -25,7 +25,7 @@ impl Gpu {
         Self { client: device.client(), device }
     }
 
-    /// Room for `len` values, holding anything.
+    /// Allocates room for `len` values, without initializing it.
     pub(super) fn empty(&self, len: usize, dtype: DType) -> CubeTensor {
         self.tensor(self.client.empty(len * dtype.size()), len, dtype)
     }
@@ -44,7 +44,7 @@ impl Gpu {
         self.tensor(handle, values.len(), DType::F32)
     }
 
-    /// `len` words of zero.
+    /// Allocates `len` words of zero.
     pub(super) fn zeros(&self, len: usize) -> CubeTensor {
         let (client, device) = (self.client.clone(), self.device.clone());
         zeros_client(client, device, Shape::new([len]), DType::U32)
@@ -65,7 +65,7 @@ impl Gpu {
         Err(LoadError::Device { wanted: format!("{:?}", self.device), reason })
     }
 
-    /// Whether the adapter is a program on the CPU, or does not say what it is.
+    /// Returns true if the adapter is a program on the CPU, or does not state its kind.
     pub(super) fn is_software(&self) -> bool {
         let kind = match &self.device {
             CubeDevice::Wgpu(WgpuDevice { kind, .. }) => kind,
@@ -74,7 +74,8 @@ impl Gpu {
         matches!(kind, WgpuDeviceKind::Cpu | WgpuDeviceKind::Other(_))
     }
 
-    /// Whether the units of a cube form planes of at least four that can find a maximum together.
+    /// Returns true if the units of a cube form planes of at least four that can find a maximum
+    /// together.
     pub(super) fn has_planes(&self) -> bool {
         let properties = self.client.properties();
         properties.features.plane.contains(Plane::Ops) && properties.hardware.plane_size_min >= 4
@@ -106,7 +107,7 @@ pub(super) fn singles(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(size_of::<f32>()).map(single).collect()
 }
 
-/// A tensor as a kernel's argument.
+/// Turns a tensor into a kernel's argument.
 pub(super) fn arg(tensor: &CubeTensor) -> BufferArg {
     tensor.clone().into_buffer_arg()
 }

@@ -1,4 +1,4 @@
-//! What the head tells: tokens found on the device, or rows of logits copied whole.
+//! The results of the head: tokens found on the device, or rows of logits copied whole.
 
 use super::gpu::{Gpu, singles};
 use super::rows;
@@ -54,7 +54,7 @@ impl Logits<'_> {
         Ok(())
     }
 
-    /// The rows that are not searched on the device, by themselves.
+    /// Returns the rows that are not searched on the device, by themselves.
     fn whole(&self, gpu: &Gpu) -> Option<CubeTensor> {
         let whole = self.wanted.iter().enumerate().filter(|(_, row)| !is_found(row));
         let whole: Vec<u32> = whole.map(|(index, _)| index as u32).collect();
@@ -71,7 +71,7 @@ impl Logits<'_> {
     }
 }
 
-/// Whether a row's tokens are found on the device.
+/// Returns true if a row's tokens are found on the device.
 fn is_found(row: &HeadRow) -> bool {
     (1..=top::TOP_MAX).contains(&row.top)
 }

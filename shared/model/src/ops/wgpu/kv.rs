@@ -25,7 +25,7 @@ impl WgpuKv {
         self.shape.block_bytes() / self.shape.layers.max(1)
     }
 
-    /// The page of each layer.
+    /// Returns the page of each layer.
     fn page(&self, page: u32) -> impl Iterator<Item = Handle> {
         let bytes = self.layer_bytes();
         let start = page as usize * bytes;

@@ -1,4 +1,4 @@
-//! Multiplication by a quantised matrix, with the norm before and the bias, residual or gate behind.
+//! Multiplication by a quantized matrix, with the norm before and the bias, residual or gate behind.
 //!
 //! A cube makes `rows x (columns * LANES)` outputs. Its units share the inputs out in [`SLICES`]
 //! runs of blocks: each unit adds up its run in order, and the runs are added in order. How many
@@ -22,7 +22,7 @@ const STAGED: usize = UNITS * 8;
 /// Partial sums of squares that one unit adds up.
 const PARTIALS: usize = 16;
 
-/// What becomes of the products.
+/// The use of the products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Finish {
     /// Written.
@@ -33,7 +33,7 @@ pub(super) enum Finish {
     Gate,
 }
 
-/// How a kernel is made.
+/// The compile-time options of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Plan {
     pub(super) format: Format,
@@ -67,7 +67,7 @@ pub(super) struct Sizes {
     pub(super) columns: u32,
     /// Width of the output.
     pub(super) width: u32,
-    /// Where in it this matrix writes.
+    /// First column that this matrix writes.
     pub(super) first: u32,
     pub(super) eps: f32,
 }
@@ -111,7 +111,7 @@ fn linear_kernel(
     finish(bias, out, &mut staged, &sums, first_row, &sizes, plan);
 }
 
-/// The column of the matrix that a unit's `index`-th is, clamped to the last.
+/// Returns the column of the matrix for a unit's `index`-th, clamped to the last.
 #[cube]
 fn column(lane: usize, sizes: &Sizes, #[comptime] index: usize, #[comptime] plan: Plan) -> usize {
     let results = comptime!(plan.results());
@@ -125,8 +125,8 @@ fn column(lane: usize, sizes: &Sizes, #[comptime] index: usize, #[comptime] plan
     }
 }
 
-/// `inverse[row] = 1 / sqrt(mean(x[row]^2) + eps)`, added up in an order of its own that is the same
-/// for every plan.
+/// Computes `inverse[row] = 1 / sqrt(mean(x[row]^2) + eps)`, added up in an order of its own that
+/// is the same for every plan.
 #[cube]
 #[allow(clippy::too_many_arguments, reason = "a part of the kernel")]
 fn inverse_root_mean_squares(

@@ -75,7 +75,7 @@ impl WgpuBuffer {
     }
 }
 
-/// What a linear layer reads, and what is made of its products.
+/// The inputs of a linear layer, and the use of its products.
 struct Linear<'a> {
     x: &'a CubeTensor,
     rows: usize,

@@ -1,11 +1,11 @@
-//! What the kernels need to know of a step, put onto the device once.
+//! The description of a step for the kernels, put onto the device once.
 
 use super::gpu::Gpu;
 use crate::BLOCK_TOKENS;
 use crate::ops::Step;
 use burn_cubecl::tensor::CubeTensor;
 
-/// Set where a row writes the word that its key shares with its neighbour's.
+/// Set where a row writes the word that its key shares with its neighbor's.
 pub(super) const SLOT_FIRST: u32 = 1;
 /// Set where the next row's key belongs into the same word.
 pub(super) const SLOT_NEXT: u32 = 2;

@@ -26,14 +26,14 @@ struct Found {
     token: u32,
 }
 
-/// Whether `a` is more likely than `b`.
+/// Returns true if `a` is more likely than `b`.
 #[cube]
 fn ahead(a: &Found, b: &Found) -> bool {
     a.logit > b.logit || (a.logit == b.logit && a.token < b.token)
 }
 
-/// The first pass, `tokens` being the places themselves, or the second, over what the first found.
-/// What it finds lies in order of row, chunk and rank.
+/// Runs the first pass, in which `tokens` are the places themselves, or the second, over the
+/// results of the first. Its results lie in order of row, chunk and rank.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments, reason = "every buffer of a kernel is an argument")]
 fn top_kernel(
@@ -166,7 +166,7 @@ pub(super) fn best(gpu: &Gpu, all: &Best, (rows, vocab): (usize, usize), top: us
     last
 }
 
-/// The row's candidates, given as the bytes that were read; what the row does not have is left out.
+/// Decodes the row's candidates from the bytes that were read, without the empty ones.
 pub(super) fn candidates(logits: &[u8], tokens: &[u8]) -> Vec<(u32, f32)> {
     let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     let pairs = logits.chunks_exact(4).zip(tokens.chunks_exact(4));

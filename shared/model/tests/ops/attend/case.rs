@@ -9,7 +9,7 @@ use std::ops::Range;
 
 const EPS: f32 = 1e-6;
 
-/// What to make a case of.
+/// The sizes of a case.
 pub(crate) struct Options {
     pub(crate) head_dim: usize,
     pub(crate) sequences: usize,
@@ -152,7 +152,7 @@ impl Case {
         steps
     }
 
-    /// What a page holds before the first step.
+    /// Returns the content of a page before the first step.
     fn page(&self, page: usize) -> Vec<u8> {
         let mut random = Random(self.seed ^ (page as u64) << 32);
         let values = random.values(self.shape.block_bytes() / 2);
@@ -239,7 +239,7 @@ impl<O: ServeOps> Run<O> {
     }
 }
 
-/// Which number of the KV.
+/// The place of a number of the KV.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) sequence: usize,
