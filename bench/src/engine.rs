@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use chassis::Settings;
 use clap::ValueEnum;
-use model::{DeviceChoice, IsaChoice, Precision};
+use model::{ActivationsChoice, DeviceChoice, IsaChoice};
 use modelfile::ModelFile;
 use provision::hub::{self, HubOptions, HubRef, Tenths};
 
@@ -51,9 +51,9 @@ pub(super) struct EngineArgs {
     /// Instructions of the CPU device: auto, avx512, avx2 or portable
     #[arg(long, default_value_t = IsaChoice::Auto)]
     isa: IsaChoice,
-    /// Precision of the activations that quantized layers read on the CPU device: int8 or int16
-    #[arg(long, default_value_t = Precision::Int8, value_name = "PRECISION")]
-    activations: Precision,
+    /// Precision of the activations that quantized layers read on the CPU device: auto, int8 or int16
+    #[arg(long, default_value_t = ActivationsChoice::Auto, value_name = "PRECISION")]
+    activations: ActivationsChoice,
     /// Tokens of a prompt that one step computes
     #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = chunk)]
     chunk: usize,
@@ -153,7 +153,8 @@ impl Bench<'_> {
         machine.device = ours.model().device().name.clone();
         let is_cpu = machine.device.starts_with("cpu");
         machine.isa = is_cpu.then(|| machine::isa(self.options.isa).to_string());
-        machine.activations = is_cpu.then(|| self.options.activations.to_string());
+        let activations = ours.model().activations();
+        machine.activations = activations.map(|resolved| resolved.precision.to_string());
         let load = ForeignLoad::start(self.args.foreign_load).context("start foreign load")?;
         let mut samples = Samples::default();
         let contenders: Vec<Contender> =

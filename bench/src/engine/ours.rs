@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use model::{
-    BLOCK_TOKENS, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, RowOutput,
-    StepOutput, Wanted,
+    ActivationsChoice, BLOCK_TOKENS, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits,
+    RowOutput, StepOutput, Wanted,
 };
 use modelfile::ModelFile;
 
@@ -17,7 +17,7 @@ pub(super) struct DeviceOptions {
     pub(super) device: DeviceChoice,
     pub(super) threads: usize,
     pub(super) isa: IsaChoice,
-    pub(super) activations: Precision,
+    pub(super) activations: ActivationsChoice,
     /// Tokens of a prompt that one step computes.
     pub(super) chunk: usize,
 }

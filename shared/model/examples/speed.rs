@@ -2,7 +2,8 @@
 #![allow(clippy::print_stdout, reason = "an example that reports to its user")]
 
 use model::{
-    BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, StepOutput, Wanted,
+    ActivationsChoice, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, StepOutput,
+    Wanted,
 };
 use modelfile::ModelFile;
 use std::error::Error;
@@ -18,7 +19,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device: DeviceChoice = arguments.next().unwrap_or_else(|| "auto".into()).parse()?;
     let threads = arguments.next().map_or(Ok(2), |threads| threads.parse())?;
     let isa: IsaChoice = arguments.next().unwrap_or_else(|| "auto".into()).parse()?;
-    let activations: Precision = arguments.next().unwrap_or_else(|| "int8".into()).parse()?;
+    let activations: ActivationsChoice =
+        arguments.next().unwrap_or_else(|| "auto".into()).parse()?;
     let file = ModelFile::open(Path::new(&path))?;
     let started = Instant::now();
     let limits = ModelLimits { kv_pages: 16 * (CONTEXT / 16 + 2), threads, isa, activations };

@@ -4,7 +4,8 @@
 
 use model::ops::wgpu::cost::{self, WeightBytes, Work};
 use model::{
-    BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, StepOutput, Wanted,
+    ActivationsChoice, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, StepOutput,
+    Wanted,
 };
 use modelfile::{ModelFile, ModelFileError};
 use std::error::Error;
@@ -24,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         kv_pages: most * context.div_ceil(16),
         threads: 2,
         isa: IsaChoice::Auto,
-        activations: Precision::default(),
+        activations: ActivationsChoice::Auto,
     };
     let load = |device: DeviceChoice| Model::load(&file, &device, &limits, &mut |_| {});
     let mut ours = load(DeviceChoice::Wgpu(None))?;

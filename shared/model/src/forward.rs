@@ -1,5 +1,6 @@
 //! A loaded model: one mixed step at a time, blocks out and in.
 
+use crate::activations::{ActivationsChoice, ResolvedActivations};
 use crate::batch::{BatchSequence, StepBuilder};
 use crate::decoder::{Decoder, Runner, kv_shape};
 use crate::device::{DeviceChoice, Placement, ResolvedDevice, Target};
@@ -13,10 +14,9 @@ use crate::ops::reference::ReferenceOps;
 use crate::ops::wgpu::WgpuOps;
 use crate::output::StepOutput;
 use crate::{BLOCK_TOKENS, Wanted};
-use kernels::Precision;
 use modelfile::{ModelFile, ModelSpec};
 
-/// What a model may use.
+/// Limits and choices for a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelLimits {
     /// Pages in the KV pool.
@@ -25,14 +25,16 @@ pub struct ModelLimits {
     pub threads: usize,
     /// Instructions of the CPU device.
     pub isa: IsaChoice,
-    /// How finely the CPU device rounds what linear layers read.
-    pub activations: Precision,
+    /// Precision to which the CPU device rounds the inputs of quantized layers.
+    pub activations: ActivationsChoice,
 }
 
 /// A model on a device, with its KV pool; one thread owns it.
 pub struct Model {
     spec: ModelSpec,
     device: ResolvedDevice,
+    /// Set on the CPU device.
+    activations: Option<ResolvedActivations>,
     shape: KvShape,
     steps: StepBuilder,
     runner: Box<dyn Runner>,
@@ -52,11 +54,14 @@ impl Model {
         tracing::info!(model = file.name(), device = name, reason, "load model");
         let spec = file.spec().clone();
         let mut device = placement.resolved.clone();
-        if matches!(placement.target, Target::Cpu) && limits.activations != Precision::default() {
-            device.name = format!("{} {}", device.name, limits.activations);
+        let activations = matches!(placement.target, Target::Cpu)
+            .then(|| limits.activations.resolve(file.parameters()));
+        if let Some(ResolvedActivations { precision, .. }) = &activations {
+            device.name = format!("{} {precision}", device.name);
         }
         Ok(Self {
             runner: load_runner(file, placement, limits, progress)?,
+            activations,
             shape: kv_shape(&spec, limits.kv_pages),
             steps: StepBuilder::new(limits.kv_pages),
             spec,
@@ -64,14 +69,19 @@ impl Model {
         })
     }
 
-    /// Sizes and constants of the model.
+    /// Returns the sizes and constants of the model.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
 
-    /// The device in use.
+    /// Returns the device in use.
     pub fn device(&self) -> &ResolvedDevice {
         &self.device
+    }
+
+    /// Returns the precision of the inputs of quantized layers, on the CPU device.
+    pub fn activations(&self) -> Option<&ResolvedActivations> {
+        self.activations.as_ref()
     }
 
     /// How the bytes of a block are arranged; two models exchange blocks only if these are equal.
@@ -80,12 +90,12 @@ impl Model {
         format!("f16/b{BLOCK_TOKENS}/l{layers}/kv{kv_heads}/d{head_dim}/layer-khdt-vhtd")
     }
 
-    /// Bytes of one block: 16 tokens in all layers.
+    /// Returns the bytes of one block: 16 tokens in all layers.
     pub fn block_bytes(&self) -> usize {
         self.shape.block_bytes()
     }
 
-    /// Pages in the pool.
+    /// Returns the number of pages in the pool.
     pub fn pages(&self) -> usize {
         self.shape.pages
     }
@@ -113,7 +123,7 @@ impl Model {
         Ok(())
     }
 
-    /// The block in `page`; entries from `filled` on are zeros, so that its bytes depend on nothing
+    /// Returns the block in `page`; entries from `filled` on are zeros, so that its bytes depend on nothing
     /// but its tokens.
     pub fn export_block(&mut self, page: u32, filled: u32) -> Result<Vec<u8>, StepError> {
         self.check_page(page)?;
@@ -170,9 +180,17 @@ fn load_runner(
     let pages = limits.kv_pages;
     match placement.target {
         Target::Cpu => {
-            let (isa, activations) = (limits.isa.isa(), limits.activations);
-            tracing::info!(%isa, %activations, threads = limits.threads, "compute with the CPU's kernels");
-            let ops = CpuOps::new(limits.threads, isa, activations)?;
+            let isa = limits.isa.isa();
+            let ResolvedActivations { precision, reason } =
+                limits.activations.resolve(file.parameters());
+            tracing::info!(
+                %isa,
+                activations = %precision,
+                reason,
+                threads = limits.threads,
+                "compute with the CPU's kernels"
+            );
+            let ops = CpuOps::new(limits.threads, isa, precision)?;
             Ok(Box::new(Decoder::load(file, ops, pages, progress)?))
         }
         #[cfg(feature = "wgpu")]

@@ -6,6 +6,7 @@
 //! **Invariant**: KV is stored as f16 in pages of [`BLOCK_TOKENS`] tokens on every device, and a page
 //! leaves and enters bit by bit, so that a sequence goes on anywhere as it would have gone on here.
 
+mod activations;
 mod batch;
 mod decoder;
 mod device;
@@ -17,12 +18,15 @@ mod output;
 pub mod sampling;
 mod weights;
 
+pub use activations::{
+    ActivationsChoice, INT8_PARAMETERS_MIN, ParseActivationsError, ResolvedActivations,
+};
 pub use batch::{BatchSequence, Wanted};
 pub use device::{DeviceChoice, ParseDeviceError, ResolvedDevice, unused_graphics};
 pub use error::{LoadError, StepError};
 pub use forward::{Model, ModelLimits};
 pub use isa::{IsaChoice, ParseIsaChoiceError};
-pub use kernels::{ParsePrecisionError, Precision};
+pub use kernels::Precision;
 pub use output::{Candidate, RowOutput, StepOutput};
 
 /// Tokens in one page of the KV pool, and in one block on the wire.

@@ -8,8 +8,11 @@
 
 mod support;
 
-use model::{BLOCK_TOKENS, Model, StepError, StepOutput, Wanted};
-use modelfile::{ModelFile, ModelFileError};
+use model::{
+    ActivationsChoice, BLOCK_TOKENS, DeviceChoice, IsaChoice, Model, ModelLimits, Precision,
+    StepError, StepOutput, Wanted,
+};
+use modelfile::ModelFile;
 use support::naive::Naive;
 use support::{DEVICES, Fed, difference, forward, is_exact, load, some_tokens};
 use tinymodel::TinyLlama;
@@ -22,14 +25,14 @@ fn tiny() -> TinyLlama {
 }
 
 /// The model as a GGUF file; its open handle outlives the directory.
-fn gguf(tiny: &TinyLlama) -> Result<ModelFile, ModelFileError> {
+fn gguf(tiny: &TinyLlama) -> ModelFile {
     let directory = tempfile::tempdir().unwrap();
-    tiny.write_gguf(&directory.path().join("tiny.gguf"))
+    tiny.write_gguf(&directory.path().join("tiny.gguf")).unwrap()
 }
 
 /// Runs `check` on every device that this machine has.
 fn on_devices(check: impl Fn(&mut Model, &str)) {
-    let file = gguf(&tiny()).unwrap();
+    let file = gguf(&tiny());
     for device in DEVICES {
         if let Some(mut model) = load(&file, device, 64) {
             check(&mut model, device);
@@ -43,7 +46,7 @@ fn logits_are_those_of_the_formula_from_either_format() {
     for tiny in [tiny(), TinyLlama { kv_heads: 4, seed: 9, ..TinyLlama::default() }] {
         let wanted = Naive::new(&tiny).logits(&tokens);
         let directory = tempfile::tempdir().unwrap();
-        let files = [gguf(&tiny).unwrap(), tiny.write_safetensors(directory.path()).unwrap()];
+        let files = [gguf(&tiny), tiny.write_safetensors(directory.path()).unwrap()];
         for device in DEVICES {
             let mut first: Option<Vec<Vec<f32>>> = None;
             for file in &files {
@@ -217,4 +220,20 @@ fn what_cannot_be_done_is_refused() {
 /// Limit for differences between chunks and company.
 fn exact(device: &str) -> f32 {
     if is_exact(device) { 0.0 } else { TOLERANCE }
+}
+
+#[test]
+fn a_small_model_takes_sixteen_bits_by_itself() {
+    let file = gguf(&TinyLlama::default());
+    let limits = ModelLimits {
+        kv_pages: 8,
+        threads: 1,
+        isa: IsaChoice::Auto,
+        activations: ActivationsChoice::Auto,
+    };
+    let model = Model::load(&file, &DeviceChoice::Cpu, &limits, &mut |_| {}).unwrap();
+    let activations = model.activations().unwrap();
+    assert_eq!(activations.precision, Precision::Int16);
+    assert_eq!(activations.reason, "auto: 0.00 billion parameters, below 2");
+    assert_eq!(model.device().name, "cpu int16");
 }

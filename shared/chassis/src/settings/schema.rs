@@ -18,8 +18,9 @@ pub struct Settings {
     pub threads: usize,
     /// Instructions of the CPU's kernels: `auto`, `avx512`, `avx2` or `portable`.
     pub isa: String,
-    /// How finely the CPU's kernels round what quantised layers read: `int8`, as others do, or
-    /// `int16`, as good as single precision for twice the multiplications.
+    /// Precision to which the CPU's kernels round the inputs of quantized layers: `int8`, as other
+    /// engines do; `int16`, as good as single precision; or `auto`, which is `int16` for a model of
+    /// fewer than 2 billion parameters and `int8` for the others.
     pub activations: String,
     /// How long a service may take to finish its work once it is told to stop.
     pub drain_timeout_ms: u64,
@@ -185,7 +186,7 @@ impl Default for Settings {
             device: "auto".to_owned(),
             threads: 0,
             isa: "auto".to_owned(),
-            activations: "int8".to_owned(),
+            activations: "auto".to_owned(),
             drain_timeout_ms: 10_000,
             nats: NatsSettings::default(),
             model: ModelSettings::default(),
@@ -303,7 +304,7 @@ impl Settings {
             ),
             ("threads", self.threads <= 1_024, "at most 1024"),
             ("isa", is_isa(&self.isa), "auto, avx512, avx2 or portable"),
-            ("activations", matches!(self.activations.as_str(), "int8" | "int16"), "int8 or int16"),
+            ("activations", is_precision(&self.activations), "auto, int8 or int16"),
             ("drain_timeout_ms", self.drain_timeout_ms <= HOUR_MS, "at most 3600000"),
             ("nats.url", are_nats_urls(&nats.url), "nats://host:port, or tls://host:port"),
             ("nats.connect_timeout_ms", (1..=HOUR_MS).contains(&nats.connect_timeout_ms), TIME),
@@ -366,6 +367,10 @@ fn is_device(text: &str) -> bool {
 
 fn is_isa(text: &str) -> bool {
     matches!(text, "auto" | "avx512" | "avx2" | "portable")
+}
+
+fn is_precision(text: &str) -> bool {
+    matches!(text, "auto" | "int8" | "int16")
 }
 
 fn is_policy(text: &str) -> bool {

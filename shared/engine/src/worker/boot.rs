@@ -9,7 +9,7 @@ use bus::Call;
 use chassis::http::axum::Router;
 use chassis::telemetry::Verdicts;
 use chassis::{Settings, Tasks};
-use model::{DeviceChoice, IsaChoice, Model, ModelLimits, Precision};
+use model::{ActivationsChoice, DeviceChoice, IsaChoice, Model, ModelLimits};
 use modelfile::ModelFile;
 use protocol::subject::WorkerRequest;
 use protocol::{FileDigest, ModelFingerprint, Role, TraceVerdicts};
@@ -66,7 +66,8 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if settings.threads == 0 { cores } else { settings.threads };
     let isa: IsaChoice = settings.isa.parse().map_err(|error| failed(&error))?;
-    let activations: Precision = settings.activations.parse().map_err(|error| failed(&error))?;
+    let activations: ActivationsChoice =
+        settings.activations.parse().map_err(|error| failed(&error))?;
     let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads, isa, activations };
     let mut next_tenth = 0.0;
     let mut progress = |share: f32| {
@@ -87,9 +88,18 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
         sequences_max: settings.worker.max_sequences,
         prefill_share: prefill_share(settings, role),
         block_bytes: model.block_bytes(),
-        device: model.device().name.clone(),
+        device: device_name(&model),
     };
     Ok(loaded(model, settings, info))
+}
+
+/// Names the device, and says why its activations have their precision.
+fn device_name(model: &Model) -> String {
+    let name = &model.device().name;
+    match model.activations() {
+        Some(activations) => format!("{name} ({})", activations.reason),
+        None => name.clone(),
+    }
 }
 
 fn simulate(settings: &Settings, role: Role) -> Loaded<Simulated, Info> {

@@ -6,8 +6,8 @@ pub(crate) mod golden;
 pub(crate) mod naive;
 
 use model::{
-    BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, RowOutput, StepOutput,
-    Wanted,
+    ActivationsChoice, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, Precision,
+    RowOutput, StepOutput, Wanted,
 };
 use modelfile::ModelFile;
 
@@ -37,6 +37,7 @@ pub(crate) fn load_with(
         Some(device) => (device, Precision::Int16),
         None => (device, Precision::Int8),
     };
+    let activations = ActivationsChoice::Only(activations);
     let limits = ModelLimits { kv_pages, threads, isa, activations };
     let choice: DeviceChoice = device.parse().unwrap();
     let resolved = testbed::require_or_skip(&format!("device {device}"), choice.resolve())?;
