@@ -47,8 +47,8 @@ impl Simulated {
         Self { settings, pages: vec![Page::default(); pages] }
     }
 
-    /// Says how its blocks are laid out: two that differ do not read each other's blocks.
-    pub fn kv_layout(settings: &SimulatedSettings) -> String {
+    /// Describes its blocks: engines whose descriptions differ do not read each other's blocks.
+    pub fn kv_format(settings: &SimulatedSettings) -> String {
         format!("simulated, {} bytes a block, seed {}", settings.block_bytes, settings.seed)
     }
 

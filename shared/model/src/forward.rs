@@ -16,6 +16,10 @@ use crate::output::StepOutput;
 use crate::{BLOCK_TOKENS, Wanted};
 use modelfile::{ModelFile, ModelSpec};
 
+/// Version of the numbers in KV blocks. It is raised with every change to a kernel or to a layout
+/// that gives the same tokens other KV: blocks of two versions never mix.
+const KV_VERSION: u32 = 2;
+
 /// Limits and choices for a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelLimits {
@@ -84,10 +88,17 @@ impl Model {
         self.activations.as_ref()
     }
 
-    /// How the bytes of a block are arranged; two models exchange blocks only if these are equal.
-    pub fn kv_layout(&self) -> String {
+    /// Describes the numbers and the layout of a block. Two models exchange blocks only if these are
+    /// equal: KV computed in another precision differs, and answers from it would, too.
+    pub fn kv_format(&self) -> String {
         let KvShape { layers, kv_heads, head_dim, .. } = self.shape;
-        format!("f16/b{BLOCK_TOKENS}/l{layers}/kv{kv_heads}/d{head_dim}/layer-khdt-vhtd")
+        let computed = match &self.activations {
+            Some(activations) => activations.precision.to_string(),
+            None => "f32".to_owned(),
+        };
+        format!(
+            "v{KV_VERSION}/{computed}/f16/b{BLOCK_TOKENS}/l{layers}/kv{kv_heads}/d{head_dim}/layer-khdt-vhtd"
+        )
     }
 
     /// Returns the bytes of one block: 16 tokens in all layers.

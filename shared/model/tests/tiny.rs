@@ -13,6 +13,8 @@ use model::{
     StepError, StepOutput, Wanted,
 };
 use modelfile::ModelFile;
+use protocol::{BlockChain, FileDigest, ModelFingerprint, Scope};
+use std::collections::BTreeSet;
 use support::naive::Naive;
 use support::{DEVICES, Fed, difference, forward, is_exact, load, some_tokens};
 use tinymodel::TinyLlama;
@@ -220,6 +222,24 @@ fn what_cannot_be_done_is_refused() {
 /// Limit for differences between chunks and company.
 fn exact(device: &str) -> f32 {
     if is_exact(device) { 0.0 } else { TOLERANCE }
+}
+
+/// A worker must not take up blocks that another precision computed: their names differ.
+#[test]
+fn every_precision_names_its_blocks_apart() {
+    let file = gguf(&TinyLlama::default());
+    let files = FileDigest(file.digest().unwrap());
+    let tokens: Vec<u32> = (0..16).collect();
+    let mut names = Vec::new();
+    for (device, computed) in [("cpu", "int8"), ("cpu int16", "int16"), ("reference", "f32")] {
+        let model = load(&file, device, 8).unwrap();
+        let format = model.kv_format();
+        assert_eq!(format, format!("v2/{computed}/f16/b16/l2/kv2/d16/layer-khdt-vhtd"));
+        let fingerprint = ModelFingerprint::new(files, &format);
+        names.extend(BlockChain::sealed(fingerprint, Scope::shared(), &tokens));
+    }
+    let distinct: BTreeSet<_> = names.iter().collect();
+    assert_eq!((names.len(), distinct.len()), (3, 3));
 }
 
 #[test]

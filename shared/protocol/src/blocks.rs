@@ -23,17 +23,18 @@ const KEY_CONTEXT: &str = "tandem 2026-11 kv block name";
 #[serde(transparent)]
 pub struct FileDigest(pub [u8; 32]);
 
-/// Digests weights, dtypes, rope, tokenizer (all inside the files) and the KV layout.
+/// Digest of weights, dtypes, rope and tokenizer (all inside the files), and of the KV's format: its
+/// version, the precision it was computed in, and its layout.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ModelFingerprint(pub [u8; 32]);
 
 impl ModelFingerprint {
-    /// The fingerprint of a model whose KV is laid out as `kv_layout` says.
-    pub fn new(files: FileDigest, kv_layout: &str) -> Self {
+    /// Returns the fingerprint of a model whose KV is computed and laid out as `kv_format` describes.
+    pub fn new(files: FileDigest, kv_format: &str) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("tandem 2026-11 model fingerprint");
         field(&mut hasher, &files.0);
-        field(&mut hasher, kv_layout.as_bytes());
+        field(&mut hasher, kv_format.as_bytes());
         Self(*hasher.finalize().as_bytes())
     }
 

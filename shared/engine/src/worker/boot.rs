@@ -79,7 +79,7 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     let model =
         Model::load(&file, &device, &limits, &mut progress).map_err(|error| failed(&error))?;
     let files = FileDigest(file.digest().map_err(|error| failed(&error))?);
-    let fingerprint = ModelFingerprint::new(files, &model.kv_layout());
+    let fingerprint = ModelFingerprint::new(files, &model.kv_format());
     let info = Info {
         model: settings.model.name.clone().unwrap_or_else(|| file.name().to_owned()),
         files,
@@ -107,7 +107,7 @@ fn simulate(settings: &Settings, role: Role) -> Loaded<Simulated, Info> {
     let info = Info {
         model: settings.model.name.clone().unwrap_or(protocol::simulated::NAME.to_owned()),
         files,
-        fingerprint: ModelFingerprint::new(files, &Simulated::kv_layout(&settings.simulated)),
+        fingerprint: ModelFingerprint::new(files, &Simulated::kv_format(&settings.simulated)),
         context_tokens: protocol::simulated::CONTEXT_TOKENS as usize,
         sequences_max: settings.worker.max_sequences,
         prefill_share: prefill_share(settings, role),
