@@ -15,13 +15,15 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::cell::RefCell;
 use support::{DEVICES, is_exact, load_with, some_tokens};
+use testbed::Extent;
 use tinymodel::TinyModel;
 
 const PAGES: u32 = 64;
 const PAGES_EACH: u32 = 7;
-const CASES: u32 = 24;
-/// A software adapter takes its time.
-const CASES_ON_GRAPHICS: u32 = 8;
+/// Schedules for each model: the representative number, and the exhaustive one.
+const CASES: [u32; 2] = [6, 24];
+/// The same on a software adapter, which takes its time.
+const CASES_ON_GRAPHICS: [u32; 2] = [2, 8];
 
 /// One sequence's part in a step.
 #[derive(Clone, Debug)]
@@ -166,7 +168,8 @@ fn tiny(seed: u64, family: Family, matrices: DType) -> ModelFile {
 
 /// Runs random schedules on `models`, which must agree to the bit; the first computes every
 /// sequence alone as well.
-fn check(models: &mut [Model], cases: u32, what: &str) {
+fn check(models: &mut [Model], cases: [u32; 2], what: &str) {
+    let cases = Extent::from_env().pick(cases[0], cases[1]);
     let models = RefCell::new(models);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let random = TestRng::deterministic_rng(RngAlgorithm::ChaCha);

@@ -67,7 +67,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// All rows of logits of the golden cases: what others are compared with.
+/// Computes all rows of logits of the golden cases.
 pub(crate) fn golden_rows(model: &mut Model) -> Vec<Vec<Vec<f32>>> {
     golden().iter().map(|case| forced(model, case)).collect()
 }
@@ -75,10 +75,20 @@ pub(crate) fn golden_rows(model: &mut Model) -> Vec<Vec<Vec<f32>>> {
 /// Measures `model` against the golden continuations, against `reference`'s rows of them, and on
 /// windows of `text`.
 pub(crate) fn measure(model: &mut Model, reference: &[Vec<Vec<f32>>], text: &[u32]) -> Accuracy {
+    let rows = golden_rows(model);
+    measure_rows(model, &rows, reference, text)
+}
+
+/// Measures as [`measure`] does, given the model's own rows of the golden cases.
+pub(crate) fn measure_rows(
+    model: &mut Model,
+    rows: &[Vec<Vec<f32>>],
+    reference: &[Vec<Vec<f32>>],
+    text: &[u32],
+) -> Accuracy {
     let (mut cosines, mut errors, mut wrong, mut agreed) = (Vec::new(), Vec::new(), 0, 0);
-    for (case, reference) in golden().iter().zip(reference) {
-        let rows = forced(model, case);
-        errors.extend(case.errors(&rows));
+    for ((case, rows), reference) in golden().iter().zip(rows).zip(reference) {
+        errors.extend(case.errors(rows));
         for (index, (row, step)) in rows.iter().zip(&case.steps).enumerate() {
             cosines.push(cosine(row, &reference[index]));
             let is_golden = argmax(row) == case.greedy_ids[index];
