@@ -142,13 +142,25 @@ impl Attend<'_> {
                 if end <= start {
                     continue;
                 }
-                let tile = (start, (end - start).min(TILE));
+                let tokens = (end - start).min(TILE);
                 for column in (0..padded).step_by(COLUMNS) {
                     match (padded - column).min(COLUMNS) / LANES {
-                        1 => with_rows!(count, self.mix::<L, _, WIDE, 1>(first, tile, column)),
-                        2 => with_rows!(count, self.mix::<L, _, WIDE, 2>(first, tile, column)),
-                        3 => with_rows!(count, self.mix::<L, _, WIDE, 3>(first, tile, column)),
-                        _ => with_rows!(count, self.mix::<L, _, WIDE, 4>(first, tile, column)),
+                        1 => with_rows!(
+                            count,
+                            self.mix::<L, _, WIDE, 1>(first, start, tokens, column)
+                        ),
+                        2 => with_rows!(
+                            count,
+                            self.mix::<L, _, WIDE, 2>(first, start, tokens, column)
+                        ),
+                        3 => with_rows!(
+                            count,
+                            self.mix::<L, _, WIDE, 3>(first, start, tokens, column)
+                        ),
+                        _ => with_rows!(
+                            count,
+                            self.mix::<L, _, WIDE, 4>(first, start, tokens, column)
+                        ),
                     }
                 }
             }
@@ -317,7 +329,8 @@ impl Attend<'_> {
     unsafe fn mix<L: Lanes, const R: usize, const WIDE: bool, const N: usize>(
         &mut self,
         first: usize,
-        (start, tokens): (usize, usize),
+        start: usize,
+        tokens: usize,
         column: usize,
     ) {
         let head_dim = self.heads.head_dim;

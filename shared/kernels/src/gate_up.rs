@@ -7,6 +7,7 @@ use crate::lanes::{self, LANES, Lanes};
 use crate::linear::{CHUNK_ROWS, Segment, TILE_ROWS, chunk_rows, tile_rows};
 use crate::memory::Shared;
 use crate::tile::{self, Inputs, Outputs, PANELS};
+use std::ops::Range;
 
 /// The multiplication of prepared rows with gate and up, and their combination.
 pub(crate) struct GateUp<'a> {
@@ -55,7 +56,7 @@ impl Kernel for GateUpChunk<'_> {
             // chunk has these rows and columns to itself.
             unsafe {
                 let ahead = if tile == 0 { threads * gate.panel_bytes } else { 0 };
-                self.multiply::<L>([gate, up], (panel, ahead), (at, count), &mut both);
+                self.multiply::<L>([gate, up], panel, ahead, at..at + count, &mut both);
                 for (row, both) in both.iter_mut().take(count).enumerate() {
                     let gate = lanes::silu::<L>(L::load(both[0].as_ptr()));
                     let value = L::mul(gate, L::load(both[1].as_ptr()));
@@ -77,8 +78,9 @@ impl GateUpChunk<'_> {
     unsafe fn multiply<L: Lanes>(
         &self,
         segments: [&Segment; 2],
-        (panel, ahead): (usize, usize),
-        (first, rows): (usize, usize),
+        panel: usize,
+        ahead: usize,
+        rows: Range<usize>,
         out: &mut [Outputs; TILE_ROWS],
     ) {
         let GateUp { inputs, activations, .. } = self.product;
@@ -89,13 +91,13 @@ impl GateUpChunk<'_> {
             if format == segments[1].format {
                 let panels = segments.map(|segment| segment.panel(panel));
                 let inputs = Inputs { format, panels, activations, inputs, ahead };
-                return tile::compute::<L>(&inputs, first, rows, out);
+                return tile::compute::<L>(&inputs, rows.start, rows.len(), out);
             }
             for (index, segment) in segments.into_iter().enumerate() {
                 let mut one: [Outputs; TILE_ROWS] = [[[0.0; PANEL_ROWS]; PANELS]; TILE_ROWS];
                 let panels = [segment.panel(panel); PANELS];
                 let inputs = Inputs { format: segment.format, panels, activations, inputs, ahead };
-                tile::compute::<L>(&inputs, first, rows, &mut one);
+                tile::compute::<L>(&inputs, rows.start, rows.len(), &mut one);
                 for (out, one) in out.iter_mut().zip(one) {
                     out[index] = one[0];
                 }

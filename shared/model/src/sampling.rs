@@ -289,7 +289,7 @@ fn keep_nucleus(kept: &mut Vec<Weighted>, wanted: f64) {
     let weight = |part: &[Weighted]| part.iter().map(|one| one.weight).sum::<f64>();
     // Tokens before `from` are in, those from `to` on are out; halving finds the border.
     let (mut from, mut to, mut sum) = (0, kept.len(), 0.0);
-    while 64 < to - from {
+    while to - from > 64 {
         let half = (to - from) / 2;
         kept[from..to].select_nth_unstable_by(half, by_likelihood);
         let more = weight(&kept[from..from + half]);

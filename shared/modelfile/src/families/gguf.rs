@@ -42,7 +42,7 @@ pub(crate) fn from_gguf(
         vocab: metadata.need_texts("tokenizer.ggml.tokens")?.len(),
         context_tokens,
         rope_theta: metadata.positive(&key("rope.freq_base"))?.unwrap_or(10_000.0),
-        rope_factors: rope::from_gguf(metadata, architecture, (table, head_dim))?,
+        rope_factors: rope::from_gguf(metadata, architecture, table, head_dim)?,
         rope_pairs: gguf_rope_pairs,
         rms_eps: metadata.positive(&key("attention.layer_norm_rms_epsilon"))?.ok_or_else(|| {
             ModelFileError::field(key("attention.layer_norm_rms_epsilon"), "is missing")

@@ -17,7 +17,8 @@ fn unknown(kind: &str) -> ModelFileError {
 pub(super) fn from_gguf(
     metadata: &Metadata,
     architecture: &str,
-    (table, head_dim): (&TensorTable, usize),
+    table: &TensorTable,
+    head_dim: usize,
 ) -> Result<Option<Vec<f32>>, ModelFileError> {
     let key = |suffix: &str| format!("{architecture}.rope.{suffix}");
     // A factor without a type is a linear one; older files had one key for both.

@@ -35,7 +35,7 @@ impl Slots {
             let indices: Vec<i32> = self
                 .places
                 .iter()
-                .flat_map(|&place| entry_indices(shape, place))
+                .flat_map(|&(page, token)| entry_indices(shape, page, token))
                 .map(|index| index as i32)
                 .collect();
             let data = TensorData::new(indices.clone(), [indices.len(), 1]);
@@ -46,7 +46,7 @@ impl Slots {
 }
 
 /// Returns the indices of a token's keys of all heads, then of its values, in a layer of the pool.
-fn entry_indices(shape: &KvShape, (page, token): (u32, usize)) -> impl Iterator<Item = usize> {
+fn entry_indices(shape: &KvShape, page: u32, token: usize) -> impl Iterator<Item = usize> {
     let (half, head_dim) = (shape.half_values(), shape.head_dim);
     let start = page as usize * 2 * half;
     let width = shape.kv_heads * head_dim;
@@ -144,8 +144,8 @@ fn append_in_place(
     // A shared pool would be copied behind our back, once a layer and step.
     let stored = pool.try_storage_mut::<f16>().expect("nobody else holds the pool");
     let entry = 2 * shape.kv_heads * shape.head_dim;
-    for (row, &place) in rows.chunks_exact(entry).zip(places) {
-        for (index, &value) in entry_indices(shape, place).zip(row) {
+    for (row, &(page, token)) in rows.chunks_exact(entry).zip(places) {
+        for (index, &value) in entry_indices(shape, page, token).zip(row) {
             stored[index] = f16::from_f32(value);
         }
     }

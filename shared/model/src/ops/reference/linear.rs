@@ -29,7 +29,7 @@ impl Linear {
         let mut column = 0;
         for part in parts {
             let rows = part.shape[0];
-            transpose_into(&mut matrix, outputs, column, (&part.to_f32(), rows));
+            transpose_into(&mut matrix, outputs, column, &part.to_f32(), rows);
             column += rows;
         }
         let tensor = |values: Vec<f32>, shape: [usize; 2]| {
@@ -75,11 +75,10 @@ impl Linear {
     }
 }
 
-/// Writes `source`, given as values and their count of rows, transposed into the columns of
-/// `matrix` from `column` on; in tiles, so that neither side strides through memory.
-fn transpose_into(matrix: &mut [f32], width: usize, column: usize, source: (&[f32], usize)) {
+/// Writes `rows` rows of `values`, transposed, into the columns of `matrix` from `column` on; in
+/// tiles, so that neither side strides through memory.
+fn transpose_into(matrix: &mut [f32], width: usize, column: usize, values: &[f32], rows: usize) {
     const TILE: usize = 32;
-    let (values, rows) = source;
     let inputs = values.len() / rows;
     for row_tile in (0..rows).step_by(TILE) {
         for input_tile in (0..inputs).step_by(TILE) {
@@ -102,7 +101,7 @@ mod tests {
         let (rows, inputs) = (45, 70);
         let values: Vec<f32> = (0..rows * inputs).map(|value| value as f32).collect();
         let mut matrix = vec![-1.0; inputs * 100];
-        transpose_into(&mut matrix, 100, 55, (&values, rows));
+        transpose_into(&mut matrix, 100, 55, &values, rows);
         for input in 0..inputs {
             assert_eq!(matrix[input * 100 + 54], -1.0);
             for row in 0..rows {
