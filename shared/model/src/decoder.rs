@@ -6,9 +6,9 @@ use crate::output::StepOutput;
 use crate::weights::Weights;
 use modelfile::{ModelFile, ModelSpec};
 
-/// A loaded decoder with its KV, its operations forgotten.
+/// A loaded decoder with its KV, whatever its operations.
 pub(crate) trait Runner: Send {
-    /// Makes one step, which has rows, and tells what it wants.
+    /// Makes one step, which has rows, and writes the results it wants.
     fn step(&mut self, step: &Step, out: &mut StepOutput) -> Result<(), StepError>;
 
     /// Copies a page out; `bytes` has the bytes of a block.
@@ -39,7 +39,7 @@ struct Heads {
     window: Option<usize>,
 }
 
-/// The sizes of a model's KV pool.
+/// Returns the sizes of a model's KV pool.
 pub(crate) fn kv_shape(spec: &ModelSpec, pages: usize) -> KvShape {
     let ModelSpec { layers, kv_heads, head_dim, .. } = *spec;
     KvShape { layers, kv_heads, head_dim, pages }
@@ -129,7 +129,7 @@ impl<R: Runner> Runner for InPool<R> {
     }
 }
 
-/// Rotary frequency of each pair of elements, in radians per position.
+/// Returns the rotary frequency of each pair of elements, in radians per position.
 fn frequencies(spec: &ModelSpec) -> Vec<f64> {
     let frequency = |pair: usize| {
         let power = -2.0 * pair as f64 / spec.head_dim as f64;

@@ -1,4 +1,4 @@
-//! Which device runs the model, and why that one.
+//! The choice of the device that runs the model, with its reason.
 
 #[cfg(feature = "wgpu")]
 pub(crate) mod adapters;
@@ -70,13 +70,13 @@ impl fmt::Display for DeviceChoice {
 /// The device in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedDevice {
-    /// What it is called, e.g. `cpu` or `wgpu:0 NVIDIA L4 (Vulkan)`.
+    /// Name, e.g. `cpu int16` or `wgpu:0 NVIDIA L4 (Vulkan)`.
     pub name: String,
-    /// Why it was taken.
+    /// Reason why it was taken.
     pub reason: String,
 }
 
-/// Where the model lives, and whose operations compute it.
+/// The device of the model, with the operations that compute it.
 pub(crate) enum Target {
     /// The `kernels` crate.
     Cpu,
@@ -126,8 +126,7 @@ impl DeviceChoice {
 
     #[cfg(feature = "reference")]
     fn reference_cpu(&self) -> Result<Placement, LoadError> {
-        let resolved =
-            ResolvedDevice { name: "reference cpu".into(), reason: "configured".into() };
+        let resolved = ResolvedDevice { name: "reference cpu".into(), reason: "configured".into() };
         Ok(Placement { target: Target::ReferenceCpu, resolved })
     }
 

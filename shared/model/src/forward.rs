@@ -45,7 +45,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads `file` onto the device chosen; `progress` is told the share that is done.
+    /// Loads `file` onto the chosen device; `progress` gets the share that is done.
     pub fn load(
         file: &ModelFile,
         device: &DeviceChoice,
@@ -112,7 +112,7 @@ impl Model {
     }
 
     /// Makes one step: every sequence's tokens are computed, their K and V stored in its pages, and
-    /// what it wants told in `out`, in the order of `batch`.
+    /// its wanted results written to `out`, in the order of `batch`.
     pub fn forward(
         &mut self,
         batch: &[BatchSequence],

@@ -1,7 +1,7 @@
 //! The operations of a step, fused as serving wants them, behind one trait.
 //!
 //! Three implementations: [`reference`] (stock Burn operations in f32, any device), [`cpu`] (the
-//! `kernels` crate) and [`wgpu`] (CubeCL kernels). One suite of tests (`tests/ops.rs`) runs all of them.
+//! `kernels` crate) and [`wgpu`] (CubeCL kernels). One suite of tests (`tests/ops`) runs all of them.
 //!
 //! **Invariant**: what an operation writes for a row depends on that row, and on the KV of its
 //! sequence, alone: on nothing else in the step, nor on how a prompt was cut into chunks.
@@ -31,7 +31,7 @@ pub struct Step {
     pub spans: Vec<Span>,
     /// Block tables, one after the other: see [`Span::pages`].
     pub pages: Vec<u32>,
-    /// What the head is to tell, rows ascending.
+    /// Results that are wanted of the head, rows ascending.
     pub wanted: Vec<HeadRow>,
 }
 
@@ -48,12 +48,12 @@ pub struct Span {
 }
 
 impl Step {
-    /// Rows in the step.
+    /// Returns the number of rows in the step.
     pub fn rows(&self) -> usize {
         self.tokens.len()
     }
 
-    /// The page and the place in it where the KV of `row`, a row of `span`, lies.
+    /// Returns the page, and the slot in it, of the KV of `row`, a row of `span`.
     pub fn slot(&self, span: &Span, row: usize) -> (u32, usize) {
         let token = span.position + row - span.rows.start;
         let page = self.pages[span.pages.start + token / BLOCK_TOKENS];
@@ -64,16 +64,16 @@ impl Step {
 /// Division by the root of the mean square, then a weight per element.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<V> {
-    /// The weights, as long as what is normed.
+    /// The weights, as many as there are elements.
     pub weight: V,
     /// Added to the mean square.
     pub eps: f32,
 }
 
-/// What attention needs to know of one layer.
+/// The parameters of one layer's attention.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a, V> {
-    /// Which layer of the KV.
+    /// Layer of the KV.
     pub layer: usize,
     /// Query heads; each run of `heads / kv_heads` of them shares a key head.
     pub heads: usize,
@@ -113,20 +113,20 @@ pub trait ServeOps: Send + 'static {
     /// Puts a vector onto the device.
     fn vector(&mut self, values: &[f32]) -> Self::Vector;
 
-    /// An empty buffer; operations that write it give it their rows and width.
+    /// Returns an empty buffer; operations that write it give it their rows and width.
     fn buffer(&mut self) -> Self::Buffer;
 
-    /// KV pages, all zero.
+    /// Allocates KV pages, all zero.
     fn kv(&mut self, shape: KvShape) -> Result<Self::Kv, LoadError>;
 
     /// Makes the rows of a step known; all operations up to the next `begin` work on them.
     /// `frequencies` as in [`Attention`].
     fn begin(&mut self, step: &Step, frequencies: &[f64]) -> Result<(), StepError>;
 
-    /// `x = table[tokens]`.
+    /// Computes `x = table[tokens]`.
     fn embed(&mut self, step: &Step, table: &Self::Linear, x: &mut Self::Buffer);
 
-    /// `out = weight · norm(x) + bias`.
+    /// Computes `out = weight · norm(x) + bias`.
     fn norm_linear(
         &mut self,
         x: &Self::Buffer,
@@ -151,7 +151,7 @@ pub trait ServeOps: Send + 'static {
         out: &mut Self::Buffer,
     );
 
-    /// `residual += weight · x + bias`.
+    /// Adds `residual += weight · x + bias`.
     fn linear_residual(
         &mut self,
         x: &Self::Buffer,
@@ -159,7 +159,7 @@ pub trait ServeOps: Send + 'static {
         residual: &mut Self::Buffer,
     );
 
-    /// `out = silu(gate · norm(x)) ∘ (up · norm(x))`; `weight` was packed from `[gate, up]`.
+    /// Computes `out = silu(gate · norm(x)) ∘ (up · norm(x))`; `weight` was packed from `[gate, up]`.
     fn norm_gate_up(
         &mut self,
         x: &Self::Buffer,
@@ -168,7 +168,7 @@ pub trait ServeOps: Send + 'static {
         out: &mut Self::Buffer,
     );
 
-    /// `weight · norm(x)` of the rows in `step.wanted`, of which `out` gets, in that order, the most
+    /// Computes `weight · norm(x)` of the rows in `step.wanted`. `out` gets, in that order, the most
     /// likely tokens (falling, ties by id) or the whole row. Ends the step: everything that was
     /// queued on the device is done when this returns.
     #[expect(
