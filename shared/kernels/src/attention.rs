@@ -68,16 +68,17 @@ impl Kernel for Attend<'_> {
     }
 }
 
-/// Calls a function with a constant number of rows, as many as a tile may have.
+/// Calls a function with a constant number of rows, as many as a tile may have. Constants stand in
+/// blocks, so that sizes beyond that are not compiled.
 macro_rules! with_rows {
     ($count:expr, $self:ident . $function:ident :: < $lanes:ident, _, $wide:ident $(, $n:literal)? > ($($argument:expr),*)) => {
         match $count {
             1 => $self.$function::<$lanes, 1, $wide $(, $n)?>($($argument),*),
-            2 if $lanes::ATTENTION_ROWS >= 2 => $self.$function::<$lanes, 2, $wide $(, $n)?>($($argument),*),
-            3 if $lanes::ATTENTION_ROWS >= 3 => $self.$function::<$lanes, 3, $wide $(, $n)?>($($argument),*),
-            4 if $lanes::ATTENTION_ROWS >= 4 => $self.$function::<$lanes, 4, $wide $(, $n)?>($($argument),*),
-            5 if $lanes::ATTENTION_ROWS >= 5 => $self.$function::<$lanes, 5, $wide $(, $n)?>($($argument),*),
-            6 if $lanes::ATTENTION_ROWS >= 6 => $self.$function::<$lanes, 6, $wide $(, $n)?>($($argument),*),
+            2 if const { $lanes::ATTENTION_ROWS >= 2 } => $self.$function::<$lanes, 2, $wide $(, $n)?>($($argument),*),
+            3 if const { $lanes::ATTENTION_ROWS >= 3 } => $self.$function::<$lanes, 3, $wide $(, $n)?>($($argument),*),
+            4 if const { $lanes::ATTENTION_ROWS >= 4 } => $self.$function::<$lanes, 4, $wide $(, $n)?>($($argument),*),
+            5 if const { $lanes::ATTENTION_ROWS >= 5 } => $self.$function::<$lanes, 5, $wide $(, $n)?>($($argument),*),
+            6 if const { $lanes::ATTENTION_ROWS >= 6 } => $self.$function::<$lanes, 6, $wide $(, $n)?>($($argument),*),
             _ => {}
         }
     };

@@ -52,15 +52,16 @@ pub(crate) unsafe fn compute<L: Lanes>(
     out: &mut [Outputs; TILE_ROWS],
 ) {
     assert!(rows <= L::ROWS && rows <= out.len(), "a tile is small");
+    // Constants in blocks: a comparison outside one would compile all sizes for all instructions.
     // SAFETY: the instructions are promised by the caller.
     unsafe {
         match rows {
             1 => compute_rows::<L, 1>(inputs, first, out),
-            2 if L::ROWS >= 2 => compute_rows::<L, 2>(inputs, first, out),
-            3 if L::ROWS >= 3 => compute_rows::<L, 3>(inputs, first, out),
-            4 if L::ROWS >= 4 => compute_rows::<L, 4>(inputs, first, out),
-            5 if L::ROWS >= 5 => compute_rows::<L, 5>(inputs, first, out),
-            6 if L::ROWS >= 6 => compute_rows::<L, 6>(inputs, first, out),
+            2 if const { L::ROWS >= 2 } => compute_rows::<L, 2>(inputs, first, out),
+            3 if const { L::ROWS >= 3 } => compute_rows::<L, 3>(inputs, first, out),
+            4 if const { L::ROWS >= 4 } => compute_rows::<L, 4>(inputs, first, out),
+            5 if const { L::ROWS >= 5 } => compute_rows::<L, 5>(inputs, first, out),
+            6 if const { L::ROWS >= 6 } => compute_rows::<L, 6>(inputs, first, out),
             _ => {}
         }
     }
