@@ -1,5 +1,6 @@
 //! Seeded random streams, one for each cause, so that one choice never disturbs another.
 
+use protocol::SplitMix64;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -26,12 +27,9 @@ pub enum Cause {
     SessionStarts = 9,
 }
 
-/// A number that looks random for every `value`, and another one for every other (splitmix64).
+/// Returns a number that looks random for every `value`, and a different one for every other.
 pub fn mix(value: u64) -> u64 {
-    let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    SplitMix64::new(value).next_u64()
 }
 
 /// A seeded stream of random numbers.

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use model::{
-    ActivationsChoice, BLOCK_TOKENS, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits,
-    RowOutput, StepOutput, Wanted,
+    ActivationsChoice, BatchSequence, DeviceChoice, IsaChoice, Model, ModelLimits, RowOutput,
+    StepOutput, Wanted,
 };
 use modelfile::ModelFile;
+use protocol::BLOCK_TOKENS;
 
 use super::cases::{CONTEXT, Case, STEPS};
 

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use model::{BLOCK_TOKENS, BatchSequence, Model, ModelLimits, RowOutput, StepOutput, Wanted};
+use model::{BatchSequence, Model, ModelLimits, RowOutput, StepOutput, Wanted};
 use modelfile::ModelFile;
+use protocol::BLOCK_TOKENS;
 
 use super::ours::DeviceOptions;
 

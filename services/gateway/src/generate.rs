@@ -7,7 +7,9 @@ use chassis::Trace;
 use futures::future::try_join_all;
 use futures::stream::{BoxStream, SelectAll};
 use futures::{Stream, StreamExt as _};
-use protocol::{CancelReason, ErrorClass, Refusal, RequestId, Scope, Stopping};
+use protocol::{
+    CancelReason, ErrorClass, GOLDEN_GAMMA, Refusal, RequestId, Scope, Stopping, mix64,
+};
 use tokio::time::Instant;
 
 use crate::account::Account;
@@ -123,11 +125,8 @@ fn choice_seed(seed: u64, choice: u32) -> u64 {
     if choice == 0 {
         return seed;
     }
-    // SplitMix64: well mixed even for neighbouring seeds.
-    let mut mixed = seed.wrapping_add(u64::from(choice).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    // Well mixed even for neighboring seeds.
+    mix64(seed.wrapping_add(u64::from(choice).wrapping_mul(GOLDEN_GAMMA)))
 }
 
 fn steps(

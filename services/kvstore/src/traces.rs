@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use bus::Bus;
-use chassis::telemetry::{SpanKind, Tracer, Verdicts, names};
-use protocol::{RequestKey, TraceVerdicts};
+use chassis::telemetry::{SpanKind, Tracer, names};
+use protocol::RequestKey;
 
 const LOOKUP: &str = "kvstore lookup";
 const EVICT: &str = "kvstore evict";
@@ -45,7 +45,7 @@ pub(crate) async fn hear(bus: Bus, tracer: Tracer) {
         Ok(verdicts) => verdicts,
         Err(error) => return tracing::warn!(%error, "held spans will not be decided about"),
     };
-    while let Some(TraceVerdicts { keep, forget }) = verdicts.next().await {
-        tracer.hear(&Verdicts { keep, forget });
+    while let Some(decided) = verdicts.next().await {
+        tracer.hear(&decided);
     }
 }

@@ -1,6 +1,7 @@
 //! W3C trace context in message headers.
 
 use async_nats::HeaderMap;
+use protocol::Traceparent;
 
 /// Name of the header, as the W3C writes it.
 const TRACEPARENT: &str = "traceparent";
@@ -20,7 +21,7 @@ impl Context {
     /// The context of a trace; kept only when it has the written form.
     pub fn new(traceparent: impl Into<String>) -> Self {
         let traceparent = traceparent.into();
-        Self { traceparent: well_formed(&traceparent).then_some(traceparent), request: None }
+        Self { traceparent: is_valid(&traceparent).then_some(traceparent), request: None }
     }
 
     /// The context of a message whose sending has a span of its own, within that of a request.
@@ -35,10 +36,10 @@ impl Context {
 
     pub(crate) fn to_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if let Some(traceparent) = self.traceparent.as_deref().filter(|text| well_formed(text)) {
+        if let Some(traceparent) = self.traceparent.as_deref().filter(|text| is_valid(text)) {
             headers.insert(TRACEPARENT, traceparent);
         }
-        if let Some(request) = self.request.as_deref().filter(|text| well_formed(text)) {
+        if let Some(request) = self.request.as_deref().filter(|text| is_valid(text)) {
             headers.insert(REQUEST, request);
         }
         headers
@@ -47,31 +48,14 @@ impl Context {
     pub(crate) fn of_headers(headers: Option<&HeaderMap>) -> Self {
         let text = |name: &str| {
             let text = headers?.get(name)?.as_str();
-            well_formed(text).then(|| text.to_owned())
+            is_valid(text).then(|| text.to_owned())
         };
         Self { traceparent: text(TRACEPARENT), request: text(REQUEST) }
     }
 }
 
-/// Version 00: two, 32, 16 and two lower-case hexadecimal digits, the ids not zero.
-fn well_formed(text: &str) -> bool {
-    let hex = |part: &str, digits: usize| {
-        part.len() == digits
-            && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    };
-    let nonzero = |part: &str| part.bytes().any(|byte| byte != b'0');
-    let mut parts = text.split('-');
-    let (Some(version), Some(trace), Some(parent), Some(flags), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return false;
-    };
-    version == "00"
-        && hex(trace, 32)
-        && nonzero(trace)
-        && hex(parent, 16)
-        && nonzero(parent)
-        && hex(flags, 2)
+fn is_valid(traceparent: &str) -> bool {
+    Traceparent::parse(traceparent).is_some()
 }
 
 #[cfg(test)]

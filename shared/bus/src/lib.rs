@@ -31,4 +31,4 @@ pub use presence::{AnnounceError, PRESENCE_TTL, Presence, PresenceEvent, Watch};
 pub use request::RequestError;
 pub use serve::{Call, Incoming, Responder, SubscribeError};
 pub use tokens::{PublishError, Tokens};
-pub use verdicts::Verdicts;
+pub use verdicts::VerdictSubscription;

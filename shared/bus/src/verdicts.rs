@@ -2,7 +2,7 @@
 
 use async_nats::{HeaderMap, Subscriber};
 use futures::StreamExt as _;
-use protocol::verdicts::VERDICTS_MAX;
+use protocol::trace::VERDICTS_MAX;
 use protocol::{Subject, TraceVerdicts};
 
 use crate::connect::Bus;
@@ -32,20 +32,20 @@ impl Bus {
     }
 
     /// What gateways decide about traces from now on.
-    pub async fn verdicts(&self) -> Result<Verdicts, SubscribeError> {
+    pub async fn verdicts(&self) -> Result<VerdictSubscription, SubscribeError> {
         let subject = Subject::Verdicts.to_string();
         let messages = subscribe(&self.inner.control.client, &subject, None).await?;
-        Ok(Verdicts { bus: self.clone(), messages })
+        Ok(VerdictSubscription { bus: self.clone(), messages })
     }
 }
 
 /// Decisions about traces, as they arrive.
-pub struct Verdicts {
+pub struct VerdictSubscription {
     bus: Bus,
     messages: Subscriber,
 }
 
-impl Verdicts {
+impl VerdictSubscription {
     /// The next decisions; `None` when the bus is closed. Safe to abandon.
     pub async fn next(&mut self) -> Option<TraceVerdicts> {
         loop {

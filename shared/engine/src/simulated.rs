@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use chassis::settings::SimulatedSettings;
 use model::{BatchSequence, StepOutput, Wanted};
-use protocol::{BLOCK_TOKENS, TokenId, simulated};
+use protocol::{BLOCK_TOKENS, GOLDEN_GAMMA, TokenId, mix64, simulated};
 
 use crate::compute::{Compute, ComputeError};
 
 /// Digest of nothing.
-const ROOT: u64 = 0x9e37_79b9_7f4a_7c15;
+const ROOT: u64 = GOLDEN_GAMMA;
 /// One generated token in so many ends the text.
 const END_EVERY: u64 = 128;
 /// The chosen token's logit, the next best one's, and everybody else's.
@@ -83,7 +83,7 @@ impl Simulated {
             if slot == 0 {
                 page.parent = digest;
             }
-            digest = mixed(digest ^ u64::from(*token).wrapping_mul(ROOT));
+            digest = mix64(digest ^ u64::from(*token).wrapping_mul(ROOT));
             // What is computed anew is what was there; whoever shares the page still needs the rest.
             let known = page.filled.max(slot + 1);
             page.filled = if page.after[slot] == digest { known } else { slot + 1 };
@@ -119,7 +119,7 @@ impl Simulated {
     /// The token after `position` tokens with this digest, and the one to take instead of it.
     fn next_tokens(&self, position: usize, digest: u64) -> [TokenId; 2] {
         let counter = self.settings.seed ^ (position as u64).rotate_left(32) ^ digest;
-        let drawn = mixed(counter);
+        let drawn = mix64(counter);
         let chosen = simulated::word(drawn);
         if (drawn >> 32).is_multiple_of(END_EVERY) {
             return [simulated::END, chosen];
@@ -251,14 +251,7 @@ impl Page {
 }
 
 fn filler(digest: u64, index: usize) -> u64 {
-    mixed(digest.wrapping_add((index as u64).wrapping_mul(ROOT)))
-}
-
-/// SplitMix64's last step: every bit of the input decides over every bit of the output.
-fn mixed(mut number: u64) -> u64 {
-    number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
+    mix64(digest.wrapping_add((index as u64).wrapping_mul(ROOT)))
 }
 
 fn too_few(index: usize) -> ComputeError {

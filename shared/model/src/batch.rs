@@ -1,9 +1,10 @@
 //! The sequences of one step: what the caller gives, checked and laid out in rows.
 
-use crate::BLOCK_TOKENS;
+use modelfile::ModelSpec;
+use protocol::BLOCK_TOKENS;
+
 use crate::error::StepError;
 use crate::ops::{HeadRow, Span, Step};
-use modelfile::ModelSpec;
 
 /// The tokens that one sequence adds in a step: a chunk of its prompt, or its latest token.
 #[derive(Clone, Copy, Debug)]

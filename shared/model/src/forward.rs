@@ -13,8 +13,9 @@ use crate::ops::reference::ReferenceOps;
 #[cfg(feature = "wgpu")]
 use crate::ops::wgpu::WgpuOps;
 use crate::output::StepOutput;
-use crate::{BLOCK_TOKENS, Wanted};
+use crate::Wanted;
 use modelfile::{ModelFile, ModelSpec};
+use protocol::BLOCK_TOKENS;
 
 /// Version of the numbers in KV blocks. It is raised with every change to a kernel or to a layout
 /// that gives the same tokens other KV: blocks of two versions never mix.

@@ -28,6 +28,3 @@ pub use forward::{Model, ModelLimits};
 pub use isa::{IsaChoice, ParseIsaChoiceError};
 pub use kernels::Precision;
 pub use output::{Candidate, RowOutput, StepOutput};
-
-/// Tokens in one page of the KV pool, and in one block on the wire.
-pub const BLOCK_TOKENS: usize = 16;

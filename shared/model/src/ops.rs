@@ -14,11 +14,13 @@ pub mod wgpu;
 
 pub use kernels::{HeadRow, KvShape};
 
-use crate::BLOCK_TOKENS;
+use std::ops::Range;
+
+use modelfile::TensorData;
+use protocol::BLOCK_TOKENS;
+
 use crate::error::{LoadError, StepError};
 use crate::output::StepOutput;
-use modelfile::TensorData;
-use std::ops::Range;
 
 /// The rows of one step. Rows of a sequence follow each other, in the order of its tokens.
 #[derive(Clone, Debug, Default)]

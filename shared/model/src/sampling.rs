@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use protocol::Sampling;
+use protocol::SplitMix64;
 
 pub use self::weights::argmax;
 use self::weights::{Scale, Weights};
@@ -218,15 +219,7 @@ pub fn top(logits: &[f32], count: usize) -> Vec<Candidate> {
 
 /// Draws a number within `0..1` for one position of one seed.
 fn uniform(seed: u64, position: u64) -> f64 {
-    let mixed = splitmix64(splitmix64(seed) ^ position);
-    (mixed >> 11) as f64 / (1u64 << 53) as f64
-}
-
-fn splitmix64(state: u64) -> u64 {
-    let z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    SplitMix64::new(SplitMix64::new(seed).next_u64() ^ position).unit()
 }
 
 /// Applies the penalties for tokens that the sequence already has.

@@ -9,11 +9,11 @@
 mod support;
 
 use model::{
-    ActivationsChoice, BLOCK_TOKENS, DeviceChoice, IsaChoice, Model, ModelLimits, Precision,
+    ActivationsChoice, DeviceChoice, IsaChoice, Model, ModelLimits, Precision,
     StepError, StepOutput, Wanted,
 };
 use modelfile::ModelFile;
-use protocol::{BlockChain, FileDigest, ModelFingerprint, Scope};
+use protocol::{BLOCK_TOKENS, BlockChain, FileDigest, ModelFingerprint, Scope};
 use std::collections::BTreeSet;
 use support::naive::Naive;
 use support::{DEVICES, Fed, difference, forward, is_exact, load, some_tokens};

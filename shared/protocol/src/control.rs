@@ -8,8 +8,6 @@ use crate::token::Event;
 
 /// Most keys of one [`Keep`].
 pub const KEEP_KEYS_MAX: usize = 8192;
-/// Most blocks named in one [`PromptDone`].
-pub const UNSTORED_BLOCKS_MAX: usize = 65_536;
 
 /// Prefill → decode: the prompt is computed and its blocks are in the store.
 ///

@@ -1,6 +1,6 @@
 //! Everything that crosses a process boundary: ids, block names, messages, subjects, error classes.
 //!
-//! Pure data: no I/O, no clock, no randomness. Every serialised wire type of the workspace lives
+//! Pure data and functions: no I/O, no clock, no entropy. Every serialised wire type of the workspace lives
 //! here; control messages are MessagePack maps with named fields ([`wire`]), block bodies are raw
 //! bytes described by a header ([`frame`]).
 
@@ -11,11 +11,12 @@ pub mod frame;
 pub mod ids;
 pub mod job;
 pub mod presence;
+pub mod random;
 pub mod simulated;
 pub mod store;
 pub mod subject;
 pub mod token;
-pub mod verdicts;
+pub mod trace;
 pub mod wire;
 
 pub use blocks::{BLOCK_TOKENS, BlockChain, BlockHash, FileDigest, ModelFingerprint, Scope};
@@ -25,10 +26,11 @@ pub use frame::{BlockFrame, FrameError};
 pub use ids::{Attempt, GatewayId, IdError, RequestId, RequestKey, TokenId, WorkerId};
 pub use job::{Answer, Job, Leg, Sampling, Stopping};
 pub use presence::{PoolState, Role, Speed, StepCost, WorkerState};
+pub use random::{GOLDEN_GAMMA, SplitMix64, mix64};
 pub use store::{
     Discard, Ensure, Lookup, LookupReply, Release, StoreReady, StoreStatus, StoreStatusReply,
 };
 pub use subject::{Request, Subject};
 pub use token::{Event, Failure, Finish, LegStages, Opening, TokenBatch, TokenEvent, TokenLogprob};
-pub use verdicts::TraceVerdicts;
+pub use trace::{TraceVerdicts, Traceparent};
 pub use wire::{WireError, decode, encode};

@@ -7,7 +7,7 @@
 )]
 
 use proptest::prelude::*;
-use protocol::{PoolState, Role, Speed, StepCost, WorkerState};
+use protocol::{PoolState, Role, Speed, SplitMix64, StepCost, WorkerState};
 use scheduling::route::{Ledger, Need, Pending, WorkerView};
 use scheduling::speed::{SpeedFit, StepWork};
 
@@ -31,21 +31,12 @@ const CURVED: Machine = Machine { pair_us: 0.1, ..LINEAR };
 struct Bench {
     machine: Machine,
     fit: SpeedFit,
-    dice: u64,
+    dice: SplitMix64,
 }
 
 impl Bench {
     fn new(machine: Machine, seed: u64) -> Self {
-        Self { machine, fit: SpeedFit::default(), dice: seed }
-    }
-
-    /// In [0, 1): SplitMix64.
-    fn unit(&mut self) -> f64 {
-        self.dice = self.dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.dice;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        Self { machine, fit: SpeedFit::default(), dice: SplitMix64::new(seed) }
     }
 
     fn true_us(&self, work: &StepWork) -> f64 {
@@ -57,7 +48,7 @@ impl Bench {
     }
 
     fn step(&mut self, work: &StepWork) {
-        let noise = 1.0 + self.machine.noise * (2.0 * self.unit() - 1.0);
+        let noise = 1.0 + self.machine.noise * (2.0 * self.dice.unit() - 1.0);
         let took_us = self.true_us(work) * noise;
         self.fit.observe(work, took_us);
     }
@@ -70,7 +61,7 @@ impl Bench {
     /// Prompts of between so many tokens.
     fn prompts(&mut self, count: usize, from: usize, to: usize) {
         for _ in 0..count {
-            let tokens = from + (self.unit() * (to - from) as f64) as usize;
+            let tokens = from + (self.dice.unit() * (to - from) as f64) as usize;
             self.prompt(tokens);
         }
     }
@@ -79,7 +70,7 @@ impl Bench {
     fn generate(&mut self, steps: usize, context: usize) {
         for _ in 0..steps {
             let mut work = StepWork::default();
-            for _ in 0..1 + (self.unit() * 8.0) as usize {
+            for _ in 0..1 + (self.dice.unit() * 8.0) as usize {
                 work.generating(context);
             }
             self.step(&work);

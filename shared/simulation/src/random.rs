@@ -1,28 +1,26 @@
 //! A seeded stream of random numbers (SplitMix64).
 
+use protocol::SplitMix64;
+
 /// Every draw depends on the seed and the number of draws before it, and on nothing else.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random(SplitMix64);
 
 impl Random {
     /// The stream of `cause` under `seed`: draws for one cause do not disturb those of another.
     pub(crate) fn new(seed: u64, cause: u64) -> Self {
-        let mut stream = Self(seed ^ cause.wrapping_mul(0xa076_1d64_78bd_642f));
+        let mut stream = Self(SplitMix64::new(seed ^ cause.wrapping_mul(0xa076_1d64_78bd_642f)));
         stream.next();
         stream
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.next_u64()
     }
 
-    /// A number in `[0, 1)`.
+    /// Draws a number in `[0, 1)`.
     pub(crate) fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+        self.0.unit()
     }
 
     /// A number in `low..=high`.

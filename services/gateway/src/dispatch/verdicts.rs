@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use bus::Bus;
 use chassis::StopToken;
-use chassis::telemetry::{Tracer, Verdicts};
-use protocol::TraceVerdicts;
+use chassis::telemetry::Tracer;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Services hold spans for longer than that.
@@ -21,11 +20,10 @@ pub(super) async fn tell(bus: Bus, tracer: Tracer, stop: StopToken) -> anyhow::R
             () = stop.cancelled() => true,
         };
         let verdicts = tracer.verdicts();
-        if !verdicts.is_empty() {
-            let Verdicts { keep, forget } = verdicts;
-            if let Err(error) = bus.send_verdicts(&TraceVerdicts { keep, forget }).await {
-                tracing::warn!(%error, "services were not told which traces to keep");
-            }
+        if !verdicts.is_empty()
+            && let Err(error) = bus.send_verdicts(&verdicts).await
+        {
+            tracing::warn!(%error, "failed to publish trace verdicts");
         }
         if over {
             return Ok(());

@@ -3,37 +3,25 @@
 use std::str::FromStr as _;
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+use protocol::Traceparent;
 
-/// Reads a `traceparent`; `None` if it is not a valid one.
+/// Parses a caller's `traceparent`; `None` if it is not a valid one.
 pub(super) fn parse(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
-    let mut fields = traceparent.trim().split('-');
-    let version = hex_field(fields.next()?, 2)?;
-    let trace_id = TraceId::from_hex(hex_field(fields.next()?, 32)?).ok()?;
-    let span_id = SpanId::from_hex(hex_field(fields.next()?, 16)?).ok()?;
-    let flags = u8::from_str_radix(hex_field(fields.next()?, 2)?, 16).ok()?;
-    // Version 00 ends here; later versions may have more fields; ff is forbidden.
-    if version == "ff" || (version == "00" && fields.next().is_some()) {
-        return None;
-    }
+    let Traceparent { trace_id, parent_id, flags } = Traceparent::parse(traceparent.trim())?;
     let state = tracestate.and_then(|text| TraceState::from_str(text).ok()).unwrap_or_default();
     let sampled = TraceFlags::new(flags & TraceFlags::SAMPLED.to_u8());
-    let context = SpanContext::new(trace_id, span_id, sampled, true, state);
-    context.is_valid().then_some(context)
-}
-
-fn hex_field(text: &str, length: usize) -> Option<&str> {
-    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    (text.len() == length && text.bytes().all(is_hex)).then_some(text)
+    let (trace_id, span_id) = (TraceId::from_bytes(trace_id), SpanId::from_bytes(parent_id));
+    Some(SpanContext::new(trace_id, span_id, sampled, true, state))
 }
 
 /// Writes a `traceparent`.
 pub(super) fn format(context: &SpanContext) -> String {
-    format!(
-        "00-{}-{}-{:02x}",
-        context.trace_id(),
-        context.span_id(),
-        (context.trace_flags() & TraceFlags::SAMPLED).to_u8()
-    )
+    let traceparent = Traceparent {
+        trace_id: context.trace_id().to_bytes(),
+        parent_id: context.span_id().to_bytes(),
+        flags: (context.trace_flags() & TraceFlags::SAMPLED).to_u8(),
+    };
+    traceparent.to_string()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanExporter, SpanProcessor as _};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
+use protocol::TraceVerdicts;
 
 /// Spans held for undecided requests, in this process.
 const HELD_SPANS_MAX: usize = 16_384;
@@ -24,22 +25,6 @@ const VERDICTS_MAX: usize = 8_192;
 /// Decisions that wait to be told to other services.
 const UNTOLD_MAX: usize = 16_384;
 
-/// What was decided about traces, by their ids.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verdicts {
-    /// Their spans are to be exported.
-    pub keep: Vec<[u8; 16]>,
-    /// Their spans are not needed.
-    pub forget: Vec<[u8; 16]>,
-}
-
-impl Verdicts {
-    /// True when nothing was decided.
-    pub fn is_empty(&self) -> bool {
-        self.keep.is_empty() && self.forget.is_empty()
-    }
-}
-
 #[derive(Debug, Default)]
 struct Held {
     traces: HashMap<TraceId, Vec<SpanData>>,
@@ -48,7 +33,7 @@ struct Held {
     spans: usize,
     verdicts: HashMap<TraceId, bool>,
     decided: VecDeque<TraceId>,
-    untold: Verdicts,
+    untold: TraceVerdicts,
 }
 
 /// What becomes of spans.
@@ -131,12 +116,12 @@ impl Keeper {
     }
 
     /// Takes what was decided since the last time.
-    pub(super) fn untold(&self) -> Verdicts {
+    pub(super) fn untold(&self) -> TraceVerdicts {
         std::mem::take(&mut self.held().untold)
     }
 
     /// Carries out what another service decided.
-    pub(super) fn hear(&self, verdicts: &Verdicts) {
+    pub(super) fn hear(&self, verdicts: &TraceVerdicts) {
         let mut held = self.held();
         for (ids, keep) in [(&verdicts.keep, true), (&verdicts.forget, false)] {
             for id in ids {
@@ -356,7 +341,7 @@ mod tests {
     fn what_others_decide_is_carried_out_and_not_told_again() {
         let (keeper, memory) = keeper();
         keeper.on_end(span(7, 1));
-        keeper.hear(&Verdicts { keep: vec![7u128.to_be_bytes()], forget: Vec::new() });
+        keeper.hear(&TraceVerdicts { keep: vec![7u128.to_be_bytes()], forget: Vec::new() });
         assert_eq!(exported(&keeper, &memory), [1]);
         assert!(keeper.untold().is_empty());
         assert_eq!(keeper.verdict(TraceId::from(7u128)), Some(true));

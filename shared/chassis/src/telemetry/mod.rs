@@ -11,7 +11,6 @@ mod sampler;
 mod trace;
 mod value;
 
-pub use keep::Verdicts;
 pub use opentelemetry::trace::{SpanKind, TraceId};
 pub use trace::{OpenSpan, Trace, Tracer};
 pub use value::Value;

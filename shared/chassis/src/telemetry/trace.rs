@@ -12,8 +12,9 @@ use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{
     IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks,
 };
+use protocol::TraceVerdicts;
 
-use super::keep::{Keeper, SpanCounts, Verdicts};
+use super::keep::{Keeper, SpanCounts};
 use super::{Value, context, sampler};
 use crate::metrics::{Registry, StageTimes};
 
@@ -67,12 +68,12 @@ impl Tracer {
     }
 
     /// What was decided here since the last time, for other services to hear.
-    pub fn verdicts(&self) -> Verdicts {
+    pub fn verdicts(&self) -> TraceVerdicts {
         self.exporting.as_ref().map(|exporting| exporting.keeper.untold()).unwrap_or_default()
     }
 
     /// Takes in what another service decided.
-    pub fn hear(&self, verdicts: &Verdicts) {
+    pub fn hear(&self, verdicts: &TraceVerdicts) {
         if let Some(exporting) = &self.exporting {
             exporting.keeper.hear(verdicts);
         }

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bus::Call;
 use chassis::http::axum::Router;
-use chassis::telemetry::Verdicts;
 use chassis::{Settings, Tasks};
 use model::{ActivationsChoice, DeviceChoice, IsaChoice, Model, ModelLimits};
 use modelfile::ModelFile;
 use protocol::subject::WorkerRequest;
-use protocol::{FileDigest, ModelFingerprint, Role, TraceVerdicts};
+use protocol::{FileDigest, ModelFingerprint, Role};
 use scheduling::planner::{Limits, Planner};
 use tokio::net::TcpListener;
 
@@ -202,9 +201,7 @@ pub(super) async fn hear_verdicts(worker: &Arc<Worker>, tasks: &mut Tasks) -> an
         loop {
             tokio::select! {
                 heard = verdicts.next() => {
-                    let TraceVerdicts { keep, forget } =
-                        heard.context("the subscription to verdicts ended")?;
-                    tracer.hear(&Verdicts { keep, forget });
+                    tracer.hear(&heard.context("the subscription to verdicts ended")?);
                 }
                 () = stop.cancelled() => return Ok(()),
             }

@@ -1,12 +1,13 @@
 //! Attention of a step's new tokens over the paged context of their sequences.
 
+use burn::tensor::activation::softmax;
+use burn::tensor::{Bool, Tensor};
+use protocol::BLOCK_TOKENS;
+
 use super::Vector;
 use super::kv::KvPool;
 use super::plan::{Plan, PlannedGroup};
-use crate::BLOCK_TOKENS;
 use crate::ops::{Attention, Norm};
-use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Tensor};
 
 /// Rows below which the CPU's matrix multiplication takes another way.
 const ROWS_MIN: usize = 4;

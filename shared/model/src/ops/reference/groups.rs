@@ -1,8 +1,10 @@
 //! Groups of rows that attend together, so that each of them is computed as it would be alone.
 
-use crate::BLOCK_TOKENS;
-use crate::ops::{Span, Step};
 use std::ops::Range;
+
+use protocol::BLOCK_TOKENS;
+
+use crate::ops::{Span, Step};
 
 /// Most tokens of a chunk that attend in one operation; bounds the matrix of scores.
 const QUERIES_MAX: usize = 128;

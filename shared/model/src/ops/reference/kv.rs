@@ -1,12 +1,13 @@
 //! The paged pool of keys and values: one tensor a layer, written in place.
 
-use super::device_error;
-use crate::BLOCK_TOKENS;
-use crate::error::{LoadError, StepError};
-use crate::ops::KvShape;
 use burn::backend::Flex;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use half::f16;
+use protocol::BLOCK_TOKENS;
+
+use super::device_error;
+use crate::error::{LoadError, StepError};
+use crate::ops::KvShape;
 
 const PUT_BACK: &str = "every operation puts the layer back";
 

@@ -3,13 +3,14 @@
 //! Keys of two neighboring tokens share a word. Where a step has both, the first one's cube writes
 //! it; where it has only one, the word keeps what it holds of the other.
 
-use super::decode::single_to_half;
-use super::gpu::arg;
-use super::step::{Frame, SLOT_FIRST, SLOT_NEXT};
-use crate::BLOCK_TOKENS;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
 use cubecl::prelude::*;
+use protocol::BLOCK_TOKENS;
+
+use super::decode::single_to_half;
+use super::gpu::arg;
+use super::step::{Frame, SLOT_FIRST, SLOT_NEXT};
 
 const UNITS: u32 = 64;
 

@@ -5,13 +5,14 @@
 //! and hides from each row what it must not see: a step that a row sees nothing of leaves its sums as
 //! they are. So a row's result does not depend on the rows beside it.
 
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+use protocol::BLOCK_TOKENS;
+
 use super::append::Heads;
 use super::attend_parts::{add_values, finish, score, soften, stage};
 use super::gpu::{Gpu, arg};
 use super::step::{Frame, TILE_WORDS, Tiles};
-use crate::BLOCK_TOKENS;
-use burn_cubecl::tensor::CubeTensor;
-use cubecl::prelude::*;
 
 pub(super) const UNITS: usize = 64;
 /// Tokens of a step: two for each unit.

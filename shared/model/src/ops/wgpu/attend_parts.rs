@@ -1,10 +1,11 @@
 //! The parts of attention's kernel: queries, scores, weights, values, and what comes of them.
 
+use cubecl::prelude::*;
+use protocol::BLOCK_TOKENS;
+
 use super::append::{Turn, turned};
 use super::attend::{HIDDEN, PARTS, Plan, Reach, STEP, Seat, UNITS};
 use super::decode::half_to_single;
-use crate::BLOCK_TOKENS;
-use cubecl::prelude::*;
 
 /// Puts the cube's queries, normed and turned, into shared memory.
 #[cube]

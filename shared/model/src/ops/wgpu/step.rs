@@ -1,9 +1,10 @@
 //! The description of a step for the kernels, put onto the device once.
 
-use super::gpu::Gpu;
-use crate::BLOCK_TOKENS;
-use crate::ops::Step;
 use burn_cubecl::tensor::CubeTensor;
+use protocol::BLOCK_TOKENS;
+
+use super::gpu::Gpu;
+use crate::ops::Step;
 
 /// Set where a row writes the word that its key shares with its neighbor's.
 pub(super) const SLOT_FIRST: u32 = 1;
