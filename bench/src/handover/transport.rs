@@ -99,7 +99,7 @@ impl Link {
         });
         let nats = nats.await.context("start a private nats-server")??;
         let connect = async |name: &str| {
-            let url = nats.url();
+            let url = nats.url().into();
             let name = name.to_owned();
             Bus::connect(BusOptions { url, name, connect_timeout: CONNECT_LIMIT }).await
         };

@@ -123,7 +123,7 @@ async fn serve(
         metrics.extend(|registry| dispatcher.register(registry));
         dispatcher.spawn(&mut tasks, tracer).await.context("follow tokens")?;
         backend.connected(dispatcher);
-        info!(url = %host(&settings.nats.url), "connected to NATS");
+        info!(url = %settings.nats.url, "connected to NATS");
     }
     tasks.run_until(stop, settings.drain_timeout()).await
 }
@@ -150,9 +150,4 @@ fn dispatch_limits(settings: &Settings) -> anyhow::Result<DispatchLimits> {
         disaggregate: settings.gateway.disaggregate.parse().context("gateway.disaggregate")?,
         ..default
     })
-}
-
-/// A URL without its credentials.
-fn host(url: &str) -> &str {
-    url.rsplit_once('@').map_or(url, |(_, host)| host)
 }

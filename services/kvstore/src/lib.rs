@@ -61,7 +61,7 @@ pub async fn serve(
     let metrics = StoreMetrics::register(&mut registry);
     let tracer = telemetry.tracer().timing_stages(&mut registry);
     let health_address = listener.local_addr().context("read the health address")?;
-    tracing::info!(%health_address, nats = settings.nats.url, "kvstore starts");
+    tracing::info!(%health_address, nats = %settings.nats.url, "kvstore starts");
 
     let drain_timeout = settings.drain_timeout();
     let mut tasks = Tasks::new();

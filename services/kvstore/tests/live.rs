@@ -43,7 +43,7 @@ struct Store {
 
 impl Store {
     async fn start(mut settings: Settings, nats_url: String) -> Self {
-        settings.nats.url = nats_url;
+        settings.nats.url = nats_url.into();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (stop, mut running) = (StopToken::new(), JoinSet::new());
@@ -79,7 +79,7 @@ struct Worker {
 impl Worker {
     async fn start(server: &NatsServer) -> Self {
         let options = BusOptions {
-            url: server.url(),
+            url: server.url().into(),
             name: "worker".to_owned(),
             connect_timeout: Duration::from_secs(10),
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, Event};
+use protocol::NatsUrl;
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::counters::{BusCounters, Counters};
@@ -32,8 +33,8 @@ const RECONNECT_MS_MAX: u64 = 1_000;
 /// How to reach NATS.
 #[derive(Clone, Debug)]
 pub struct BusOptions {
-    /// `nats://host:port`; several servers of one cluster are separated by commas.
-    pub url: String,
+    /// Where the server is.
+    pub url: NatsUrl,
     /// Name of this client, shown by the server; also the prefix of its private inboxes.
     pub name: String,
     /// Longest time for one try.
@@ -46,16 +47,16 @@ pub enum ConnectError {
     /// The server did not finish the handshake in time.
     #[error("{url} did not answer within {timeout_ms} ms")]
     Timeout {
-        /// Where to, without credentials.
-        url: String,
+        /// Where to.
+        url: NatsUrl,
         /// How long this try took.
         timeout_ms: u64,
     },
     /// Refused, not found, not authorised.
     #[error("connect to {url}: {source}")]
     Failed {
-        /// Where to, without credentials.
-        url: String,
+        /// Where to.
+        url: NatsUrl,
         /// What the client library said.
         source: async_nats::ConnectError,
     },
@@ -193,10 +194,10 @@ async fn open(
     purpose: Purpose,
     counters: &Arc<Counters>,
 ) -> Result<Link, ConnectError> {
-    let url = shown(&options.url);
+    let url = options.url.clone();
     let (went, up) = watch::channel(true);
     let connecting = connect_options(options, purpose, (Arc::clone(counters), went));
-    let servers: Vec<&str> = options.url.split(',').map(str::trim).collect();
+    let servers: Vec<&str> = options.url.servers().collect();
     let connecting = connecting.connect(servers);
     let client = match tokio::time::timeout(options.connect_timeout, connecting).await {
         Ok(Ok(client)) => client,
@@ -275,17 +276,6 @@ fn note_event(connection: &str, counters: &Counters, event: &Event) {
     }
 }
 
-/// The URLs without user and password.
-fn shown(urls: &str) -> String {
-    let without = |url: &str| match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 <= at => {
-            format!("{}{}", &url[..scheme + 3], &url[at + 1..])
-        }
-        _ => url.to_owned(),
-    };
-    urls.split(',').map(str::trim).map(without).collect::<Vec<_>>().join(",")
-}
-
 /// `name` with every character that a subject token cannot carry replaced.
 fn subject_token(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
@@ -295,13 +285,6 @@ fn subject_token(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_logged_url_holds_no_password() {
-        assert_eq!(shown("nats://u:p@host:4222"), "nats://host:4222");
-        assert_eq!(shown("nats://host:4222"), "nats://host:4222");
-        assert_eq!(shown("nats://u:p@a:1, nats://t@b:2"), "nats://a:1,nats://b:2");
-    }
 
     #[test]
     fn an_inbox_prefix_is_one_token() {

@@ -274,7 +274,7 @@ fn named_flags_map_to_keys_and_win_over_set() {
     let effective = load(&sources).unwrap();
     let settings = &effective.settings;
     assert_eq!((settings.device.as_str(), settings.threads), ("cpu", 2));
-    assert_eq!(settings.nats.url, "nats://n:1");
+    assert_eq!(settings.nats.url.expose(), "nats://n:1");
     assert_eq!(settings.model.path.as_deref(), Some(Path::new("/m.gguf")));
     assert_eq!(settings.gateway.listen, "0.0.0.0:80");
     assert_eq!(effective.origin("device"), Some("flag --device"));

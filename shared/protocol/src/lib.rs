@@ -17,6 +17,7 @@ pub mod store;
 pub mod subject;
 pub mod token;
 pub mod trace;
+pub mod url;
 pub mod wire;
 
 pub use blocks::{BLOCK_TOKENS, BlockChain, BlockHash, FileDigest, ModelFingerprint, Scope};
@@ -33,4 +34,5 @@ pub use store::{
 pub use subject::{Request, Subject};
 pub use token::{Event, Failure, Finish, LegStages, Opening, TokenBatch, TokenEvent, TokenLogprob};
 pub use trace::{TraceVerdicts, Traceparent};
+pub use url::NatsUrl;
 pub use wire::{WireError, decode, encode};

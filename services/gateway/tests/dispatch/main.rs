@@ -62,7 +62,7 @@ impl Bench {
 }
 
 async fn connect(server: &testbed::NatsServer, name: &str) -> Bus {
-    let (url, name) = (server.url().to_owned(), name.to_owned());
+    let (url, name) = (server.url().into(), name.to_owned());
     Bus::connect(BusOptions { url, name, connect_timeout: PATIENCE }).await.unwrap()
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use chassis::settings::{Flag, ModelSettings};
 use chassis::{Effective, Settings};
+use protocol::NatsUrl;
 use provision::{Cache, NatsOptions, NatsServer};
 
 use super::roster::{Common, Service, roster, threads_each};
@@ -24,7 +25,7 @@ pub(super) struct Plan {
     /// The services in the order in which they are started.
     pub(super) services: Vec<Service>,
     /// Where NATS is.
-    pub(super) nats_url: String,
+    pub(super) nats_url: NatsUrl,
     /// How long one attempt to connect to it may take.
     pub(super) connect_timeout: Duration,
     /// Base URL of the gateway, as one calls it from this machine.
@@ -52,8 +53,9 @@ impl Plan {
         let found = model.as_deref().unwrap_or("simulated, none is needed");
         console::line(&row("model", "found", found));
         let nats = if is_default("nats.url") { Some(private_nats()?) } else { None };
-        let nats_url =
-            nats.as_ref().map_or_else(|| settings.nats.url.clone(), |nats| nats.server.url());
+        let nats_url = nats
+            .as_ref()
+            .map_or_else(|| settings.nats.url.clone(), |nats| nats.server.url().into());
         let whose = if nats.is_some() { "private" } else { "yours" };
         console::line(&row("nats", "found", &format!("{nats_url} ({whose})")));
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bus::{Bus, BusOptions, Context, PresenceEvent};
-use protocol::{StoreStatus, StoreStatusReply, WorkerState};
+use protocol::{NatsUrl, StoreStatus, StoreStatusReply, WorkerState};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -21,7 +21,7 @@ pub(super) struct Inquiry {
     /// The services.
     pub(super) services: Vec<Service>,
     /// Where NATS is.
-    pub(super) nats_url: String,
+    pub(super) nats_url: NatsUrl,
     /// How long one attempt to connect to it may take.
     pub(super) connect_timeout: Duration,
     /// Base URL of the gateway.

@@ -1,10 +1,12 @@
 //! Which services run, and how each of them is started.
 
+use protocol::NatsUrl;
+
 /// What all services of one `tandem up` have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Common {
     /// Where NATS is.
-    pub(crate) nats_url: String,
+    pub(crate) nats_url: NatsUrl,
     /// The model file, where the engine needs one.
     pub(crate) model: Option<String>,
     /// The name under which it is served, where its own does not serve.
@@ -83,7 +85,7 @@ fn service(common: &Common, name: String, kind: Kind) -> Service {
     let mut set = |key: &str, value: &str| {
         arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
     };
-    set("nats.url", &common.nats_url);
+    set("nats.url", common.nats_url.expose());
     if let Some(model) = &common.model {
         set("model.path", model);
     }
@@ -116,7 +118,7 @@ mod tests {
 
     fn common() -> Common {
         Common {
-            nats_url: "nats://127.0.0.1:4222".to_owned(),
+            nats_url: "nats://127.0.0.1:4222".into(),
             model: Some("m.gguf".to_owned()),
             model_name: None,
             log: None,

@@ -118,7 +118,7 @@ async fn connecting_waits_for_the_server_or_the_stop() {
     let Some(mut site) = Site::start() else { return };
     site.server.stop().unwrap();
     let options = BusOptions {
-        url: site.server.url(),
+        url: site.server.url().into(),
         name: "early".to_owned(),
         connect_timeout: Duration::from_secs(5),
     };

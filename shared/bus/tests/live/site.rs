@@ -24,7 +24,7 @@ impl Site {
 
     pub(crate) async fn bus(&self, name: &str) -> Bus {
         let options = BusOptions {
-            url: self.server.url(),
+            url: self.server.url().into(),
             name: name.to_owned(),
             connect_timeout: Duration::from_secs(10),
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use config::Value;
+use protocol::url::without_password;
 
 use super::error::SettingsError;
 use super::schema::Settings;
@@ -72,17 +73,4 @@ impl fmt::Display for Effective {
         }
         Ok(())
     }
-}
-
-/// Hides the password of every `scheme://user:password@host` in a comma-separated list.
-fn without_password(text: &str) -> String {
-    let hide = |url: &str| {
-        let parts = url.split_once("://").and_then(|(scheme, rest)| {
-            let (user_info, host) = rest.rsplit_once('@')?;
-            let user = user_info.split_once(':').map_or("***", |(user, _)| user);
-            Some(format!("{scheme}://{user}:***@{host}"))
-        });
-        parts.unwrap_or_else(|| url.to_owned())
-    };
-    text.split(',').map(hide).collect::<Vec<_>>().join(",")
 }

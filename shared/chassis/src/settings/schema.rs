@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::NatsUrl;
 use serde::{Deserialize, Serialize};
 
 /// Everything that any service can be told, one section per concern.
@@ -49,7 +50,7 @@ pub struct Settings {
 #[serde(deny_unknown_fields)]
 pub struct NatsSettings {
     /// `nats://[user:password@]host:port`, several separated by commas.
-    pub url: String,
+    pub url: NatsUrl,
     /// How long one attempt to connect may take.
     pub connect_timeout_ms: u64,
 }
@@ -203,7 +204,7 @@ impl Default for Settings {
 
 impl Default for NatsSettings {
     fn default() -> Self {
-        Self { url: "nats://127.0.0.1:4222".to_owned(), connect_timeout_ms: 5_000 }
+        Self { url: "nats://127.0.0.1:4222".into(), connect_timeout_ms: 5_000 }
     }
 }
 
@@ -382,10 +383,10 @@ fn has_port(text: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
-fn are_nats_urls(text: &str) -> bool {
-    text.split(',').all(|url| match url.trim().split_once("://") {
+fn are_nats_urls(url: &NatsUrl) -> bool {
+    url.servers().all(|url| match url.split_once("://") {
         Some((scheme, rest)) => matches!(scheme, "nats" | "tls" | "ws" | "wss") && !rest.is_empty(),
-        None => !url.trim().is_empty(),
+        None => !url.is_empty(),
     })
 }
 
