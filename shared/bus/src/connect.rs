@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, Event};
-use protocol::NatsUrl;
+use protocol::{Backoff, NatsUrl};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::counters::{BusCounters, Counters};
@@ -27,8 +27,12 @@ const DATA_SUBSCRIPTION_MESSAGES: usize = 4_096;
 /// Commands queued towards the socket; with blocks, each may be 2 MiB.
 const DATA_COMMANDS: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-const BACK_OFF_MS_MAX: u64 = 5_000;
-const RECONNECT_MS_MAX: u64 = 1_000;
+/// Between tries of the first connection.
+const CONNECT_BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(250), max: Duration::from_secs(5) };
+/// Between tries to make a lost connection again.
+const RECONNECT_BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(20), max: Duration::from_secs(1) };
 
 /// How to reach NATS.
 #[derive(Clone, Debug)]
@@ -122,24 +126,25 @@ impl Bus {
         stop: impl Future<Output = ()>,
     ) -> Option<Self> {
         let mut stop = std::pin::pin!(stop);
-        let mut wait_ms = 250;
-        loop {
+        for failures in 0.. {
             let tried = tokio::select! {
                 tried = Self::connect(options.clone()) => tried,
                 () = &mut stop => return None,
             };
+            let wait = CONNECT_BACKOFF.delay(failures);
             match tried {
                 Ok(bus) => return Some(bus),
                 Err(error) => {
-                    tracing::warn!(%error, retry_in_ms = wait_ms, "no connection to NATS");
+                    let retry_in_ms = wait.as_millis() as u64;
+                    tracing::warn!(%error, retry_in_ms, "failed to connect to NATS, retrying");
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = &mut stop => return None,
             }
-            wait_ms = (wait_ms * 2).min(BACK_OFF_MS_MAX);
         }
+        None
     }
 
     /// True while every connection in use is up.
@@ -234,8 +239,7 @@ fn connect_options(
         .ping_interval(PING_INTERVAL)
         .request_timeout(Some(Duration::from_secs(10)))
         .reconnect_delay_callback(|attempts| {
-            let shift = attempts.min(6) as u32;
-            Duration::from_millis((20u64 << shift).min(RECONNECT_MS_MAX))
+            RECONNECT_BACKOFF.delay(u32::try_from(attempts).unwrap_or(u32::MAX))
         })
         .event_callback(move |event| {
             note_event(&event_name, &counters, &event);

@@ -10,6 +10,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use protocol::Backoff;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
@@ -24,8 +25,8 @@ const EXPIRES: Duration = Duration::from_secs(30);
 /// Messages asked for at once; the client asks again at half, so three halves may be underway,
 /// which fits a subscription's capacity.
 const BATCH_MESSAGES: usize = 256;
-const BACK_OFF_MS: u64 = 20;
-const BACK_OFF_MS_MAX: u64 = 2_000;
+/// Between tries to make a consumer.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), max: Duration::from_secs(2) };
 
 /// Why a stream is not read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -237,9 +238,8 @@ impl Follower {
     }
 
     fn failed(&mut self, error: OpenError) -> Followed {
-        let wait_ms = (BACK_OFF_MS << self.failures.min(7)).min(BACK_OFF_MS_MAX);
+        let sleep = tokio::time::sleep(BACKOFF.delay(self.failures));
         self.failures += 1;
-        let sleep = tokio::time::sleep(Duration::from_millis(wait_ms));
         self.state = State::Waiting(Box::pin(sleep));
         Followed::Failed(error)
     }

@@ -6,7 +6,6 @@
 pub mod settings;
 pub mod telemetry;
 
-pub mod backoff;
 pub mod http;
 pub mod identity;
 pub mod metrics;

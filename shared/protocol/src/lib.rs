@@ -4,6 +4,7 @@
 //! here; control messages are MessagePack maps with named fields ([`wire`]), block bodies are raw
 //! bytes described by a header ([`frame`]).
 
+pub mod backoff;
 pub mod blocks;
 pub mod control;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod trace;
 pub mod url;
 pub mod wire;
 
+pub use backoff::Backoff;
 pub use blocks::{BLOCK_TOKENS, BlockChain, BlockHash, FileDigest, ModelFingerprint, Scope};
 pub use control::{Acknowledged, Cancel, CancelReason, Keep, KeepReply, Missed, PromptDone};
 pub use error::{ErrorClass, Refusal};

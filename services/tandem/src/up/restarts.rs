@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
+use protocol::Backoff;
+
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 /// A service that lived this long is taken for healthy.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 
@@ -20,7 +21,7 @@ impl Restarts {
         if HEALTHY_AFTER <= uptime {
             self.failures = 0;
         }
-        let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let wait = BACKOFF.delay(self.failures);
         self.failures = self.failures.saturating_add(1);
         wait
     }
@@ -43,6 +44,6 @@ mod tests {
     #[test]
     fn a_long_row_of_failures_does_not_overflow() {
         let mut restarts = Restarts { failures: u32::MAX };
-        assert_eq!(restarts.after(Duration::ZERO), LONGEST);
+        assert_eq!(restarts.after(Duration::ZERO), BACKOFF.max);
     }
 }

@@ -15,7 +15,7 @@ use async_nats::jetstream::stream::{
 use futures::TryStreamExt as _;
 use protocol::frame::FRAME_BYTES_MAX;
 use protocol::subject::{StreamNames, parse_stream};
-use protocol::{BlockHash, Discard, ModelFingerprint, Request, Subject};
+use protocol::{Backoff, BlockHash, Discard, ModelFingerprint, Request, Subject};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX + (8 << 10);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 /// An account's first stream may meet the removal of its last one.
 const ENSURE_TRIES: u32 = 4;
+const ENSURE_BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(100), max: Duration::from_secs(1) };
 
 /// What a model's stream may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,14 +153,14 @@ impl Blocks {
     pub async fn ensure_stream(&self, limits: StreamLimits) -> Result<(), EnsureError> {
         let stream = self.stream();
         let jetstream = &self.bus.inner.control.jetstream;
-        for tried in 1.. {
+        for failures in 0.. {
             let Err(error) = jetstream.create_or_update_stream(self.config(limits)).await else {
                 break;
             };
             match error.kind() {
-                CreateStreamErrorKind::JetStream(_) if tried < ENSURE_TRIES => {
-                    tracing::debug!(stream, %error, "create the stream again");
-                    tokio::time::sleep(Duration::from_millis(50 << tried)).await;
+                CreateStreamErrorKind::JetStream(_) if failures + 1 < ENSURE_TRIES => {
+                    tracing::debug!(stream, %error, "failed to create the stream, retrying");
+                    tokio::time::sleep(ENSURE_BACKOFF.delay(failures)).await;
                 }
                 CreateStreamErrorKind::JetStream(refused) => {
                     return Err(EnsureError::Refused { stream, why: refused.to_string() });

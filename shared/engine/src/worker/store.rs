@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bus::NewBlock;
 use bytes::Bytes;
-use protocol::{BlockHash, Leg, PromptDone, Release, RequestKey};
+use protocol::{Backoff, BlockHash, Leg, PromptDone, Release, RequestKey};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::registry::Entry;
@@ -15,6 +15,8 @@ use crate::events::BlockEvent;
 /// Puts of one worker under way; the bus bounds their bytes.
 const PUTS_MAX: usize = 64;
 const HANDOVER_TRIES: u32 = 3;
+const HANDOVER_BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(200), max: Duration::from_secs(1) };
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -158,13 +160,14 @@ impl Worker {
 
 async fn hand_over(worker: &Worker, decode: &protocol::WorkerId, done: PromptDone) {
     let context = worker.context(&done.key);
-    for attempt in 1..=HANDOVER_TRIES {
+    for failures in 0..HANDOVER_TRIES {
         match worker.bus.ask_worker(decode, &done, &context, HANDOVER_TIMEOUT).await {
             Ok(_) => return,
             Err(error) => {
                 let (request, trace_id) = (done.key.request, worker.trace_id(&done.key));
-                tracing::warn!(%request, trace_id, %decode, attempt, %error, "hand-over not taken");
-                tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+                let tries = failures + 1;
+                tracing::warn!(%request, trace_id, %decode, tries, %error, "failed to hand over");
+                tokio::time::sleep(HANDOVER_BACKOFF.delay(failures)).await;
             }
         }
     }

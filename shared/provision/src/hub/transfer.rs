@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use hf_hub::api::Progress;
 use hf_hub::api::sync::ApiError;
+use protocol::Backoff;
 
 use super::download::{Fetch, RepoLock, status_of};
 use super::reference::is_relative;
@@ -57,7 +58,8 @@ impl Transfer<'_> {
                 return Err(error);
             }
             self.fetch.outbox.note(format!("{error}; going on"));
-            sleep((options.retry_wait * 2u32.saturating_pow(fruitless)).min(WAIT_MAX));
+            let backoff = Backoff { first: options.retry_wait, max: WAIT_MAX };
+            sleep(backoff.delay(fruitless));
         }
     }
 
