@@ -1,12 +1,12 @@
 //! The kvstore service: owns the streams of KV blocks, knows what is stored, leases and evicts.
 //!
-//! Reading order: [`run`] wires the process, `keeper` is its one loop, `shelf` is the index of one
-//! model, `sweeper` deletes what was evicted. Block bodies never come here.
+//! Reading order: [`run`] wires the process, `store_loop` is its one loop, `stream_index` is the
+//! index of one model's stream, `deletion` deletes evicted blocks. Block bodies never come here.
 
-mod keeper;
+mod deletion;
 mod metrics;
-mod shelf;
-mod sweeper;
+mod store_loop;
+mod stream_index;
 mod traces;
 
 use std::time::Duration;
@@ -17,15 +17,15 @@ use chassis::metrics::{Metrics, Registry};
 use chassis::{Settings, Tasks, Telemetry, Tracer};
 use tokio::net::TcpListener;
 
-use crate::keeper::Keeper;
 use crate::metrics::StoreMetrics;
+use crate::store_loop::Service;
 
-/// Longest wait for the last spans.
+/// Longest wait for the export of the last spans.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 const NATS: &str = "nats";
 const INDEX: &str = "index";
 
-/// Every instrument of the kvstore, for those who describe them.
+/// Returns every instrument of the kvstore, for METRICS.md.
 pub fn instruments() -> Registry {
     let mut registry = chassis::metrics::registry("kvstore");
     StoreMetrics::register(&mut registry);
@@ -61,15 +61,15 @@ pub async fn serve(
     let metrics = StoreMetrics::register(&mut registry);
     let tracer = telemetry.tracer().timing_stages(&mut registry);
     let health_address = listener.local_addr().context("read the health address")?;
-    tracing::info!(%health_address, nats = %settings.nats.url, "kvstore starts");
+    tracing::info!(%health_address, nats = %settings.nats.url, "starting kvstore");
 
     let drain_timeout = settings.drain_timeout();
     let mut tasks = Tasks::new();
     let router = http::health_router(readiness.clone(), Metrics::new(registry));
     let health = http::serve(listener, router, tasks.stop());
     tasks.spawn("health", async move { Ok(health.await?) });
-    let keeper = Keeper { settings, instance, readiness, metrics, tracer, stop: tasks.stop() };
-    tasks.spawn("keeper", keeper.run());
+    let service = Service { settings, instance, readiness, metrics, tracer, stop: tasks.stop() };
+    tasks.spawn("store loop", store_loop::run(service));
     let served = tasks.run_until(stop, drain_timeout).await;
     telemetry.shutdown(FLUSH_LIMIT).await;
     served

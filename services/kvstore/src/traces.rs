@@ -1,4 +1,4 @@
-//! The kvstore's part of traces: lookups of requests, evictions, and which held spans are wanted.
+//! The kvstore's part of traces: spans of lookups and evictions, and trace verdicts.
 
 use std::time::SystemTime;
 
@@ -9,12 +9,21 @@ use protocol::RequestKey;
 const LOOKUP: &str = "kvstore lookup";
 const EVICT: &str = "kvstore evict";
 
-/// A worker was told how much of a chain is stored.
+/// The outcome of a lookup.
+pub(crate) struct LookupResult {
+    /// The request that looked its blocks up.
+    pub(crate) key: RequestKey,
+    /// Blocks asked for.
+    pub(crate) asked: usize,
+    /// Those of them that are stored.
+    pub(crate) stored: usize,
+}
+
+/// Records the span of a lookup, if the caller's trace is recorded.
 pub(crate) fn looked_up(
     tracer: &Tracer,
     traceparent: Option<&str>,
-    key: &RequestKey,
-    (asked, stored): (usize, usize),
+    LookupResult { key, asked, stored }: LookupResult,
     start: SystemTime,
 ) {
     let caller = tracer.continue_from(traceparent);
@@ -30,7 +39,7 @@ pub(crate) fn looked_up(
     span.end_at(SystemTime::now());
 }
 
-/// Blocks were evicted for lack of room: a trace of its own, since no request asked for it.
+/// Records an eviction, as a trace of its own because no request asked for it.
 pub(crate) fn evicted(tracer: &Tracer, namespace: &str, blocks: usize, start: SystemTime) {
     let attributes = [
         (names::tandem::BLOCKS, blocks.into()),
@@ -39,11 +48,16 @@ pub(crate) fn evicted(tracer: &Tracer, namespace: &str, blocks: usize, start: Sy
     tracer.shared_work(EVICT, start..SystemTime::now(), &[], attributes);
 }
 
-/// Carries out what gateways decide about traces, until the bus is closed.
-pub(crate) async fn hear(bus: Bus, tracer: Tracer) {
+/// Applies the trace verdicts of gateways until the bus is closed.
+pub(crate) async fn follow_verdicts(bus: Bus, tracer: Tracer) {
     let mut verdicts = match bus.verdicts().await {
         Ok(verdicts) => verdicts,
-        Err(error) => return tracing::warn!(%error, "held spans will not be decided about"),
+        Err(error) => {
+            return tracing::warn!(
+                %error,
+                "failed to subscribe to trace verdicts: unsampled spans will not be exported"
+            );
+        }
     };
     while let Some(decided) = verdicts.next().await {
         tracer.hear(&decided);
