@@ -1,10 +1,9 @@
-//! Names of KV blocks.
+//! Hashes of KV blocks.
 //!
-//! A block is the KV of [`BLOCK_TOKENS`] consecutive tokens. Its name is a keyed BLAKE3 hash over
-//! the model, the tenant scope, the parent's name and the exact tokens, every field prefixed with
-//! its length, so that two parties that see the same prefix derive the same name without talking,
-//! and a different model or tenant can never meet by accident. The byte layout is a contract: a
-//! golden test pins it.
+//! A block is the KV of [`BLOCK_TOKENS`] consecutive tokens. Its hash is a keyed BLAKE3 hash over the
+//! model, the tenant scope, the parent's hash and the exact tokens, every field prefixed with its
+//! length. Two processes with the same prefix derive the same hash without communicating, and
+//! different models or tenants never share one. The byte layout is a contract: a golden test pins it.
 
 use std::fmt;
 
@@ -18,7 +17,7 @@ pub const BLOCK_TOKENS: usize = 16;
 const VERSION: &[u8] = b"tandem-kv-1";
 const KEY_CONTEXT: &str = "tandem 2026-11 kv block name";
 
-/// BLAKE3 over the content of the model's files.
+/// The BLAKE3 hash of the content of the model's files.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FileDigest(pub [u8; 32]);
@@ -38,24 +37,24 @@ impl ModelFingerprint {
         Self(*hasher.finalize().as_bytes())
     }
 
-    /// The namespace of this model's blocks: 16 hexadecimal digits, usable in a subject.
+    /// Returns the namespace of this model's blocks: 16 hexadecimal digits, usable in a subject.
     pub fn namespace(&self) -> String {
         hex(&self.0[..8])
     }
 }
 
-/// Whose blocks these are. Derived by the gateway, never taken from a client.
+/// The tenant part of a block hash. Derived by the gateway, never taken from a client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Scope(pub [u8; 16]);
 
 impl Scope {
-    /// The scope of everybody where authentication is off.
+    /// Returns the scope of all clients where authentication is off.
     pub fn shared() -> Self {
         Self::of_tenant("", None)
     }
 
-    /// The scope of an authenticated tenant. A client's `cache_salt` only narrows it.
+    /// Returns the scope of an authenticated tenant. A client's `cache_salt` only narrows it.
     pub fn of_tenant(tenant: &str, cache_salt: Option<&str>) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("tandem 2026-11 tenant scope");
         field(&mut hasher, tenant.as_bytes());
@@ -67,13 +66,13 @@ impl Scope {
     }
 }
 
-/// Names a block by its tokens and by every token before them.
+/// The hash of a block: of its tokens and of every token before them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BlockHash(pub [u8; 16]);
 
 impl BlockHash {
-    /// Reads the 32 hexadecimal digits that [`fmt::Display`] writes.
+    /// Parses the 32 hexadecimal digits that [`fmt::Display`] writes.
     pub fn from_hex(text: &str) -> Option<Self> {
         let mut bytes = [0; 16];
         parse_hex(text, &mut bytes)?;
@@ -81,7 +80,7 @@ impl BlockHash {
     }
 }
 
-/// Names the blocks of one sequence, in order.
+/// The hash chain over the blocks of one sequence, in order.
 ///
 /// The chain runs over full 32-byte hashes; 16 bytes of each go on the wire.
 #[derive(Clone, Debug)]
@@ -92,12 +91,12 @@ pub struct BlockChain {
 }
 
 impl BlockChain {
-    /// The chain of an empty sequence.
+    /// Starts the chain of an empty sequence.
     pub fn new(fingerprint: ModelFingerprint, scope: Scope) -> Self {
         Self { fingerprint, scope, parent: None }
     }
 
-    /// Names the next full block and moves past it.
+    /// Returns the hash of the next full block and moves past it.
     ///
     /// # Panics
     /// If `tokens` is not [`BLOCK_TOKENS`] long: only the tail may be short ([`Self::tail`]).
@@ -105,15 +104,15 @@ impl BlockChain {
         assert_eq!(tokens.len(), BLOCK_TOKENS, "a sealed block is full");
         let hash = self.hash(tokens);
         self.parent = Some(hash);
-        wire_name(&hash)
+        truncate(&hash)
     }
 
-    /// Names a partly filled last block; the number of its tokens is part of the name.
+    /// Returns the hash of a partly filled last block; the number of its tokens is part of it.
     pub fn tail(&self, tokens: &[TokenId]) -> BlockHash {
-        wire_name(&self.hash(tokens))
+        truncate(&self.hash(tokens))
     }
 
-    /// Names every full block of `tokens`, from an empty sequence on.
+    /// Returns the hashes of every full block of `tokens`, from an empty sequence on.
     pub fn sealed(
         fingerprint: ModelFingerprint,
         scope: Scope,
@@ -137,10 +136,10 @@ impl BlockChain {
     }
 }
 
-fn wire_name(hash: &[u8; 32]) -> BlockHash {
-    let mut name = [0; 16];
-    name.copy_from_slice(&hash[..16]);
-    BlockHash(name)
+fn truncate(hash: &[u8; 32]) -> BlockHash {
+    let mut truncated = [0; 16];
+    truncated.copy_from_slice(&hash[..16]);
+    BlockHash(truncated)
 }
 
 fn field<'a>(hasher: &'a mut blake3::Hasher, bytes: &[u8]) -> &'a mut blake3::Hasher {
@@ -149,7 +148,7 @@ fn field<'a>(hasher: &'a mut blake3::Hasher, bytes: &[u8]) -> &'a mut blake3::Ha
 }
 
 fn first_16(hash: &blake3::Hash) -> [u8; 16] {
-    wire_name(hash.as_bytes()).0
+    truncate(hash.as_bytes()).0
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -197,17 +196,17 @@ mod tests {
     }
 
     #[test]
-    fn golden_names() {
+    fn golden_hashes() {
         let tokens: Vec<u32> = (0..40).collect();
-        let names = BlockChain::sealed(fingerprint(), Scope::shared(), &tokens);
+        let hashes = BlockChain::sealed(fingerprint(), Scope::shared(), &tokens);
         let mut chain = BlockChain::new(fingerprint(), Scope::shared());
         chain.push(&tokens[..16]);
         chain.push(&tokens[16..32]);
-        let shown: Vec<String> = names
+        let shown: Vec<String> = hashes
             .iter()
             .copied()
             .chain([chain.tail(&tokens[32..])])
-            .map(|n| n.to_string())
+            .map(|hash| hash.to_string())
             .collect();
         assert_eq!(
             shown,
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_a_name_matters() {
+    fn every_part_of_a_hash_matters() {
         let tokens: Vec<u32> = (0..16).collect();
         let base = BlockChain::sealed(fingerprint(), Scope::shared(), &tokens)[0];
         let other_model = ModelFingerprint::new(FileDigest([7; 32]), "f16/b16/l30/kv3/d65");
@@ -235,10 +234,10 @@ mod tests {
     }
 
     #[test]
-    fn the_same_block_after_another_parent_has_another_name() {
+    fn the_same_block_after_another_parent_has_another_hash() {
         let tokens: Vec<u32> = (0..16).chain(0..16).collect();
-        let names = BlockChain::sealed(fingerprint(), Scope::shared(), &tokens);
-        assert_ne!(names[0], names[1]);
+        let hashes = BlockChain::sealed(fingerprint(), Scope::shared(), &tokens);
+        assert_ne!(hashes[0], hashes[1]);
     }
 
     #[test]
@@ -248,9 +247,9 @@ mod tests {
     }
 
     #[test]
-    fn a_name_survives_its_text() {
-        let name = BlockHash([0xab; 16]);
-        assert_eq!(BlockHash::from_hex(&name.to_string()), Some(name));
+    fn a_hash_survives_its_text() {
+        let hash = BlockHash([0xab; 16]);
+        assert_eq!(BlockHash::from_hex(&hash.to_string()), Some(hash));
         assert_eq!(BlockHash::from_hex("+b"), None);
     }
 }

@@ -6,18 +6,18 @@ use crate::blocks::BlockHash;
 use crate::ids::{RequestKey, TokenId, WorkerId};
 use crate::token::Event;
 
-/// Most keys of one [`Keep`].
+/// Most keys in one [`Keep`].
 pub const KEEP_KEYS_MAX: usize = 8192;
 
-/// Prefill → decode: the prompt is computed and its blocks are in the store.
+/// Prefill → decode: the prompt is computed and its blocks are stored.
 ///
-/// Sending it twice is harmless. When the first token already ended the sequence, decode only
-/// frees what it reserved.
+/// Sending it twice is harmless. If the first token ended the sequence, the decode worker only frees
+/// its reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptDone {
     /// The request and attempt.
     pub key: RequestKey,
-    /// Who says so.
+    /// The prefill worker.
     pub prefill: WorkerId,
     /// The token sampled from the last position; decode continues after it.
     pub first_token: Option<TokenId>,
@@ -27,16 +27,16 @@ pub struct PromptDone {
     pub unstored: Vec<BlockHash>,
 }
 
-/// Anyone → worker: stop within one prefill chunk or one decode step and free everything.
+/// Any sender → worker: stop within one prefill chunk or one decode step and free everything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cancel {
-    /// The request; every attempt up to this one is given up.
+    /// The request; every attempt up to this one is cancelled.
     pub key: RequestKey,
-    /// Why, for logs and counters.
+    /// The reason, for logs and counters.
     pub reason: CancelReason,
 }
 
-/// Why a request was given up.
+/// The reason of a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelReason {
@@ -46,7 +46,7 @@ pub enum CancelReason {
     StopString,
     /// The deadline passed.
     Deadline,
-    /// A newer attempt runs elsewhere.
+    /// A newer attempt runs on another worker.
     Superseded,
     /// The gateway is shutting down.
     Shutdown,
@@ -57,7 +57,7 @@ impl CancelReason {
     pub const ALL: [Self; 5] =
         [Self::ClientGone, Self::StopString, Self::Deadline, Self::Superseded, Self::Shutdown];
 
-    /// The reason as a metric label or trace attribute.
+    /// Returns the reason as a metric label or trace attribute.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ClientGone => "client_gone",
@@ -69,41 +69,40 @@ impl CancelReason {
     }
 }
 
-/// The handler has done what the message asks, now or before.
+/// The reply of a handler that did what the message asks, now or before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledged {}
 
-/// Gateway → worker, every second: these requests are still wanted.
+/// Gateway → worker, every second: renews the leases of these requests.
 ///
-/// A worker frees a request whose lease was not renewed; so the death of a gateway, too, leaks
-/// nothing.
+/// A worker frees a request whose lease expired, so that the death of a gateway leaks nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
-    /// Requests and attempts that the gateway believes to be on this worker.
+    /// Requests and attempts that the gateway has on this worker.
     pub keys: Vec<RequestKey>,
 }
 
-/// Worker → gateway: those of the asked keys that it does not have (restarted, expired, done).
+/// Worker → gateway: those of the keys that it does not have (restarted, expired, ended).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeepReply {
-    /// Keys unknown here. A key that just finished is unknown too; its events are on their way.
+    /// Unknown keys. A request that just ended is unknown, too; its events are on their way.
     pub unknown: Vec<RequestKey>,
 }
 
-/// Gateway → worker: send me the events of this request again, from an index on.
+/// Gateway → worker: send the events of this request again, from an index on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missed {
     /// The request and attempt.
     pub key: RequestKey,
-    /// First index wanted.
+    /// The first index to send.
     pub from: u32,
 }
 
-/// Worker → gateway: the events asked for that are still remembered, in order.
+/// Worker → gateway: those of the events that are still remembered, in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MissedReply {
-    /// Empty when nothing newer exists yet or the request is forgotten.
+    /// The events; empty if none is newer or the request is forgotten.
     pub events: Vec<Event>,
-    /// False when the worker no longer knows the request.
+    /// False if the request is forgotten.
     pub known: bool,
 }

@@ -2,22 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What the other side needs to know about a failure, and nothing more. Whoever owns the state
-/// decides what follows: the gateway retries or answers the client, the router avoids a worker.
+/// The class of a failure, all that the other process needs. The owner of the state decides what
+/// follows: the gateway retries or responds to the client, the router avoids a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorClass {
-    /// The request itself is wrong; no worker will take it.
+    /// The request itself is wrong; no worker accepts it.
     Invalid,
-    /// No room now; another worker, or later, may do.
+    /// There is no room now; another worker may have some, or this one later.
     Overloaded,
-    /// Failed here through no fault of the request; send it elsewhere.
+    /// The failure is not the request's; send it to another worker.
     Retry,
-    /// Its deadline has passed.
+    /// The deadline has passed.
     Deadline,
-    /// Somebody gave it up.
+    /// The request was cancelled.
     Cancelled,
-    /// A defect of ours.
+    /// A defect of Tandem.
     Internal,
 }
 
@@ -32,7 +32,7 @@ impl ErrorClass {
         Self::Internal,
     ];
 
-    /// The class as a metric label or trace attribute.
+    /// Returns the class as a metric label or trace attribute.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
@@ -49,14 +49,14 @@ impl ErrorClass {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{}: {message}", class.as_str())]
 pub struct Refusal {
-    /// What follows from it.
+    /// The class.
     pub class: ErrorClass,
-    /// What happened, with the values that matter.
+    /// The cause, with the values that matter.
     pub message: String,
 }
 
 impl Refusal {
-    /// A refusal of `class`, explained by `message`.
+    /// Creates a refusal of `class`, explained by `message`.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self { class, message: message.into() }
     }

@@ -1,4 +1,4 @@
-//! The header of a block frame: what travels beside the raw bytes of a KV block.
+//! The header of a block frame, which travels beside the raw bytes of a KV block.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ pub const FRAME_BYTES_MAX: usize = 2 << 20;
 /// Largest block.
 pub const BLOCK_BYTES_MAX: usize = 256 << 20;
 
-/// Describes one frame of a block. Written as `v1 frame/frames tokens block_bytes scope checksum`.
+/// The header of one frame of a block. Written as `v1 frame/frames tokens block_bytes scope checksum`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockFrame {
     /// Index of this frame.
@@ -23,24 +23,22 @@ pub struct BlockFrame {
     pub tokens: u32,
     /// Bytes of the whole block.
     pub block_bytes: u32,
-    /// Whose block, for quotas.
+    /// The tenant of the block, for quotas.
     pub scope: Scope,
     /// BLAKE3 of this frame's body.
     pub checksum: [u8; 32],
 }
 
-/// Why a frame is not used.
+/// A frame that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum FrameError {
     /// The header does not have the written form or its numbers do not fit together.
     #[error("frame header {0:?} is malformed")]
     Malformed(String),
     /// The body is not the one that was stored.
     #[error("checksum of a {bytes}-byte frame does not match")]
-    Damaged {
-        /// Length of the body.
-        bytes: usize,
-    },
+    Damaged { bytes: usize },
 }
 
 impl BlockFrame {
@@ -73,7 +71,7 @@ impl BlockFrame {
         }
     }
 
-    /// Where this frame's body lies in the block.
+    /// Returns the range of this frame's body in the block.
     pub fn range(&self) -> std::ops::Range<usize> {
         let start = self.frame as usize * FRAME_BYTES_MAX;
         start..(start + FRAME_BYTES_MAX).min(self.block_bytes as usize)

@@ -12,7 +12,7 @@ pub type TokenId = u32;
 /// Longest name of a worker or gateway, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// Why a text is not an identity.
+/// A text that is no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// The name is empty, too long or holds a character that a subject cannot carry.
@@ -52,19 +52,19 @@ impl FromStr for RequestId {
     }
 }
 
-/// Counts the times a request was sent out; a newer attempt fences all older ones.
+/// The number of an attempt. A newer attempt makes all older ones stale.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(transparent)]
 pub struct Attempt(pub u32);
 
-/// What handlers are idempotent on.
+/// The identity on which handlers are idempotent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestKey {
     /// The generation.
     pub request: RequestId,
-    /// Which try of it.
+    /// The attempt.
     pub attempt: Attempt,
 }
 
@@ -76,7 +76,7 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
-            /// The name as text.
+            /// Returns the name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

@@ -1,6 +1,7 @@
-//! Everything that crosses a process boundary: ids, block names, messages, subjects, error classes.
+//! Everything that crosses a process boundary: ids, block hashes, messages, subjects, error classes;
+//! and the few pure functions that every crate shares.
 //!
-//! Pure data and functions: no I/O, no clock, no entropy. Every serialised wire type of the workspace lives
+//! Pure data and functions: no I/O, no clock, no entropy. Every serialized wire type of the workspace lives
 //! here; control messages are MessagePack maps with named fields ([`wire`]), block bodies are raw
 //! bytes described by a header ([`frame`]).
 

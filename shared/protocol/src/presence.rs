@@ -1,12 +1,12 @@
-//! What a worker says about itself every second.
+//! The state that a worker publishes every second.
 
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{FileDigest, ModelFingerprint};
 use crate::ids::WorkerId;
 
-/// A worker's present assignment. Any worker can do any leg at any time; the role says how much
-/// of each step it gives to prefill.
+/// The role that a worker starts with. Any worker can run any leg at any time; the role sets the
+/// prefill share of its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -17,7 +17,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The role as a metric label, trace attribute or command name.
+    /// Returns the role as a metric label, trace attribute or command name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Prefill => "prefill",
@@ -29,27 +29,27 @@ impl Role {
 /// Presence of a worker: put into the presence bucket every second, gone 3 s after its death.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerState {
-    /// Who.
+    /// The worker.
     pub worker: WorkerId,
-    /// Its assignment.
+    /// Its role.
     pub role: Role,
     /// Share of a step's token budget open to prefill while it generates, 0 to 1.
     pub prefill_share: f32,
     /// Most tokens of a step.
     pub step_tokens: u32,
-    /// When this process started, in milliseconds since the Unix epoch: tells a restart.
+    /// The start of the process, in milliseconds since the Unix epoch; it shows a restart.
     pub epoch: u64,
-    /// True when it would take a job now.
+    /// True if it accepts jobs now.
     pub ready: bool,
-    /// True when it finishes what it has and takes nothing new.
+    /// True if it finishes its requests and accepts nothing new.
     pub draining: bool,
     /// The model's name.
     pub model: String,
     /// Digest of the model's files; a gateway uses only workers that serve its own file.
     pub files: FileDigest,
-    /// Names this model's blocks.
+    /// The fingerprint of the model's blocks.
     pub fingerprint: ModelFingerprint,
-    /// Longest sequence it can hold.
+    /// The longest sequence that it can hold.
     pub context_tokens: u32,
     /// Compute device, for people.
     pub device: String,
@@ -57,11 +57,11 @@ pub struct WorkerState {
     pub queued_sequences: u32,
     /// Prompt tokens accepted and not yet computed.
     pub queued_tokens: u64,
-    /// Pairs of such a token and an earlier one of its sequence: what attention has to look at.
+    /// Pairs of such a token and an earlier one of its sequence: the work of attention.
     pub queued_pairs: u64,
     /// Sequences that are generating.
     pub running_sequences: u32,
-    /// Tokens that these have by now.
+    /// Their tokens so far.
     pub running_tokens: u64,
     /// Most sequences in one step.
     pub sequences_max: u32,
@@ -69,12 +69,12 @@ pub struct WorkerState {
     pub pool: PoolState,
     /// Measured speed.
     pub speed: Speed,
-    /// Where its `/metrics` and `/ready` are served.
+    /// The address of its `/metrics` and `/ready`.
     pub health_address: String,
 }
 
 impl WorkerState {
-    /// Whether it takes work, in a word for people.
+    /// Returns the state of the worker in a word, for people.
     pub fn state_word(&self) -> &'static str {
         match (self.draining, self.ready) {
             (true, _) => "draining",
@@ -84,19 +84,18 @@ impl WorkerState {
     }
 }
 
-/// Where the pages of a KV pool are. `free + cached + leased = total` at rest, always
-/// `leaked = 0`.
+/// The pages of a KV pool by state. `free + cached + leased = total` at rest, `leaked = 0` always.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolState {
-    /// Never used or forgotten.
+    /// Pages without a block.
     pub free: u32,
-    /// Holding a named block that nobody uses now.
+    /// Pages with a sealed block that no sequence uses now.
     pub cached: u32,
-    /// Held by sequences.
+    /// Pages held by sequences.
     pub leased: u32,
-    /// All.
+    /// All pages.
     pub total: u32,
-    /// Held by nobody known: a defect.
+    /// Pages held by no known sequence: a defect.
     pub leaked: u32,
 }
 
@@ -109,29 +108,29 @@ pub struct Speed {
     pub decode: StepCost,
 }
 
-/// What a step takes, in microseconds; none of it is negative.
+/// The predicted time of a step, in microseconds; no part of it is negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepCost {
-    /// Of any such step.
+    /// Time per step.
     pub step_us: f32,
-    /// Per item in it.
+    /// Time per item in it.
     pub item_us: f32,
-    /// Per pair of an item and an earlier token that it attends to.
+    /// Time per pair of an item and an earlier token that it attends to.
     pub pair_us: f32,
-    /// How far predictions made before a step were off lately, as a share of what it took.
+    /// Recent error of predictions made before a step, as a share of the actual time.
     pub error: f32,
-    /// Steps that this rests on; the rest means nothing while it is 0.
+    /// Steps that were measured; the other fields mean nothing while it is 0.
     pub steps: u64,
 }
 
 impl StepCost {
-    /// What `steps` of them with so many items and pairs in all take.
+    /// Returns the predicted time of `steps` steps with `items` and `pairs` in all.
     pub fn us(&self, steps: f32, items: f32, pairs: f32) -> f32 {
         steps * self.step_us + items * self.item_us + pairs * self.pair_us
     }
 
-    /// True when there was something to fit.
+    /// Returns true if steps were measured.
     pub fn is_measured(&self) -> bool {
-        0 < self.steps
+        self.steps > 0
     }
 }

@@ -1,4 +1,4 @@
-//! The model that needs no file: what gateway and workers agree on about the simulated engine.
+//! The model that needs no file: the tokens that gateway and workers share for the simulated engine.
 //!
 //! Its tokens are all bytes, some five hundred common words, each with and without a space before
 //! it, and one token that ends a text. A prompt of common words has a token per word.
@@ -8,21 +8,21 @@ use std::sync::LazyLock;
 use crate::blocks::FileDigest;
 use crate::ids::TokenId;
 
-/// The name under which it is served.
+/// The name of the served model.
 pub const NAME: &str = "simulated";
 /// Longest sequence.
 pub const CONTEXT_TOKENS: u32 = 32_768;
-/// Ends a text.
+/// The token that ends a text.
 pub const END: TokenId = FIRST_WORD + 2 * WORDS as TokenId;
 /// One more than the largest token.
 pub const VOCABULARY: usize = END as usize + 1;
 
 /// Token of the first word; those before are bytes.
 const FIRST_WORD: TokenId = 256;
-/// How many words there are.
+/// The number of words.
 const WORDS: usize = 517;
 
-/// Sorted, each once.
+/// The words, sorted, each once.
 const SORTED: &str = "\
     a able about above across act add after again against age ago air all almost alone along \
     already also although always am among an and animal another answer any anything appear are \
@@ -58,22 +58,22 @@ const SORTED: &str = "\
 
 static LIST: LazyLock<Vec<&str>> = LazyLock::new(|| SORTED.split(' ').collect());
 
-/// Stands for the digest of the files that it does not have.
+/// Returns the digest in place of that of files.
 pub fn files() -> FileDigest {
     FileDigest(blake3::derive_key("tandem 2026-11 simulated model", b"bytes and common words"))
 }
 
-/// The words that are a single token after a space.
+/// Returns the words that are a single token after a space.
 pub fn words() -> &'static [&'static str] {
     &LIST
 }
 
-/// The token of a word after a space; the number wraps around.
+/// Returns the token of a word after a space; the number wraps around.
 pub fn word(number: u64) -> TokenId {
     FIRST_WORD + 2 * (number % WORDS as u64) as TokenId + 1
 }
 
-/// Tokens of a text: whole words where it has common ones, bytes elsewhere.
+/// Returns the tokens of a text: whole words where it has common ones, bytes elsewhere.
 pub fn encode(text: &str) -> Vec<TokenId> {
     let bytes = text.as_bytes();
     let letters = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_alphabetic());
@@ -101,7 +101,7 @@ pub fn encode(text: &str) -> Vec<TokenId> {
     tokens
 }
 
-/// The bytes that a token stands for; none for [`END`].
+/// Returns the bytes of a token; none for [`END`].
 pub fn token_bytes(token: TokenId) -> Vec<u8> {
     if let Ok(byte) = u8::try_from(token) {
         return vec![byte];

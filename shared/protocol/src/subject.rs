@@ -1,4 +1,4 @@
-//! The only place where subjects are written, and which message goes where.
+//! NATS subjects, and the subject and reply of every request. No subject is written elsewhere.
 
 use std::fmt;
 
@@ -29,20 +29,20 @@ pub enum Subject<'a> {
     Verdicts,
     /// `kvx.<to>.<namespace>.<hash>.<frame>`: a frame of a block on its way into the store.
     Put {
-        /// Whom it is meant for first; `_` for the store alone.
+        /// The worker that it is meant for; `_` for the store alone.
         to: Option<&'a WorkerId>,
         /// The model's namespace.
         namespace: &'a str,
-        /// The block.
+        /// The hash of the block.
         block: BlockHash,
         /// Index of the frame.
         frame: u32,
     },
-    /// `kvb.<namespace>.<hash>.<frame>`: the same frame as the stream keeps it.
+    /// `kvb.<namespace>.<hash>.<frame>`: the same frame, as stored by the stream.
     Stored {
         /// The model's namespace.
         namespace: &'a str,
-        /// The block.
+        /// The hash of the block.
         block: BlockHash,
         /// Index of the frame; `None` matches every frame.
         frame: Option<u32>,
@@ -70,8 +70,8 @@ impl fmt::Display for Subject<'_> {
     }
 }
 
-/// The stream of a model: its name, what is published to it, what it keeps, and the transform
-/// between the two.
+/// The names around a model's stream: the stream, the subjects published to it, and the subjects it
+/// stores, with the transform between the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamNames {
     /// `KVB_<namespace>`.
@@ -83,12 +83,12 @@ pub struct StreamNames {
 }
 
 impl StreamNames {
-    /// The names for a model.
+    /// Returns the names for a model.
     pub fn new(fingerprint: &ModelFingerprint) -> Self {
         Self::of_namespace(&fingerprint.namespace())
     }
 
-    /// The names for the model with this namespace, see [`ModelFingerprint::namespace`].
+    /// Returns the names for the model with this namespace, see [`ModelFingerprint::namespace`].
     pub fn of_namespace(namespace: &str) -> Self {
         Self {
             stream: format!("KVB_{namespace}"),
@@ -98,14 +98,14 @@ impl StreamNames {
     }
 }
 
-/// The namespace in the name of a model's stream; `None` for any other stream.
+/// Parses the namespace from the name of a model's stream; `None` for any other stream.
 pub fn parse_stream(stream: &str) -> Option<&str> {
     let namespace = stream.strip_prefix("KVB_")?;
     let written = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     (namespace.len() == 16 && namespace.bytes().all(written)).then_some(namespace)
 }
 
-/// Reads a `kvb.<namespace>.<hash>.<frame>` subject back; `None` for anything else.
+/// Parses a `kvb.<namespace>.<hash>.<frame>` subject; `None` for any other.
 pub fn parse_stored(subject: &str) -> Option<(&str, BlockHash, u32)> {
     let mut parts = subject.split('.');
     let (tag, namespace, hash, frame) =
@@ -116,12 +116,12 @@ pub fn parse_stored(subject: &str) -> Option<(&str, BlockHash, u32)> {
     Some((namespace, BlockHash::from_hex(hash)?, frame.parse().ok()?))
 }
 
-/// Every `kvx.<to>.<namespace>.<hash>.<frame>` for one worker and one model.
+/// Returns the wildcard subject of every block put for one worker and one model.
 pub fn put_to(worker: &WorkerId, namespace: &str) -> String {
     format!("kvx.{worker}.{namespace}.*.*")
 }
 
-/// Reads a `kvx.<to>.<namespace>.<hash>.<frame>` subject back; `None` for anything else.
+/// Parses a `kvx.<to>.<namespace>.<hash>.<frame>` subject; `None` for any other.
 pub fn parse_put(subject: &str) -> Option<(&str, BlockHash, u32)> {
     let (_, rest) = subject.strip_prefix("kvx.")?.split_once('.')?;
     let (namespace, rest) = rest.split_once('.')?;
@@ -129,9 +129,9 @@ pub fn parse_put(subject: &str) -> Option<(&str, BlockHash, u32)> {
     Some((namespace, BlockHash::from_hex(hash)?, frame.parse().ok()?))
 }
 
-/// A message that expects an answer.
+/// A message that expects a reply.
 pub trait Request: Serialize + DeserializeOwned + Send + 'static {
-    /// What comes back.
+    /// The reply.
     type Reply: Serialize + DeserializeOwned + Send + 'static;
     /// Last part of the subject.
     const VERB: &'static str;

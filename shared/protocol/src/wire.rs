@@ -1,42 +1,38 @@
-//! MessagePack with named fields: how control messages become bytes and back.
+//! MessagePack with named fields: the encoding of control messages.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Why bytes are not a message, or a message cannot be written.
+/// Bytes that are no message, or a message that cannot be encoded.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum WireError {
-    /// Longer than this message may be.
+    /// The message is longer than its kind may be.
     #[error("message of {bytes} bytes, expected at most {bytes_max}")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-        /// The limit.
-        bytes_max: usize,
-    },
-    /// Not MessagePack, or not of this type.
+    TooLong { bytes: usize, bytes_max: usize },
+    /// The bytes are no MessagePack, or not of this type.
     #[error("malformed message: {0}")]
     Malformed(#[from] rmp_serde::decode::Error),
     /// Bytes follow the message.
     #[error("{0} bytes follow the message")]
     Trailing(usize),
-    /// Cannot be written.
+    /// The message cannot be encoded.
     #[error("encode message: {0}")]
     Encode(#[from] rmp_serde::encode::Error),
 }
 
-/// Writes a message.
+/// Encodes a message.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     Ok(rmp_serde::to_vec_named(message)?)
 }
 
-/// Reads a message of at most `bytes_max` bytes. Safe on hostile input: lengths are bounded by
+/// Decodes a message of at most `bytes_max` bytes. Safe on hostile input: lengths are bounded by
 /// the input, nesting by the decoder's depth limit.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Result<T, WireError> {
-    if bytes_max < bytes.len() {
+    if bytes.len() > bytes_max {
         return Err(WireError::TooLong { bytes: bytes.len(), bytes_max });
     }
-    // Read as a stream, because only such a decoder says what it left.
+    // Read as a stream, because only such a decoder shows the bytes that it left.
     let mut decoder = rmp_serde::Deserializer::new(bytes);
     decoder.set_max_depth(32);
     let message = T::deserialize(&mut decoder)?;
@@ -68,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_or_has_a_tail_is_refused() {
+    fn a_message_that_is_too_long_or_has_a_tail_is_refused() {
         let mut bytes = encode(&lookup()).unwrap();
         let too_long = decode::<Lookup>(&bytes, bytes.len() - 1).unwrap_err();
         assert!(matches!(too_long, WireError::TooLong { .. }), "{too_long}");
