@@ -40,7 +40,7 @@ struct Link {
     from: Blocks,
     to: Blocks,
     worker: WorkerId,
-    tap: bus::Tap,
+    tap: bus::BlockSubscription,
     body: Bytes,
     // Dropped after its clients.
     _nats: NatsServer,
@@ -108,7 +108,7 @@ impl Link {
         let to = connect("decode").await?.blocks(&fingerprint);
         from.ensure_stream(STORE).await?;
         let worker: WorkerId = "decode-1".parse().context("name a worker")?;
-        let tap = to.tap(&worker).await?;
+        let tap = to.subscribe(&worker).await?;
         let mut body = vec![0; BYTES];
         rand::fill(&mut body[..]);
         Ok(Self { from, to, worker, tap, body: body.into(), _nats: nats })

@@ -11,20 +11,20 @@ use protocol::{Backoff, NatsUrl};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::counters::{BusCounters, Counters};
-use crate::errands::Errands;
+use crate::deferred::DeferredWork;
 
 /// Longest wait for an answer of JetStream: acknowledged puts, streams, consumers.
 pub(crate) const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
-/// What puts may have under way without an acknowledgement: 8 MiB, in units of [`PUT_UNIT_BYTES`].
+/// Most unacknowledged bytes of puts: 8 MiB, in units of [`PUT_UNIT_BYTES`].
 pub(crate) const PUT_WINDOW_UNITS: u32 = 256;
-/// A frame counts as one of these at least.
+/// Least size that a frame counts as.
 pub(crate) const PUT_UNIT_BYTES: usize = 32 << 10;
 /// Messages a control subscription holds for a slow handler before the client drops them.
 const CONTROL_SUBSCRIPTION_MESSAGES: usize = 16_384;
-/// On a data connection: the blocks of some hundred short prompts. What more there is the server
-/// keeps, or it is fetched again.
+/// Messages of a data subscription: the blocks of some hundred short prompts. The server keeps what
+/// exceeds it, or it is fetched again.
 const DATA_SUBSCRIPTION_MESSAGES: usize = 4_096;
-/// Commands queued towards the socket; with blocks, each may be 2 MiB.
+/// Commands queued to the socket; with blocks, each may be 2 MiB.
 const DATA_COMMANDS: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Between tries of the first connection.
@@ -34,36 +34,27 @@ const CONNECT_BACKOFF: Backoff =
 const RECONNECT_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(20), max: Duration::from_secs(1) };
 
-/// How to reach NATS.
+/// Options of the connection to NATS.
 #[derive(Clone, Debug)]
 pub struct BusOptions {
-    /// Where the server is.
+    /// The address of the servers.
     pub url: NatsUrl,
     /// Name of this client, shown by the server; also the prefix of its private inboxes.
     pub name: String,
-    /// Longest time for one try.
+    /// Longest try.
     pub connect_timeout: Duration,
 }
 
-/// Why no connection was made.
+/// A connection that failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum ConnectError {
     /// The server did not finish the handshake in time.
     #[error("{url} did not answer within {timeout_ms} ms")]
-    Timeout {
-        /// Where to.
-        url: NatsUrl,
-        /// How long this try took.
-        timeout_ms: u64,
-    },
-    /// Refused, not found, not authorised.
+    Timeout { url: NatsUrl, timeout_ms: u64 },
+    /// The connection was refused, the host not found, or the client not authorized.
     #[error("connect to {url}: {source}")]
-    Failed {
-        /// Where to.
-        url: NatsUrl,
-        /// What the client library said.
-        source: async_nats::ConnectError,
-    },
+    Failed { url: NatsUrl, source: async_nats::ConnectError },
 }
 
 /// The connections of one process. Cheap to clone; reconnects by itself.
@@ -75,12 +66,12 @@ pub struct Bus {
 pub(crate) struct Inner {
     options: BusOptions,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) errands: Errands,
+    pub(crate) deferred: DeferredWork,
     pub(crate) control: Link,
     upload: OnceCell<Link>,
     download: OnceCell<Link>,
     pub(crate) put_window: Semaphore,
-    /// Pulls under way.
+    /// Running pulls.
     pub(crate) pulls: Arc<AtomicUsize>,
 }
 
@@ -89,11 +80,11 @@ pub(crate) struct Inner {
 pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) jetstream: jetstream::Context,
-    /// Whether the connection is up, as its events tell.
+    /// True while the connection is up, by its events.
     up: watch::Receiver<bool>,
 }
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, PartialEq)]
 enum Purpose {
     Control,
@@ -108,7 +99,7 @@ impl Bus {
         let control = open(&options, Purpose::Control, &counters).await?;
         let inner = Inner {
             options,
-            errands: Errands::start(),
+            deferred: DeferredWork::start(),
             counters,
             control,
             upload: OnceCell::new(),
@@ -119,8 +110,8 @@ impl Bus {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Connects however long it takes, waiting up to 5 s between tries and saying so; `None` when
-    /// `stop` comes first.
+    /// Connects, however long it takes, with logged waits of up to 5 s between tries; returns `None` if
+    /// `stop` resolves first.
     pub async fn connect_with_retry(
         options: BusOptions,
         stop: impl Future<Output = ()>,
@@ -147,25 +138,25 @@ impl Bus {
         None
     }
 
-    /// True while every connection in use is up.
+    /// Returns true while every connection in use is up.
     pub fn connected(&self) -> bool {
         let Inner { control, upload, download, .. } = &*self.inner;
         [Some(control), upload.get(), download.get()].into_iter().flatten().all(Link::connected)
     }
 
-    /// What happened on these connections since the start.
+    /// Returns the counters of these connections since the start.
     pub fn counters(&self) -> BusCounters {
         self.inner.counters.snapshot()
     }
 }
 
 impl Inner {
-    /// The connection that carries blocks into the store.
+    /// Returns the connection that carries blocks into the store.
     pub(crate) async fn upload(&self) -> Result<&Link, ConnectError> {
         self.upload.get_or_try_init(|| open(&self.options, Purpose::Upload, &self.counters)).await
     }
 
-    /// The connection that carries blocks out of the store.
+    /// Returns the connection that carries blocks out of the store.
     pub(crate) async fn download(&self) -> Result<&Link, ConnectError> {
         self.download
             .get_or_try_init(|| open(&self.options, Purpose::Download, &self.counters))
@@ -183,8 +174,8 @@ impl Link {
         self.up.clone().wait_for(|up| *up).await.ok().map(drop)
     }
 
-    /// Resolves when the connection is lost or made from now on: what the server held for it is
-    /// then to be made again.
+    /// Resolves when the connection is lost or restored from now on: the server's state for it is then
+    /// gone.
     pub(crate) fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut up = self.up.clone();
         up.mark_unchanged();
@@ -200,8 +191,8 @@ async fn open(
     counters: &Arc<Counters>,
 ) -> Result<Link, ConnectError> {
     let url = options.url.clone();
-    let (went, up) = watch::channel(true);
-    let connecting = connect_options(options, purpose, (Arc::clone(counters), went));
+    let (up_sender, up) = watch::channel(true);
+    let connecting = connect_options(options, purpose, Arc::clone(counters), up_sender);
     let servers: Vec<&str> = options.url.servers().collect();
     let connecting = connecting.connect(servers);
     let client = match tokio::time::timeout(options.connect_timeout, connecting).await {
@@ -223,7 +214,8 @@ async fn open(
 fn connect_options(
     options: &BusOptions,
     purpose: Purpose,
-    (counters, went): (Arc<Counters>, watch::Sender<bool>),
+    counters: Arc<Counters>,
+    up_sender: watch::Sender<bool>,
 ) -> ConnectOptions {
     let suffix = match purpose {
         Purpose::Control => "",
@@ -249,7 +241,7 @@ fn connect_options(
                 _ => None,
             };
             if let Some(up) = up {
-                went.send_if_modified(|was| std::mem::replace(was, up) != up);
+                up_sender.send_if_modified(|was| std::mem::replace(was, up) != up);
             }
             std::future::ready(())
         });
@@ -270,17 +262,17 @@ fn note_event(connection: &str, counters: &Counters, event: &Event) {
         }
         Event::SlowConsumer(_) => {
             counters.slow_consumer();
-            tracing::error!(connection, %event, "messages were lost: a subscription is not read");
+            tracing::error!(connection, %event, "lost messages: a subscription is read too slowly");
         }
         Event::ServerError(error) => tracing::error!(connection, %error, "NATS server error"),
         Event::ClientError(error) => tracing::warn!(connection, %error, "NATS client error"),
         Event::LameDuckMode | Event::Draining | Event::Closed => {
-            tracing::info!(connection, %event, "NATS connection");
+            tracing::info!(connection, %event, "NATS connection changed its state");
         }
     }
 }
 
-/// `name` with every character that a subject token cannot carry replaced.
+/// Returns `name` with every character replaced that a subject token cannot carry.
 fn subject_token(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     name.chars().take(64).map(plain).collect()

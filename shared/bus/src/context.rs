@@ -8,28 +8,28 @@ const TRACEPARENT: &str = "traceparent";
 /// Name of the header with the span under which the stages of a request go.
 const REQUEST: &str = "tandem-request";
 
-/// What travels beside a message.
+/// The trace context that travels beside a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// `version-traceid-parentid-flags`; `None` when the sender has no trace.
     pub traceparent: Option<String>,
-    /// The same of the request that the message is part of, when the sending has a span of its own.
+    /// The span of the request that the message is part of, if the sending has a span of its own.
     pub request: Option<String>,
 }
 
 impl Context {
-    /// The context of a trace; kept only when it has the written form.
+    /// Creates the context of a trace; drops a malformed one.
     pub fn new(traceparent: impl Into<String>) -> Self {
         let traceparent = traceparent.into();
         Self { traceparent: is_valid(&traceparent).then_some(traceparent), request: None }
     }
 
-    /// The context of a message whose sending has a span of its own, within that of a request.
+    /// Creates the context of a message whose sending has a span of its own, within a request's.
     pub fn within(request: impl Into<String>, sending: impl Into<String>) -> Self {
         Self { request: Self::new(request).traceparent, ..Self::new(sending) }
     }
 
-    /// The span of the request that the message is part of.
+    /// Returns the span of the request that the message is part of.
     pub fn of_request(&self) -> Option<&str> {
         self.request.as_deref().or(self.traceparent.as_deref())
     }
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_context_is_none() {
+    fn a_malformed_context_is_none() {
         let zero_trace = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         for bad in ["", "00", &GOOD.to_uppercase(), &format!("{GOOD}-x"), zero_trace, &GOOD[..54]] {
             assert_eq!(Context::new(bad), Context::default(), "{bad:?}");

@@ -1,4 +1,4 @@
-//! What is counted on the bus, above all what was dropped and why.
+//! The counters of the bus, above all of dropped messages by reason.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 /// At most one warning per reason in this time.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// Why a received message was not used.
+/// The reason for which a received message was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DropReason {
-    /// Longer than its kind may be.
+    /// The message is longer than its kind may be.
     TooLong,
-    /// Not a message of its kind.
+    /// The message is not of its kind.
     Malformed,
-    /// A request without an address for its answer.
+    /// A request has no reply subject.
     NoReply,
-    /// A subject that does not name what its message is about.
+    /// The subject does not fit the message.
     Subject,
-    /// A block frame without a well-formed header, or frames that do not fit together.
+    /// A block frame has no well-formed header, or frames do not fit together.
     Frame,
-    /// A block frame whose body is not the one that was stored.
+    /// The body of a block frame is not the one that was stored.
     Checksum,
 }
 
@@ -29,7 +29,7 @@ impl DropReason {
     pub const ALL: [Self; 6] =
         [Self::TooLong, Self::Malformed, Self::NoReply, Self::Subject, Self::Frame, Self::Checksum];
 
-    /// The reason as a metric label.
+    /// Returns the reason as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TooLong => "too_long",
@@ -46,9 +46,9 @@ impl DropReason {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BusCounters {
     dropped: [u64; DropReason::ALL.len()],
-    /// Times a connection was lost.
+    /// Lost connections.
     pub disconnects: u64,
-    /// Times the client lost messages because a subscription was not read fast enough.
+    /// Losses of messages because a subscription was read too slowly.
     pub slow_consumers: u64,
     /// Blocks put that were not stored before.
     pub blocks_stored: u64,
@@ -63,12 +63,12 @@ pub struct BusCounters {
 }
 
 impl BusCounters {
-    /// Messages dropped for one reason.
+    /// Returns the number of messages dropped for one reason.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize]
     }
 
-    /// Messages dropped for any reason.
+    /// Returns the number of messages dropped for any reason.
     pub fn dropped_total(&self) -> u64 {
         self.dropped.iter().sum()
     }
@@ -88,7 +88,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Counts a dropped message; warns about the first of a kind in every ten seconds.
+    /// Counts a dropped message; warns about the first of each reason every ten seconds.
     pub(crate) fn drop_message(&self, reason: DropReason, subject: &str, why: &str) {
         let total = 1 + self.dropped[reason as usize].fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
@@ -100,7 +100,7 @@ impl Counters {
         *last = Some(now);
         drop(warned);
         let subject: String = subject.chars().take(128).collect();
-        tracing::warn!(reason = reason.as_str(), total, subject, why, "message dropped");
+        tracing::warn!(reason = reason.as_str(), total, subject, why, "dropped a message");
     }
 
     pub(crate) fn disconnected(&self) {

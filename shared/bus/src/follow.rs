@@ -1,34 +1,34 @@
-//! Reads a stream through an ephemeral pull consumer, and makes a new one when that fails.
+//! Reads a stream through an ephemeral pull consumer, and creates another when that fails.
 
 use std::pin::Pin;
-use std::task::{self, Poll};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{self, ErrorCode};
 use futures::FutureExt as _;
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 use protocol::Backoff;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
+use crate::bursts::bursts;
 use crate::connect::{JETSTREAM_TIMEOUT, Link};
-use crate::errands::Errand;
-use crate::polled::Polled;
+use crate::deferred::Deferred;
 
-/// A consumer that nobody reads disappears after this time, should its deletion be lost.
+/// Life of a consumer that is not read, should its deletion be lost.
 const INACTIVE: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 const EXPIRES: Duration = Duration::from_secs(30);
-/// Messages asked for at once; the client asks again at half, so three halves may be underway,
+/// Messages per request; the client requests again at half, so three halves may be on their way,
 /// which fits a subscription's capacity.
 const BATCH_MESSAGES: usize = 256;
-/// Between tries to make a consumer.
+/// Between tries to create a consumer.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), max: Duration::from_secs(2) };
 
-/// Why a stream is not read.
+/// A stream that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error("stream {0} does not exist")]
@@ -37,56 +37,36 @@ pub(crate) enum OpenError {
     Failed { stream: String, why: String },
 }
 
-/// Which messages of which stream.
+/// The selected messages of a stream.
 pub(crate) struct Selection {
     pub(crate) stream: String,
     pub(crate) config: pull::Config,
-    /// Bytes asked for at once: the flow control.
+    /// Bytes per request: the flow control.
     pub(crate) batch_bytes: usize,
-    /// How often to ask for what there is; `None` has each message sent at once.
+    /// The pace of bursts; `None` has each message sent at once.
     pub(crate) pace: Option<Duration>,
 }
 
 /// An open consumer. Dropping it deletes it on the server.
 pub(crate) struct Reader {
-    messages: Messages,
-    /// Messages that were waiting when it was made.
+    messages: BoxStream<'static, Result<jetstream::Message, String>>,
+    /// Messages that waited in the consumer when it was created.
     pending: u64,
-    /// The sequence it begins after.
+    /// The sequence after which it begins.
     after: u64,
     consumer: Consumer,
-}
-
-enum Messages {
-    AtOnce(Box<pull::Stream>),
-    InBursts(Box<Polled>),
-}
-
-impl Messages {
-    fn poll_next(
-        &mut self,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<Result<jetstream::Message, String>> {
-        match self {
-            Self::InBursts(polled) => polled.poll_next(cx),
-            Self::AtOnce(stream) => stream.poll_next_unpin(cx).map(|next| match next {
-                Some(next) => next.map_err(|error| error.to_string()),
-                None => Err("ended".to_owned()),
-            }),
-        }
-    }
 }
 
 struct Consumer {
     jetstream: jetstream::Context,
     stream: String,
     name: String,
-    errands: mpsc::Sender<Errand>,
+    deferred: mpsc::Sender<Deferred>,
 }
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let _full_is_fine = self.errands.try_send(Errand::DeleteConsumer {
+        let _full_is_fine = self.deferred.try_send(Deferred::DeleteConsumer {
             jetstream: self.jetstream.clone(),
             stream: std::mem::take(&mut self.stream),
             consumer: std::mem::take(&mut self.name),
@@ -97,7 +77,7 @@ impl Drop for Consumer {
 impl Reader {
     pub(crate) async fn open(
         link: Link,
-        errands: mpsc::Sender<Errand>,
+        deferred: mpsc::Sender<Deferred>,
         selection: Selection,
     ) -> Result<Self, OpenError> {
         let Selection { stream, config, batch_bytes, pace } = selection;
@@ -115,9 +95,9 @@ impl Reader {
             num_replicas: 1,
             ..config
         };
-        // Made before the request, so that a reader given up half-way leaves nothing behind.
+        // Created before the request, so that an abandoned reader leaves no consumer behind.
         let guard =
-            Consumer { jetstream: link.jetstream.clone(), stream: stream.clone(), name, errands };
+            Consumer { jetstream: link.jetstream.clone(), stream: stream.clone(), name, deferred };
         let failed = |why: String| OpenError::Failed { stream: stream.clone(), why };
         let created = link.jetstream.create_consumer_on_stream(config, &stream).await;
         let consumer = created.map_err(|error| match error.kind() {
@@ -131,7 +111,7 @@ impl Reader {
         let info = consumer.cached_info();
         let (pending, after) = (info.num_pending, info.delivered.stream_sequence);
         let messages = match pace {
-            Some(pace) => Messages::InBursts(Box::new(Polled::new(consumer, pace, batch_bytes))),
+            Some(pace) => bursts(consumer, pace, batch_bytes),
             None => {
                 let messages = consumer
                     .stream()
@@ -141,7 +121,7 @@ impl Reader {
                     .expires(EXPIRES)
                     .messages();
                 let messages = messages.await.map_err(|error| failed(error.to_string()))?;
-                Messages::AtOnce(Box::new(messages))
+                messages.map_err(|error| error.to_string()).boxed()
             }
         };
         Ok(Self { messages, pending, after, consumer: guard })
@@ -151,32 +131,31 @@ impl Reader {
 /// A future that opens a reader.
 pub(crate) type Opening = BoxFuture<'static, Result<Reader, OpenError>>;
 
-/// What following a stream brings.
+/// An event of a followed stream.
 pub(crate) enum Followed {
-    /// A consumer was made: so many messages wait in it, and it begins after this sequence.
+    /// A consumer was created with `pending` messages; it begins after the sequence `after`.
     Opened { pending: u64, after: u64 },
     /// A message.
     Message(Box<jetstream::Message>),
-    /// The consumer is lost or was not made; another try follows.
+    /// The consumer was lost or could not be created; another try follows.
     Failed(OpenError),
 }
 
-/// Reads for as long as it is polled: opens, reads, and opens again after a failure.
+/// Reads a stream for as long as it is awaited: opens a consumer, reads it, and opens another after
+/// a failure.
 pub(crate) struct Follower {
     link: Link,
     state: State,
     failures: u32,
-    /// Resolves when the connection changes. A consumer may not survive that, and finding out by
-    /// missed heartbeats would take seconds.
+    /// Resolves when the connection changes. A consumer may not survive that, and missed heartbeats
+    /// would show it only after seconds.
     changed: BoxFuture<'static, ()>,
 }
 
-#[derive(Default)]
 enum State {
-    #[default]
     Closed,
     Opening(Opening),
-    Reading(Box<Reader>),
+    Reading(Reader),
     Waiting(Pin<Box<Sleep>>),
 }
 
@@ -186,61 +165,80 @@ impl Follower {
         Self { link: link.clone(), state: State::Closed, failures: 0, changed }
     }
 
-    /// `open` is called whenever a new consumer is needed. Safe to abandon at any poll.
-    pub(crate) fn poll(
-        &mut self,
-        cx: &mut task::Context<'_>,
-        open: impl Fn() -> Opening,
-    ) -> Poll<Followed> {
-        if self.changed.poll_unpin(cx).is_ready() {
-            self.changed = self.link.changed().boxed();
-            let was = std::mem::take(&mut self.state);
-            if let State::Reading(reader) = was {
-                let stream = reader.consumer.stream.clone();
-                let why = "the connection to NATS was lost".to_owned();
-                return Poll::Ready(Followed::Failed(OpenError::Failed { stream, why }));
-            }
-        }
+    /// Returns the next event; calls `open` whenever it needs a new consumer.
+    ///
+    /// Safe to abandon: every future that it awaits is part of its state.
+    pub(crate) async fn next(&mut self, open: impl Fn() -> Opening) -> Followed {
         loop {
-            match &mut self.state {
-                State::Closed => self.state = State::Opening(open()),
-                State::Opening(opening) => match opening.poll_unpin(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(reader)) => {
-                        let (pending, after) = (reader.pending, reader.after);
-                        self.state = State::Reading(Box::new(reader));
-                        return Poll::Ready(Followed::Opened { pending, after });
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(self.failed(error)),
-                },
-                State::Reading(reader) => match reader.messages.poll_next(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(message)) => {
-                        self.failures = 0;
-                        return Poll::Ready(Followed::Message(Box::new(message)));
-                    }
-                    Poll::Ready(Err(why)) => {
+            tokio::select! {
+                biased;
+                () = &mut self.changed => {
+                    self.changed = self.link.changed().boxed();
+                    let state = std::mem::replace(&mut self.state, State::Closed);
+                    if let State::Reading(reader) = state {
                         let stream = reader.consumer.stream.clone();
-                        return Poll::Ready(self.failed(OpenError::Failed { stream, why }));
+                        let why = "the connection to NATS was lost".to_owned();
+                        return Followed::Failed(OpenError::Failed { stream, why });
                     }
-                },
-                State::Waiting(sleep) => match sleep.poll_unpin(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(()) => self.state = State::Closed,
+                }
+                step = self.state.advance(&open) => match step {
+                    Step::To(state) => self.state = state,
+                    Step::Opened(reader) => {
+                        let (pending, after) = (reader.pending, reader.after);
+                        self.state = State::Reading(reader);
+                        return Followed::Opened { pending, after };
+                    }
+                    Step::Message(message) => {
+                        self.failures = 0;
+                        return Followed::Message(message);
+                    }
+                    Step::Failed(error) => {
+                        let sleep = tokio::time::sleep(BACKOFF.delay(self.failures));
+                        self.failures += 1;
+                        self.state = State::Waiting(Box::pin(sleep));
+                        return Followed::Failed(error);
+                    }
                 },
             }
         }
     }
 
-    /// Gives the consumer up; polling again makes a new one at once.
+    /// Closes the consumer; the next call of [`Self::next`] opens another.
     pub(crate) fn close(&mut self) {
         self.state = State::Closed;
     }
+}
 
-    fn failed(&mut self, error: OpenError) -> Followed {
-        let sleep = tokio::time::sleep(BACKOFF.delay(self.failures));
-        self.failures += 1;
-        self.state = State::Waiting(Box::pin(sleep));
-        Followed::Failed(error)
+/// The outcome of awaiting a [`State`].
+enum Step {
+    To(State),
+    Opened(Reader),
+    Message(Box<jetstream::Message>),
+    Failed(OpenError),
+}
+
+impl State {
+    async fn advance(&mut self, open: &impl Fn() -> Opening) -> Step {
+        match self {
+            Self::Closed => Step::To(Self::Opening(open())),
+            Self::Opening(opening) => match opening.await {
+                Ok(reader) => Step::Opened(reader),
+                Err(error) => Step::Failed(error),
+            },
+            Self::Reading(reader) => {
+                let next = reader.messages.next().await;
+                match next.unwrap_or_else(|| Err("the consumer ended".to_owned())) {
+                    Ok(message) => Step::Message(Box::new(message)),
+                    Err(why) => {
+                        let stream = reader.consumer.stream.clone();
+                        Step::Failed(OpenError::Failed { stream, why })
+                    }
+                }
+            }
+            Self::Waiting(sleep) => {
+                sleep.await;
+                Step::To(Self::Closed)
+            }
+        }
     }
 }

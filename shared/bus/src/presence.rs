@@ -1,9 +1,6 @@
-//! What workers say about themselves: a KV bucket whose entries last three seconds.
+//! Presence of workers: a KV bucket whose entries last three seconds.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::{self, Poll};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -13,68 +10,55 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::StorageType;
-use futures::FutureExt as _;
 use protocol::subject::PRESENCE_BUCKET;
 use protocol::{WireError, WorkerId, WorkerState};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, sleep_until};
 
 use crate::connect::{Bus, Link};
 use crate::counters::DropReason;
 use crate::follow::{Followed, Follower, OpenError, Opening, Reader, Selection};
 use crate::serve::reason_of;
 
-/// How long an announcement lasts; announce every second.
+/// Life of an announcement; announce every second.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(3);
 
 const STATE_BYTES_MAX: usize = 16 << 10;
 const BUCKET_BYTES_MAX: i64 = 64 << 20;
-/// How long the server keeps the marker of an expired entry.
+/// Life of the marker of an expired entry on the server.
 const MARKER_TTL: Duration = Duration::from_secs(10);
 const BATCH_BYTES: usize = 1 << 20;
 const OPERATION: &str = "KV-Operation";
 
-/// Why a worker's state was not announced.
+/// An announcement that failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum AnnounceError {
-    /// It cannot be written.
+    /// The state cannot be encoded.
     #[error("state of {worker}: {source}")]
-    Encode {
-        /// Whose.
-        worker: WorkerId,
-        /// What is wrong with it.
-        source: WireError,
-    },
-    /// There is no bucket and none could be made.
+    Encode { worker: WorkerId, source: WireError },
+    /// There is no bucket and none could be created.
     #[error("create bucket {PRESENCE_BUCKET}: {why}")]
-    NoBucket {
-        /// What the client library said.
-        why: String,
-    },
-    /// The server did not take it.
+    NoBucket { why: String },
+    /// The server did not accept the state.
     #[error("announce {worker}: {source}")]
-    Failed {
-        /// Whose.
-        worker: WorkerId,
-        /// What the client library said.
-        source: jetstream::context::PublishError,
-    },
+    Failed { worker: WorkerId, source: jetstream::context::PublishError },
 }
 
 impl Bus {
-    /// What workers say about themselves.
+    /// Returns the presence bucket.
     pub fn presence(&self) -> Presence {
         Presence { bus: self.clone() }
     }
 }
 
-/// The presence bucket, made when missing.
+/// The presence bucket, created when missing.
 #[derive(Clone)]
 pub struct Presence {
     bus: Bus,
 }
 
 impl Presence {
-    /// Says that this worker lives, and how it is. Lasts [`PRESENCE_TTL`].
+    /// Announces the state of a worker for [`PRESENCE_TTL`].
     pub async fn announce(&self, state: &WorkerState) -> Result<(), AnnounceError> {
         let worker = &state.worker;
         let value = protocol::encode(state)
@@ -84,7 +68,7 @@ impl Presence {
         self.put(worker, headers, value).await
     }
 
-    /// Says that this worker is gone, without waiting for the entry to expire.
+    /// Withdraws a worker at once, before its entry expires.
     pub async fn withdraw(&self, worker: &WorkerId) -> Result<(), AnnounceError> {
         let mut headers = HeaderMap::new();
         headers.insert(OPERATION, "DEL");
@@ -92,7 +76,7 @@ impl Presence {
         self.put(worker, headers, Vec::new()).await
     }
 
-    /// Who is there now, and every change; survives reconnects and restarts of the server.
+    /// Watches the present workers and every change; survives reconnects and restarts of the server.
     pub fn watch(&self) -> Watch {
         Watch {
             bus: self.bus.clone(),
@@ -100,7 +84,6 @@ impl Presence {
             catching_up: false,
             interrupted: false,
             known: BTreeMap::new(),
-            timer: None,
             ready: VecDeque::new(),
         }
     }
@@ -137,7 +120,7 @@ fn key_subject(worker: &WorkerId) -> String {
     format!("$KV.{PRESENCE_BUCKET}.{worker}")
 }
 
-/// Makes the bucket; one that is already there stays as it is.
+/// Creates the bucket; an existing one stays as it is.
 async fn ensure_bucket(link: &Link) -> Result<(), String> {
     let config = kv::Config {
         bucket: PRESENCE_BUCKET.to_owned(),
@@ -159,57 +142,58 @@ async fn ensure_bucket(link: &Link) -> Result<(), String> {
     }
 }
 
-/// What a watcher sees.
+/// A change of presence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PresenceEvent {
-    /// This worker is there, in this state.
+    /// A worker announced its state.
     Up(Box<WorkerState>),
-    /// This worker withdrew, or was silent for longer than [`PRESENCE_TTL`].
+    /// A worker withdrew, or announced nothing for longer than [`PRESENCE_TTL`].
     Gone(WorkerId),
-    /// Everything that was there when watching began (again) has been told.
+    /// Every entry that existed when the watch began (again) has been reported.
     Synced,
-    /// Nothing is seen for now: what was told is growing old. `Synced` says when this ends.
+    /// The watch is interrupted, and the reported states become stale. `Synced` ends this.
     Interrupted {
-        /// What went wrong.
+        /// The cause.
         why: String,
     },
 }
 
-/// Watches the workers come and go.
+/// A watch on the presence of workers.
 pub struct Watch {
     bus: Bus,
     follower: Follower,
-    /// True until the entries that waited when the consumer was made are told.
+    /// True until the entries that waited when the consumer was created are reported.
     catching_up: bool,
     interrupted: bool,
-    /// Workers told to be up. After an interruption each has until the given time to be seen
-    /// again: a restarted server begins with an empty bucket.
+    /// Workers reported as up. After an interruption each has until the given time to be announced
+    /// again, because a restarted server begins with an empty bucket.
     known: BTreeMap<WorkerId, Option<Instant>>,
-    timer: Option<(Instant, Pin<Box<Sleep>>)>,
     ready: VecDeque<PresenceEvent>,
 }
 
 impl Watch {
-    /// The next event. Safe to abandon.
+    /// Returns the next event. Safe to abandon.
     pub async fn next(&mut self) -> PresenceEvent {
-        poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    fn poll_next(&mut self, cx: &mut task::Context<'_>) -> Poll<PresenceEvent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                return Poll::Ready(event);
+                return event;
             }
-            if let Poll::Ready(worker) = self.poll_unseen(cx) {
-                self.known.remove(&worker);
-                return Poll::Ready(PresenceEvent::Gone(worker));
-            }
-            let bus = &self.bus;
-            match self.follower.poll(cx, || open(bus)) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Followed::Opened { pending, .. }) => self.opened(pending),
-                Poll::Ready(Followed::Message(message)) => self.message(&message),
-                Poll::Ready(Followed::Failed(error)) => self.failed(&error),
+            let unseen = self.first_unseen();
+            let until = unseen.as_ref().map(|(until, _)| *until);
+            let followed = tokio::select! {
+                biased;
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => None,
+                followed = self.follower.next(|| open(&self.bus)) => Some(followed),
+            };
+            match (followed, unseen) {
+                (Some(Followed::Opened { pending, .. }), _) => self.opened(pending),
+                (Some(Followed::Message(message)), _) => self.message(&message),
+                (Some(Followed::Failed(error)), _) => self.failed(&error),
+                (None, Some((_, worker))) => {
+                    self.known.remove(&worker);
+                    return PresenceEvent::Gone(worker);
+                }
+                (None, None) => {}
             }
         }
     }
@@ -226,7 +210,7 @@ impl Watch {
 
     fn failed(&mut self, error: &OpenError) {
         if !std::mem::replace(&mut self.interrupted, true) {
-            tracing::warn!(%error, "presence of workers is not seen");
+            tracing::warn!(%error, "presence watch interrupted, retrying");
             self.ready.push_back(PresenceEvent::Interrupted { why: error.to_string() });
         }
     }
@@ -250,7 +234,7 @@ impl Watch {
         self.left(message.info().map_or(0, |info| info.pending));
     }
 
-    /// With no entries left the watcher is in step.
+    /// Reports `Synced` once no entries are left.
     fn left(&mut self, pending: u64) {
         if self.catching_up && pending == 0 {
             self.catching_up = false;
@@ -258,21 +242,13 @@ impl Watch {
         }
     }
 
-    /// Ready with a worker that was not seen again in time after an interruption.
-    fn poll_unseen(&mut self, cx: &mut task::Context<'_>) -> Poll<WorkerId> {
+    /// Returns the worker whose time to be seen again after an interruption ends first.
+    fn first_unseen(&self) -> Option<(Instant, WorkerId)> {
         if self.interrupted {
-            return Poll::Pending;
+            return None;
         }
-        let first = self.known.iter().filter_map(|(worker, until)| Some(((*until)?, worker))).min();
-        let Some((until, worker)) = first else {
-            self.timer = None;
-            return Poll::Pending;
-        };
-        let set = self.timer.take().filter(|(set, _)| *set == until);
-        let (_, sleep) = self
-            .timer
-            .insert(set.unwrap_or_else(|| (until, Box::pin(tokio::time::sleep_until(until)))));
-        sleep.poll_unpin(cx).map(|()| worker.clone())
+        let unseen = self.known.iter().filter_map(|(worker, until)| Some(((*until)?, worker)));
+        unseen.min().map(|(until, worker)| (until, worker.clone()))
     }
 }
 
@@ -281,7 +257,7 @@ enum Entry {
     Gone(WorkerId),
 }
 
-/// Reads an entry; an empty one, of whatever kind, means that the worker is gone.
+/// Decodes an entry; an empty one, of any kind, means that the worker is gone.
 fn read(message: &jetstream::Message) -> Result<Entry, (DropReason, String)> {
     let key = message.subject.as_str().rsplit('.').next().unwrap_or_default();
     let worker: WorkerId =
@@ -299,7 +275,7 @@ fn read(message: &jetstream::Message) -> Result<Entry, (DropReason, String)> {
 
 fn open(bus: &Bus) -> Opening {
     let link = bus.inner.control.clone();
-    let errands = bus.inner.errands.queue();
+    let deferred = bus.inner.deferred.queue();
     Box::pin(async move {
         let stream = format!("KV_{PRESENCE_BUCKET}");
         let selection = |stream| Selection {
@@ -312,12 +288,12 @@ fn open(bus: &Bus) -> Opening {
             batch_bytes: BATCH_BYTES,
             pace: None,
         };
-        match Reader::open(link.clone(), errands.clone(), selection(stream.clone())).await {
+        match Reader::open(link.clone(), deferred.clone(), selection(stream.clone())).await {
             Err(OpenError::NoStream(_)) => {
                 ensure_bucket(&link)
                     .await
                     .map_err(|why| OpenError::Failed { stream: stream.clone(), why })?;
-                Reader::open(link, errands, selection(stream)).await
+                Reader::open(link, deferred, selection(stream)).await
             }
             opened => opened,
         }

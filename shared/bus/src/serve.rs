@@ -1,4 +1,4 @@
-//! Requests received: bounded, decoded, and answered once.
+//! Received requests: bounded, decoded, and replied to once.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -13,32 +13,26 @@ use crate::context::Context;
 use crate::counters::DropReason;
 use crate::tokens::{PublishError, publish};
 
-/// Longest wait until the server has surely seen a subscription.
+/// Longest wait for the round trip after a subscription.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
-/// kvstore processes that serve the same subjects share the requests.
+/// The queue group of kvstore processes, which share the requests.
 const STORE_QUEUE: &str = "kvstore";
 
-/// Why a subject is not served.
+/// A subscription that failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum SubscribeError {
     /// The subscription was refused.
     #[error("subscribe to {subject}: {source}")]
-    Failed {
-        /// To what.
-        subject: String,
-        /// What the client library said.
-        source: async_nats::SubscribeError,
-    },
+    Failed { subject: String, source: async_nats::SubscribeError },
     /// The server did not answer a round trip after the subscription.
     #[error("no round trip to the server within {timeout_ms} ms")]
-    NotSynced {
-        /// How long the wait was.
-        timeout_ms: u64,
-    },
+    NotSynced { timeout_ms: u64 },
 }
 
 impl Bus {
-    /// Serves the requests of one kind to this worker. When it returns, the server knows.
+    /// Serves the requests of one kind to this worker. When it returns, the server has the
+    /// subscription.
     pub async fn serve_worker<M: WorkerRequest>(
         &self,
         worker: &WorkerId,
@@ -105,7 +99,7 @@ pub struct Incoming<M> {
 }
 
 impl<M: Request> Incoming<M> {
-    /// The next well-formed request; `None` when the bus is closed. Safe to abandon.
+    /// Returns the next well-formed request; `None` once the bus is closed. Safe to abandon.
     pub async fn next(&mut self) -> Option<Call<M>> {
         loop {
             let message = self.messages.next().await?;
@@ -145,24 +139,24 @@ pub(crate) fn reason_of(error: &WireError) -> DropReason {
     }
 }
 
-/// A request that waits for its answer.
+/// A request that waits for its reply.
 pub struct Call<M> {
-    /// What is asked.
+    /// The request.
     pub message: M,
-    /// The asker's trace.
+    /// The caller's trace.
     pub context: Context,
-    /// Where the answer goes.
+    /// The sender of the reply.
     pub responder: Responder<M>,
 }
 
 impl<M: Request> Call<M> {
-    /// Answers the request.
+    /// Replies to the request.
     pub async fn answer(self, reply: &M::Reply) -> Result<(), PublishError> {
         self.responder.answer(reply).await
     }
 }
 
-/// Answers one request. Dropping it leaves the asker to its timeout.
+/// The reply to one request. Dropping it leaves the caller to its timeout.
 pub struct Responder<M> {
     client: Client,
     reply_to: String,
@@ -170,7 +164,7 @@ pub struct Responder<M> {
 }
 
 impl<M: Request> Responder<M> {
-    /// Answers the request.
+    /// Replies to the request.
     pub async fn answer(self, reply: &M::Reply) -> Result<(), PublishError> {
         let payload = match protocol::encode(reply) {
             Ok(payload) => payload,

@@ -1,10 +1,10 @@
-//! Token batches to a gateway: core NATS, numbered by the sender, repaired by asking again.
+//! Token batches to a gateway: core NATS, numbered by the sender, repaired on request.
 
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Subscriber};
 use futures::StreamExt as _;
-use protocol::token::BATCH_EVENTS_MAX;
+use protocol::token::{BATCH_EVENTS_MAX, TokenBatchRef};
 use protocol::{Event, GatewayId, Subject, TokenBatch, WireError, WorkerId};
 
 use crate::connect::Bus;
@@ -15,44 +15,28 @@ use crate::serve::{SubscribeError, reason_of, subscribe};
 const SPLIT_BYTES: usize = 1 << 20;
 /// Longest batch accepted: one event with the log-probabilities of a long prompt.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Longest wait for room in the queue towards the socket.
+/// Longest wait for room in the queue to the socket.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a message was not sent.
+/// A message that could not be sent.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum PublishError {
-    /// It cannot be written.
+    /// The message cannot be encoded.
     #[error("message to {subject}: {source}")]
-    Encode {
-        /// Where to.
-        subject: String,
-        /// What is wrong with it.
-        source: WireError,
-    },
-    /// The queue towards the socket is full: NATS is away or too slow.
+    Encode { subject: String, source: WireError },
+    /// The queue to the socket is full: NATS is disconnected or too slow.
     #[error("no room to send to {subject} within {timeout_ms} ms")]
-    Timeout {
-        /// Where to.
-        subject: String,
-        /// How long the wait was.
-        timeout_ms: u64,
-    },
-    /// Too long for the server, or the connection is closed for good.
+    Timeout { subject: String, timeout_ms: u64 },
+    /// The message is too long for the server, or the connection is closed for good.
     #[error("publish {bytes} bytes to {subject}: {source}")]
-    Failed {
-        /// Where to.
-        subject: String,
-        /// Length of the payload.
-        bytes: usize,
-        /// What the client library said.
-        source: async_nats::PublishError,
-    },
+    Failed { subject: String, bytes: usize, source: async_nats::PublishError },
 }
 
 impl Bus {
     /// Sends a step's events to a gateway, in several messages when they are long.
     ///
-    /// At most once: a gateway sees a gap by the numbers and asks the worker.
+    /// At most once: a gateway detects a gap by the indices and asks the worker.
     pub async fn send_tokens(
         &self,
         gateway: &GatewayId,
@@ -66,7 +50,7 @@ impl Bus {
         Ok(())
     }
 
-    /// The events for this gateway. When it returns, the server knows.
+    /// Subscribes to the events for this gateway. When it returns, the server has the subscription.
     pub async fn tokens(&self, gateway: &GatewayId) -> Result<Tokens, SubscribeError> {
         let subject = Subject::Tokens(gateway).to_string();
         let messages = subscribe(&self.inner.control.client, &subject, None).await?;
@@ -75,7 +59,7 @@ impl Bus {
     }
 }
 
-/// Encodes `events` in order, halving what is too long until it fits or is a single event.
+/// Encodes `events` in order; halves batches that are too long until they fit or have one event.
 fn payloads(
     worker: &WorkerId,
     events: &[Event],
@@ -84,21 +68,18 @@ fn payloads(
     let mut sent = Vec::new();
     let mut waiting = vec![events];
     while let Some(events) = waiting.pop() {
-        let halves = |waiting: &mut Vec<_>| {
-            let (first, second) = events.split_at(events.len() / 2);
+        let (first, second) = events.split_at(events.len() / 2);
+        if events.len() > BATCH_EVENTS_MAX {
             waiting.extend([second, first]);
-        };
-        if BATCH_EVENTS_MAX < events.len() {
-            halves(&mut waiting);
             continue;
         }
-        let batch = TokenBatch { worker: worker.clone(), events: events.to_vec() };
+        let batch = TokenBatchRef { worker, events };
         let payload = protocol::encode(&batch)
             .map_err(|source| PublishError::Encode { subject: subject.to_owned(), source })?;
         if payload.len() <= SPLIT_BYTES || events.len() <= 1 {
             sent.push(payload);
         } else {
-            halves(&mut waiting);
+            waiting.extend([second, first]);
         }
     }
     Ok(sent)
@@ -128,14 +109,14 @@ pub(crate) async fn publish(
     }
 }
 
-/// A gateway's token batches, as they arrive.
+/// A gateway's subscription to token batches.
 pub struct Tokens {
     bus: Bus,
     messages: Subscriber,
 }
 
 impl Tokens {
-    /// The next well-formed batch; `None` when the bus is closed. Safe to abandon.
+    /// Returns the next well-formed batch; `None` once the bus is closed. Safe to abandon.
     pub async fn next(&mut self) -> Option<TokenBatch> {
         loop {
             let message = self.messages.next().await?;
@@ -183,7 +164,7 @@ mod tests {
     fn a_long_batch_is_split_in_order() {
         let all = events(100, 40_000);
         let parts = split(&all);
-        assert!(4 <= parts.len());
+        assert!(parts.len() >= 4);
         assert_eq!(parts.concat(), all);
     }
 

@@ -1,4 +1,4 @@
-//! Decisions about traces: from the gateway, which knows how a request ended, to all services.
+//! Trace verdicts: from the gateway, where requests end, to all services.
 
 use async_nats::{HeaderMap, Subscriber};
 use futures::StreamExt as _;
@@ -13,7 +13,7 @@ use crate::tokens::{PublishError, publish};
 const BYTES_MAX: usize = 2 * 35 * VERDICTS_MAX + 64;
 
 impl Bus {
-    /// Tells everyone what was decided about traces. At most once.
+    /// Publishes trace verdicts to all services, at most once.
     pub async fn send_verdicts(&self, verdicts: &TraceVerdicts) -> Result<(), PublishError> {
         let subject = Subject::Verdicts.to_string();
         let chunks = verdicts.keep.len().max(verdicts.forget.len()).div_ceil(VERDICTS_MAX);
@@ -31,7 +31,7 @@ impl Bus {
         Ok(())
     }
 
-    /// What gateways decide about traces from now on.
+    /// Subscribes to the trace verdicts of gateways.
     pub async fn verdicts(&self) -> Result<VerdictSubscription, SubscribeError> {
         let subject = Subject::Verdicts.to_string();
         let messages = subscribe(&self.inner.control.client, &subject, None).await?;
@@ -39,23 +39,23 @@ impl Bus {
     }
 }
 
-/// Decisions about traces, as they arrive.
+/// A subscription to trace verdicts.
 pub struct VerdictSubscription {
     bus: Bus,
     messages: Subscriber,
 }
 
 impl VerdictSubscription {
-    /// The next decisions; `None` when the bus is closed. Safe to abandon.
+    /// Returns the next verdicts; `None` once the bus is closed. Safe to abandon.
     pub async fn next(&mut self) -> Option<TraceVerdicts> {
         loop {
             let message = self.messages.next().await?;
             match protocol::decode(&message.payload, BYTES_MAX) {
                 Ok(verdicts) => return Some(verdicts),
                 Err(error) => {
-                    let (reason, why) = (reason_of(&error), error.to_string());
+                    let (reason, cause) = (reason_of(&error), error.to_string());
                     let counters = &self.bus.inner.counters;
-                    counters.drop_message(reason, message.subject.as_str(), &why);
+                    counters.drop_message(reason, message.subject.as_str(), &cause);
                 }
             }
         }

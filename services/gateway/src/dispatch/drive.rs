@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bus::{Context, RequestError};
+use bus::Context;
 use chassis::telemetry::names;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -329,7 +329,7 @@ impl Drive {
             match answer {
                 Ok(answer) => Some(Input::Answered { worker, attempt, answer }),
                 Err(error) => {
-                    if matches!(error, RequestError::NoResponders { .. }) {
+                    if error.is_no_responders() {
                         shared.lose(&worker);
                     }
                     let refusal = Refusal::new(error.class(), error.to_string());
@@ -345,7 +345,7 @@ impl Drive {
             let missed = Missed { key, from };
             match shared.bus.ask_worker(&worker, &missed, &context, MISSED_TIMEOUT).await {
                 Ok(reply) => Some(Input::Missed { worker, attempt: key.attempt, reply }),
-                Err(RequestError::NoResponders { .. }) => {
+                Err(error) if error.is_no_responders() => {
                     shared.lose(&worker);
                     None
                 }
@@ -364,7 +364,8 @@ impl Drive {
             for _ in 0..CANCEL_TRIES {
                 let asking = shared.bus.ask_worker(&worker, &cancel, &context, CANCEL_TIMEOUT);
                 match asking.await {
-                    Ok(_) | Err(RequestError::NoResponders { .. }) => return None,
+                    Ok(_) => return None,
+                    Err(error) if error.is_no_responders() => return None,
                     Err(error) => tracing::warn!(%worker, %trace_id, %error, "not cancelled yet"),
                 }
             }

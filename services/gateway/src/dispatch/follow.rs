@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use bus::{Context, RequestError, Tokens};
+use bus::{Context, Tokens};
 use chassis::StopToken;
 use futures::future::join_all;
 use protocol::control::KEEP_KEYS_MAX;
@@ -86,7 +86,7 @@ async fn keep(shared: &Shared, worker: WorkerId, keys: Vec<RequestKey>) {
                 });
                 shared.table.tell(unknown);
             }
-            Err(RequestError::NoResponders { .. }) => return shared.lose(&worker),
+            Err(error) if error.is_no_responders() => return shared.lose(&worker),
             // Presence decides: a worker that is silent for three seconds is gone.
             Err(error) => tracing::warn!(%worker, %error, "leases are not renewed"),
         }

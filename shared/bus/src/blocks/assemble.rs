@@ -5,10 +5,10 @@ use protocol::{BlockFrame, BlockHash};
 use super::PulledBlock;
 use crate::counters::DropReason;
 
-/// What a frame did.
+/// The outcome of a frame.
 #[derive(Debug, PartialEq)]
 pub(super) enum Accepted {
-    /// Frames are missing still.
+    /// Frames are still missing.
     Part,
     /// The block is whole.
     Whole(PulledBlock),
@@ -24,7 +24,7 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Takes the next frame. Bodies are copied out of the read buffer.
+    /// Accepts the next frame. Bodies are copied out of the read buffer.
     pub(super) fn accept(&mut self, hash: BlockHash, header: &BlockFrame, body: &[u8]) -> Accepted {
         let expected = header.range().len();
         if body.len() != expected {
@@ -39,8 +39,10 @@ impl Assembly {
             return Accepted::Whole(whole(body.to_vec()));
         }
         let first = self.first.get_or_insert_with(|| header.clone());
-        let of = |frame: &BlockFrame| (frame.frames, frame.tokens, frame.block_bytes, frame.scope);
-        if of(first) != of(header) {
+        let BlockFrame { frames, tokens, block_bytes, scope, .. } = *first;
+        if (frames, tokens, block_bytes, scope)
+            != (header.frames, header.tokens, header.block_bytes, header.scope)
+        {
             let why = format!("frame {header} does not belong to frame {first}");
             return Accepted::Refused(DropReason::Frame, why);
         }

@@ -1,8 +1,8 @@
-//! Brings blocks that are stored already: batched direct gets, a round trip for some hundred
-//! blocks, and nothing left behind on the server.
+//! Fetches stored blocks: batched direct gets, one round trip for some hundred blocks, no state on
+//! the server.
 //!
 //! A consumer could do the same, but the server compares its filters with every subject of the
-//! stream when it is made: milliseconds, and the more the fuller the stream is.
+//! stream when it is created: milliseconds, and more for a fuller stream.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -18,34 +18,34 @@ use super::{Blocks, PullError, PulledBlock};
 use crate::connect::{JETSTREAM_TIMEOUT, Link};
 use crate::serve::subscribe;
 
-/// Names of one request: its answers fit into what a subscription holds.
-const NAMES_MAX: usize = 128;
-/// Bytes of the answers to one request: the flow control.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// Hashes per request: the responses fit into a subscription.
+const HASHES_MAX: usize = 128;
+/// Bytes of the responses to one request: the flow control.
+const RESPONSE_BYTES_MAX: usize = 8 << 20;
 const END_OF_BATCH: u16 = 204;
 const NOTHING_FOUND: u16 = 404;
 const NO_RESPONDERS: u16 = 503;
 
-/// Stored blocks on their way here.
+/// A running fetch of stored blocks.
 pub struct Fetch {
     blocks: Blocks,
     link: Link,
-    /// Not asked for yet.
+    /// Hashes that are not requested yet.
     waiting: VecDeque<BlockHash>,
     asked: Option<Asked>,
     arriving: BTreeMap<BlockHash, Assembly>,
 }
 
-/// One request under way.
+/// The running request.
 struct Asked {
     answers: Subscriber,
     missing: BTreeSet<BlockHash>,
-    /// Whether it has brought anything: then it is worth asking for the rest again.
+    /// True if it brought a frame: then the rest is worth another request.
     brought: bool,
 }
 
 impl Blocks {
-    /// Starts to bring those of `wanted` that are stored.
+    /// Starts to fetch those of `wanted` that are stored.
     ///
     /// # Errors
     /// Without a download connection.
@@ -57,8 +57,8 @@ impl Blocks {
 }
 
 impl Fetch {
-    /// The next whole block, in the order in which they were stored; an error for one that is there
-    /// but damaged. `None` when all that are stored have come, and after any other error. Safe to
+    /// Returns the next whole block, in the order in which they were stored, or an error for a damaged
+    /// one. Returns `None` once all stored ones have arrived, and after any other error. Safe to
     /// abandon.
     pub async fn next(&mut self) -> Option<Result<PulledBlock, PullError>> {
         loop {
@@ -73,7 +73,7 @@ impl Fetch {
             let asked = self.asked.as_mut()?;
             let answer = tokio::time::timeout(JETSTREAM_TIMEOUT, asked.answers.next()).await;
             let Ok(Some(answer)) = answer else {
-                let error = PullError::Failed("no answer to a direct get".to_owned());
+                let error = PullError::Failed("no response to a direct get".to_owned());
                 return Some(Err(self.give_up(error)));
             };
             match self.answered(&answer) {
@@ -86,12 +86,14 @@ impl Fetch {
     }
 
     async fn ask(&mut self) -> Result<(), PullError> {
-        let names: Vec<BlockHash> = self.waiting.iter().copied().take(NAMES_MAX).collect();
+        let hashes: Vec<BlockHash> = self.waiting.iter().copied().take(HASHES_MAX).collect();
         let namespace = self.blocks.namespace();
-        let subject = |block| Subject::Stored { namespace, block, frame: None }.to_string();
-        let subjects: Vec<String> = names.iter().copied().map(subject).collect();
-        let question = format!(
-            r#"{{"multi_last":["{}"],"max_bytes":{ANSWER_BYTES_MAX}}}"#,
+        let subjects: Vec<String> = hashes
+            .iter()
+            .map(|&block| Subject::Stored { namespace, block, frame: None }.to_string())
+            .collect();
+        let request = format!(
+            r#"{{"multi_last":["{}"],"max_bytes":{RESPONSE_BYTES_MAX}}}"#,
             subjects.join("\",\"")
         );
         let failed = |error: &dyn std::fmt::Display| PullError::Failed(error.to_string());
@@ -100,16 +102,20 @@ impl Fetch {
         let asking = async {
             let answers = subscribe(client, &inbox, None).await.map_err(|error| failed(&error))?;
             let to = format!("$JS.API.DIRECT.GET.{}", self.blocks.stream());
-            let sent = client.publish_with_reply(to, inbox.clone(), question.into()).await;
+            let sent = client.publish_with_reply(to, inbox.clone(), request.into()).await;
             sent.map_err(|error| failed(&error))?;
             Ok::<_, PullError>(answers)
         };
         let answers = match tokio::time::timeout(JETSTREAM_TIMEOUT, asking).await {
             Ok(answers) => answers?,
-            Err(_) => return Err(PullError::Failed("no room for a direct get".to_owned())),
+            Err(_) => {
+                return Err(PullError::Failed(
+                    "direct get timed out: the client's command queue is full".to_owned(),
+                ));
+            }
         };
-        self.waiting.drain(..names.len());
-        let missing = names.into_iter().collect();
+        self.waiting.drain(..hashes.len());
+        let missing = hashes.into_iter().collect();
         self.asked = Some(Asked { answers, missing, brought: false });
         Ok(())
     }
@@ -118,7 +124,8 @@ impl Fetch {
         match answer.status.map(|status| status.as_u16()) {
             None => return self.frame(answer),
             Some(END_OF_BATCH) => {
-                // What did not fit into this answer is stored still, and the rest costs little.
+                // Blocks that did not fit into this response are stored, and asking for absent ones
+                // costs little.
                 if let Some(Asked { missing, brought: true, .. }) = self.asked.take() {
                     self.waiting.extend(missing);
                 }
@@ -163,7 +170,7 @@ impl Fetch {
                 asked.missing.remove(&block);
                 self.arriving.remove(&block);
                 self.blocks.report_damaged(block);
-                Err(PullError::Damaged { block, why })
+                Err(PullError::Damaged { hash: block, why })
             }
         }
     }

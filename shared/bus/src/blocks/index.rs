@@ -1,8 +1,6 @@
-//! What a model's stream holds, without the bodies: for the kvstore's index.
+//! The frames of a model's stream, without their bodies, for the kvstore's index.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::task::{self, Poll};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -17,39 +15,39 @@ use crate::counters::DropReason;
 use crate::follow::{Followed, Follower, OpenError, Opening, Reader, Selection};
 
 const BATCH_BYTES: usize = 1 << 20;
-/// How old the index may be: a prompt's blocks are asked for again when its answer was read.
+/// Most age of the index: a prompt's blocks are looked up again once its response was read.
 const PACE: Duration = Duration::from_millis(50);
 
-/// What happens to a model's stream.
+/// An event of a model's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IndexEvent {
-    /// A frame is stored.
+    /// A frame was stored.
     Stored {
-        /// Of this block.
+        /// The hash of its block.
         hash: BlockHash,
-        /// Which frame of how many, whose, how large.
+        /// The header of the frame.
         frame: BlockFrame,
-        /// Where in the stream.
+        /// Its sequence in the stream.
         sequence: u64,
-        /// When, in milliseconds since the Unix epoch.
+        /// The time, in milliseconds since the Unix epoch.
         stored_at_ms: u64,
     },
-    /// Everything that was stored when the reading began (again) has been told.
+    /// Every frame that was stored when the reading began (again) has been reported.
     CaughtUp,
-    /// The stream was made anew: forget what was told.
+    /// The stream was created again: forget all earlier events.
     Restarted,
-    /// Nothing is told for now.
+    /// The reading is interrupted.
     Interrupted {
-        /// What went wrong.
+        /// The cause.
         why: String,
     },
 }
 
-/// Tells what is in a model's stream, and then what is added.
+/// A reader of the frames of a model's stream: the stored ones, then each new one.
 pub struct Index {
     blocks: Blocks,
     follower: Follower,
-    /// The last frame told.
+    /// The sequence of the last reported frame.
     sequence: u64,
     catching_up: bool,
     interrupted: bool,
@@ -72,24 +70,16 @@ impl Blocks {
 }
 
 impl Index {
-    /// The next event. Safe to abandon.
+    /// Returns the next event. Safe to abandon.
     pub async fn next(&mut self) -> IndexEvent {
-        poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    fn poll_next(&mut self, cx: &mut task::Context<'_>) -> Poll<IndexEvent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
-                return Poll::Ready(event);
+                return event;
             }
-            let (blocks, after) = (&self.blocks, self.sequence);
-            match self.follower.poll(cx, || open(blocks, after)) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Followed::Opened { pending, after }) => {
-                    self.opened(pending, after);
-                }
-                Poll::Ready(Followed::Message(message)) => self.message(&message),
-                Poll::Ready(Followed::Failed(error)) => self.failed(&error),
+            match self.follower.next(|| open(&self.blocks, self.sequence)).await {
+                Followed::Opened { pending, after } => self.opened(pending, after),
+                Followed::Message(message) => self.message(&message),
+                Followed::Failed(error) => self.failed(&error),
             }
         }
     }
@@ -106,7 +96,7 @@ impl Index {
 
     fn failed(&mut self, error: &OpenError) {
         if !std::mem::replace(&mut self.interrupted, true) {
-            tracing::warn!(%error, "index is not told what is stored");
+            tracing::warn!(%error, "stream index interrupted, retrying");
             self.ready.push_back(IndexEvent::Interrupted { why: error.to_string() });
         }
     }
@@ -147,7 +137,7 @@ fn read(
     Ok((sequence, IndexEvent::Stored { hash, frame, sequence, stored_at_ms }))
 }
 
-/// Reads what a message of a stream is about: its subject and its header must agree.
+/// Parses the frame of a stream's message: its subject and its header must agree.
 pub(super) fn frame_of(
     message: &async_nats::Message,
     namespace: &str,
@@ -170,7 +160,7 @@ pub(super) fn frame_named(
     }
 }
 
-/// The frame that its subject names, with what its header says.
+/// Returns the frame of a subject, with its header.
 pub(super) fn frame_with_header(
     named: Option<(&str, BlockHash, u32)>,
     headers: Option<&HeaderMap>,
@@ -191,8 +181,8 @@ pub(super) fn frame_with_header(
     Ok((hash, frame))
 }
 
-/// Begins after the last frame told, or at the beginning when the stream has not come so far:
-/// then it is another stream of the same name.
+/// Begins after the last reported frame, or at the beginning if the stream ends before it: then it is
+/// another stream of the same name.
 fn open(blocks: &Blocks, after: u64) -> Opening {
     let blocks = blocks.clone();
     Box::pin(async move {
@@ -210,6 +200,6 @@ fn open(blocks: &Blocks, after: u64) -> Opening {
         let config = pull::Config { deliver_policy, headers_only: true, ..Default::default() };
         let selection = Selection { stream, config, batch_bytes: BATCH_BYTES, pace: Some(PACE) };
         let inner = &blocks.bus.inner;
-        Reader::open(inner.control.clone(), inner.errands.queue(), selection).await
+        Reader::open(inner.control.clone(), inner.deferred.queue(), selection).await
     })
 }

@@ -1,17 +1,15 @@
-//! Pulls blocks by name: what is stored comes at once, what is missing comes when it is stored.
+//! Pulls blocks by hash: stored ones arrive at once, missing ones when they are stored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{self, Poll};
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures::FutureExt as _;
+use futures::future::select_all;
 use protocol::{BlockHash, Subject};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, sleep_until};
 
 use super::Blocks;
 use super::assemble::{Accepted, Assembly};
@@ -19,22 +17,22 @@ use super::index::frame_of;
 use crate::connect::{ConnectError, Link};
 use crate::follow::{Followed, Follower, OpenError, Opening, Reader, Selection};
 
-/// Most blocks one consumer waits for.
+/// Most blocks of one consumer.
 const FILTERS_MAX: usize = 256;
-/// Consumers of one pull that are open at once; later blocks wait for earlier ones.
+/// Open consumers of one pull; later blocks wait for earlier ones.
 const OPEN_MAX: usize = 4;
-/// Bytes asked for at once by a pull that is alone.
+/// Bytes per request of a pull that runs alone.
 const BATCH_BYTES: usize = 8 << 20;
-/// Bytes that all pulls of a process ask for together: far below what makes the server cut a slow
-/// connection off.
+/// Bytes per request of all pulls of a process together: far below the point at which the server
+/// cuts a slow connection off.
 const BATCHES_BYTES: usize = 32 << 20;
 /// Must hold the largest frame, its headers and its subject.
 const BATCH_BYTES_MIN: usize = 2560 << 10;
 
-/// A block pulled whole and checked.
+/// A whole, verified block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PulledBlock {
-    /// Its name.
+    /// Its hash.
     pub hash: BlockHash,
     /// Tokens in it: 16, or fewer for a tail.
     pub tokens: u32,
@@ -42,8 +40,9 @@ pub struct PulledBlock {
     pub bytes: Vec<u8>,
 }
 
-/// Why a pull, or one block of it, brings nothing.
+/// A transfer of blocks, or one block of it, that failed.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum PullError {
     /// The download connection could not be made.
     #[error("pull blocks: {0}")]
@@ -51,61 +50,56 @@ pub enum PullError {
     /// The model has no stream.
     #[error("pull blocks: stream {0} does not exist")]
     NoStream(String),
-    /// The first consumer could not be made.
+    /// The first consumer could not be created.
     #[error("pull blocks: {0}")]
     Failed(String),
-    /// What is stored under this name cannot be used. It counts as missing, and the kvstore is
-    /// told to forget it.
-    #[error("block {block} is damaged: {why}")]
-    Damaged {
-        /// Which.
-        block: BlockHash,
-        /// What is wrong with it.
-        why: String,
-    },
+    /// The stored block cannot be used. It counts as missing, and the kvstore discards it.
+    #[error("block {hash} is damaged: {why}")]
+    Damaged { hash: BlockHash, why: String },
 }
 
 impl PullError {
-    /// What it means for the request that needs the blocks: computing them is always possible.
+    /// Returns what the failure means for the request that needs the blocks: computing them is always
+    /// possible.
     pub fn class(&self) -> protocol::ErrorClass {
         protocol::ErrorClass::Retry
     }
 }
 
-/// Blocks on their way here. Dropping it gives the rest up and deletes its consumers.
+/// A running pull. Dropping it abandons the rest and deletes its consumers.
 pub struct Pull {
     blocks: Blocks,
     link: Link,
     groups: Vec<Group>,
     arriving: BTreeMap<BlockHash, Assembly>,
-    finish_by: Option<Pin<Box<Sleep>>>,
+    finish_by: Option<Instant>,
     active: Active,
 }
 
-/// Blocks that one consumer brings.
+/// The blocks of one consumer.
 struct Group {
     missing: BTreeSet<BlockHash>,
     follower: Follower,
 }
 
 impl Blocks {
-    /// Starts to pull `wanted`, each name once.
+    /// Starts to pull `wanted`, each hash once.
     ///
-    /// Returns when the first consumer is made, so that the absence of the stream shows here.
+    /// Returns once the first consumer is created, so that a missing stream shows here.
     pub async fn pull(&self, wanted: Vec<BlockHash>) -> Result<Pull, PullError> {
         let link = self.bus.inner.download().await?.clone();
         let wanted: Vec<_> = {
             let mut seen = BTreeSet::new();
             wanted.into_iter().filter(|block| seen.insert(*block)).collect()
         };
-        let group = |blocks: &[BlockHash]| Group {
-            missing: blocks.iter().copied().collect(),
+        let groups = wanted.chunks(FILTERS_MAX).map(|hashes| Group {
+            missing: hashes.iter().copied().collect(),
             follower: Follower::new(&link),
-        };
+        });
         let mut pull = Pull {
             active: Active::new(&self.bus.inner.pulls),
             blocks: self.clone(),
-            groups: wanted.chunks(FILTERS_MAX).map(group).collect(),
+            groups: groups.collect(),
             link,
             arriving: BTreeMap::new(),
             finish_by: None,
@@ -116,77 +110,57 @@ impl Blocks {
 }
 
 impl Pull {
-    /// The next whole block, in the order of arrival; an error for a block that is there but
-    /// damaged, which is then no longer waited for; `None` when all have arrived or the time of
+    /// Returns the next whole block, in the order of arrival, or an error for a damaged one, which is
+    /// then no longer awaited. Returns `None` once all have arrived or the time of
     /// [`Self::finish_by`] is over. Safe to abandon.
     pub async fn next(&mut self) -> Option<Result<PulledBlock, PullError>> {
-        poll_fn(|cx| self.poll_next(cx)).await
+        loop {
+            self.groups.retain(|group| !group.missing.is_empty());
+            if self.groups.is_empty() {
+                return None;
+            }
+            let finish_by = self.finish_by;
+            let message = tokio::select! {
+                biased;
+                message = self.message() => message,
+                () = sleep_until(finish_by.unwrap_or_else(Instant::now)), if finish_by.is_some() => {
+                    self.groups.iter_mut().for_each(|group| group.follower.close());
+                    return None;
+                }
+            };
+            if let Some(arrived) = self.accept(&message) {
+                return Some(arrived);
+            }
+        }
     }
 
-    /// From now on waits no longer than until `deadline` for what is missing.
+    /// Limits the wait for missing blocks to `deadline`.
     pub fn finish_by(&mut self, deadline: Instant) {
-        self.finish_by = Some(Box::pin(tokio::time::sleep_until(deadline)));
+        self.finish_by = Some(deadline);
     }
 
-    /// Blocks that have not arrived.
+    /// Returns the blocks that have not arrived.
     pub fn missing(&self) -> impl Iterator<Item = BlockHash> {
         self.groups.iter().flat_map(|group| group.missing.iter().copied())
     }
 
-    /// Waits for the first consumer, or for what prevents it.
+    /// Waits until the first consumer is created or fails.
     async fn opened(&mut self) -> Result<(), PullError> {
         let Self { groups, blocks, link, active, .. } = self;
         let Some(first) = groups.first_mut() else { return Ok(()) };
-        let polled = poll_fn(|cx| first.poll(cx, blocks, link, active)).await;
-        match polled {
+        match first.next(blocks, link, active).await {
             Followed::Opened { .. } | Followed::Message(_) => Ok(()),
             Followed::Failed(OpenError::NoStream(stream)) => Err(PullError::NoStream(stream)),
             Followed::Failed(error) => Err(PullError::Failed(error.to_string())),
         }
     }
 
-    fn poll_next(
-        &mut self,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<Option<Result<PulledBlock, PullError>>> {
-        loop {
-            self.groups.retain(|group| !group.missing.is_empty());
-            if self.groups.is_empty() {
-                return Poll::Ready(None);
-            }
-            match self.poll_groups(cx) {
-                Poll::Ready(message) => {
-                    if let Some(arrived) = self.accept(&message) {
-                        return Poll::Ready(Some(arrived));
-                    }
-                }
-                Poll::Pending => {
-                    let over = self.finish_by.as_mut().map(|sleep| sleep.poll_unpin(cx));
-                    if over.is_some_and(|over| over.is_ready()) {
-                        self.groups.iter_mut().for_each(|group| group.follower.close());
-                        return Poll::Ready(None);
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-    }
-
-    fn poll_groups(&mut self, cx: &mut task::Context<'_>) -> Poll<Box<jetstream::Message>> {
+    /// Returns the next message of the groups that may be open.
+    async fn message(&mut self) -> Box<jetstream::Message> {
         let Self { groups, blocks, link, active, .. } = self;
-        for group in groups.iter_mut().take(OPEN_MAX) {
-            loop {
-                match group.poll(cx, blocks, link, active) {
-                    Poll::Ready(Followed::Message(message)) => return Poll::Ready(message),
-                    Poll::Ready(Followed::Failed(error)) => {
-                        tracing::warn!(%error, missing = group.missing.len(), "pull goes on anew");
-                    }
-                    Poll::Ready(Followed::Opened { .. }) => {}
-                    Poll::Pending => break,
-                }
-            }
-        }
-        Poll::Pending
+        let open = groups.iter_mut().take(OPEN_MAX);
+        let messages = open.map(|group| group.message(blocks, link, active).boxed());
+        select_all(messages).await.0
     }
 
     fn accept(&mut self, message: &jetstream::Message) -> Option<Result<PulledBlock, PullError>> {
@@ -212,7 +186,7 @@ impl Pull {
                 let block = named.filter(|block| self.waits_for(*block))?;
                 self.settle(block);
                 self.blocks.report_damaged(block);
-                Some(Err(PullError::Damaged { block, why }))
+                Some(Err(PullError::Damaged { hash: block, why }))
             }
         }
     }
@@ -230,35 +204,48 @@ impl Pull {
 }
 
 impl Group {
-    fn poll(
+    async fn message(
         &mut self,
-        cx: &mut task::Context<'_>,
         blocks: &Blocks,
         link: &Link,
         active: &Active,
-    ) -> Poll<Followed> {
+    ) -> Box<jetstream::Message> {
+        loop {
+            match self.next(blocks, link, active).await {
+                Followed::Message(message) => return message,
+                Followed::Failed(error) => {
+                    let missing = self.missing.len();
+                    tracing::warn!(%error, missing, "pull interrupted, retrying");
+                }
+                Followed::Opened { .. } => {}
+            }
+        }
+    }
+
+    async fn next(&mut self, blocks: &Blocks, link: &Link, active: &Active) -> Followed {
         let missing = &self.missing;
-        self.follower.poll(cx, || open(missing, blocks, link, active))
+        self.follower.next(|| open(missing, blocks, link, active)).await
     }
 }
 
 fn open(missing: &BTreeSet<BlockHash>, blocks: &Blocks, link: &Link, active: &Active) -> Opening {
     let namespace = blocks.namespace();
-    let filter = |block| Subject::Stored { namespace, block, frame: None }.to_string();
+    let filters =
+        missing.iter().map(|&block| Subject::Stored { namespace, block, frame: None }.to_string());
     let selection = Selection {
         stream: blocks.stream(),
         config: pull::Config {
             deliver_policy: DeliverPolicy::LastPerSubject,
-            filter_subjects: missing.iter().copied().map(filter).collect(),
+            filter_subjects: filters.collect(),
             ..Default::default()
         },
         batch_bytes: active.batch_bytes(),
         pace: None,
     };
-    Box::pin(Reader::open(link.clone(), blocks.bus.inner.errands.queue(), selection))
+    Box::pin(Reader::open(link.clone(), blocks.bus.inner.deferred.queue(), selection))
 }
 
-/// Counts the pulls under way, which share what may be asked for at once.
+/// The count of running pulls, which share the bytes per request.
 struct Active {
     pulls: Arc<AtomicUsize>,
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bus::{Blocks, DropReason, Index, IndexEvent, Pull, PullError, PutError, PutOutcome};
+use bus::{Blocks, DropReason, Index, IndexEvent, Pull, PullError, PutErrorKind, PutOutcome};
 use futures::TryStreamExt as _;
 use protocol::{BlockFrame, BlockHash, Discard, Scope};
+use testbed::eventually;
 use tokio::time::Instant;
 
-use crate::site::{Site, block, fingerprint, hash, soon, until};
+use crate::site::{Site, block, fingerprint, hash, soon};
 
 async fn put(blocks: &Blocks, n: u32, bytes: usize) {
     let outcome = soon(blocks.put(None, block(n, bytes))).await.unwrap();
@@ -99,7 +100,10 @@ async fn three_hundred_blocks_need_two_consumers_that_go_afterwards() {
     drop(half_way);
     let stranger = async_nats::jetstream::new(site.stranger().await);
     let stream = stranger.get_stream(blocks.stream()).await.unwrap();
-    until(async || stream.get_info().await.unwrap().state.consumer_count == 0).await;
+    eventually("the consumers are deleted", async || {
+        stream.get_info().await.unwrap().state.consumer_count == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +176,10 @@ async fn a_damaged_body_is_a_miss_and_the_kvstore_is_told() {
 
     let mut pull = blocks.pull(hashes(1..3)).await.unwrap();
     let error = soon(pull.next()).await.unwrap().unwrap_err();
-    assert!(matches!(error, PullError::Damaged { block, .. } if block == hash(1)), "{error}");
+    assert!(
+        matches!(error, PullError::Damaged { hash: damaged, .. } if damaged == hash(1)),
+        "{error}"
+    );
     arrivals(&mut pull, 1, 1_000).await;
     assert!(soon(pull.next()).await.is_none());
     assert_eq!(bus.counters().dropped(DropReason::Checksum), 1);
@@ -190,7 +197,7 @@ async fn without_a_stream_both_ways_say_so() {
     let Some(site) = Site::start() else { return };
     let blocks = site.bus("both").await.blocks(&fingerprint());
     let put = soon(blocks.put(None, block(1, 10))).await.unwrap_err();
-    assert!(matches!(put, PutError::NoStream { .. }), "{put}");
+    assert!(matches!(put.kind, PutErrorKind::NoStream), "{put}");
     let pull = soon(blocks.pull(vec![hash(1)])).await.err().unwrap();
     assert!(matches!(pull, PullError::NoStream(_)), "{pull}");
 }
@@ -297,7 +304,10 @@ async fn a_fetch_reports_damage_and_goes_on() {
     put(&blocks, 2, 1_000).await;
     let mut fetch = blocks.fetch(hashes(1..3)).await.unwrap();
     let error = soon(fetch.next()).await.unwrap().unwrap_err();
-    assert!(matches!(error, PullError::Damaged { block, .. } if block == hash(1)), "{error}");
+    assert!(
+        matches!(error, PullError::Damaged { hash: damaged, .. } if damaged == hash(1)),
+        "{error}"
+    );
     assert_eq!(soon(fetch.next()).await.unwrap().unwrap().hash, hash(2));
     assert!(soon(fetch.next()).await.is_none());
     assert_eq!(soon(discards.next()).await.unwrap().message.block, hash(1));
@@ -319,7 +329,7 @@ async fn a_worker_hears_the_blocks_that_are_put_for_it() {
     let (prefill, decode) = (site.bus("prefill").await, site.bus("decode").await);
     let stored = site.blocks(&prefill).await;
     let (to, other) = ("decode-1".parse().unwrap(), "decode-2".parse().unwrap());
-    let tap = decode.blocks(&fingerprint()).tap(&to).await.unwrap();
+    let tap = decode.blocks(&fingerprint()).subscribe(&to).await.unwrap();
     let long = (4 << 20) + 77;
     soon(stored.put(Some(&to), block(1, 5_000))).await.unwrap();
     let mut expected = tap.expect(hashes(1..5));
@@ -347,7 +357,7 @@ async fn junk_for_a_worker_is_counted_and_the_next_block_arrives() {
     let (bus, stranger) = (site.bus("both").await, site.stranger().await);
     let blocks = site.blocks(&bus).await;
     let to = "decode-1".parse().unwrap();
-    let tap = blocks.tap(&to).await.unwrap();
+    let tap = blocks.subscribe(&to).await.unwrap();
     let mut expected = tap.expect(hashes(1..3));
     let namespace = fingerprint().namespace();
     for subject in
@@ -356,7 +366,8 @@ async fn junk_for_a_worker_is_counted_and_the_next_block_arrives() {
         stranger.publish(subject, "junk".into()).await.unwrap();
     }
     stranger.flush().await.unwrap();
-    until(async || 2 == bus.counters().dropped_total()).await;
+    eventually("the damaged frames are counted", async || 2 == bus.counters().dropped_total())
+        .await;
     soon(blocks.put(Some(&to), block(2, 100))).await.unwrap();
     assert_eq!(soon(expected.next()).await.unwrap().hash, hash(2));
 }

@@ -4,8 +4,9 @@ use async_nats::HeaderMap;
 use bus::{Context, DropReason, IndexEvent, PresenceEvent};
 use protocol::subject::PRESENCE_BUCKET;
 use protocol::{Acknowledged, Cancel, Job, Lookup, Release, RequestKey, TokenBatch};
+use testbed::eventually;
 
-use crate::site::{Site, block, fingerprint, hash, soon, state, until, worker};
+use crate::site::{Site, block, fingerprint, hash, soon, state, worker};
 
 const JUNK: [&[u8]; 5] =
     [b"", b"\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"\x91\x91\x91\x91", b"{\"json\":1}"];
@@ -49,7 +50,10 @@ async fn junk_requests_are_counted_and_never_answered() {
     use futures::StreamExt as _;
     let first = soon(answers.next()).await.unwrap();
     assert_eq!(protocol::decode::<Acknowledged>(&first.payload, 100).unwrap(), Acknowledged {});
-    until(async || bus.counters().dropped(DropReason::Malformed) == 15).await;
+    eventually("the malformed messages are counted", async || {
+        bus.counters().dropped(DropReason::Malformed) == 15
+    })
+    .await;
     assert_eq!(bus.counters().dropped(DropReason::TooLong), 1);
     assert_eq!(bus.counters().dropped(DropReason::NoReply), 1);
     assert_eq!(bus.counters().dropped_total(), 17);

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use bus::{AnnounceError, Bus, BusOptions, Context, IndexEvent, PresenceEvent, RequestError};
+use bus::{AnnounceError, Bus, BusOptions, Context, IndexEvent, PresenceEvent, RequestErrorKind};
 use protocol::{Acknowledged, Release, RequestKey};
+use testbed::{PATIENCE, eventually};
 
-use crate::site::{PATIENCE, Site, block, fingerprint, hash, soon, state, until};
+use crate::site::{Site, block, fingerprint, hash, soon, state};
 
 fn release() -> Release {
     let key = RequestKey { request: protocol::RequestId(1), attempt: protocol::Attempt(0) };
@@ -28,14 +29,17 @@ async fn everything_goes_on_after_a_restart() {
     let mut incoming = bus.serve_store::<Release>().await.unwrap();
 
     site.server.stop().unwrap();
-    until(async || !bus.connected()).await;
+    eventually("the bus is disconnected", async || !bus.connected()).await;
     let asked = soon(bus.ask_store(&release(), &Context::default(), PATIENCE)).await;
-    assert!(matches!(asked.unwrap_err(), RequestError::Disconnected { .. }));
+    assert!(matches!(asked.unwrap_err().kind, RequestErrorKind::Disconnected));
     site.server.restart().unwrap();
-    until(async || bus.connected()).await;
+    eventually("the bus is connected again", async || bus.connected()).await;
 
     // The bucket was in memory: the first announcement makes it anew.
-    until(async || bus.presence().announce(&state("w")).await.is_ok()).await;
+    eventually("an announcement succeeds", async || {
+        bus.presence().announce(&state("w")).await.is_ok()
+    })
+    .await;
     loop {
         match soon(watch.next()).await {
             PresenceEvent::Up(seen) => break assert_eq!(*seen, state("w")),
@@ -43,7 +47,7 @@ async fn everything_goes_on_after_a_restart() {
             PresenceEvent::Synced | PresenceEvent::Interrupted { .. } => {}
         }
     }
-    until(async || blocks.put(None, block(2, 1_000)).await.is_ok()).await;
+    eventually("a put succeeds", async || blocks.put(None, block(2, 1_000)).await.is_ok()).await;
     assert_eq!(soon(pull.next()).await.unwrap().unwrap().hash, hash(2));
     assert!(soon(pull.next()).await.is_none());
     loop {
@@ -58,7 +62,7 @@ async fn everything_goes_on_after_a_restart() {
     let ask = bus.ask_store(&message, &context, PATIENCE);
     let (_, asked) = soon(async { tokio::join!(serve, ask) }).await;
     asked.unwrap();
-    assert!(1 <= bus.counters().disconnects);
+    assert!(bus.counters().disconnects > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +79,10 @@ async fn a_worker_that_died_in_the_outage_is_gone() {
     }
     site.server.stop().unwrap();
     site.server.restart().unwrap();
-    until(async || bus.presence().announce(&state("alive")).await.is_ok()).await;
+    eventually("an announcement succeeds", async || {
+        bus.presence().announce(&state("alive")).await.is_ok()
+    })
+    .await;
     loop {
         tokio::select! {
             event = watch.next() => if let PresenceEvent::Gone(worker) = event {

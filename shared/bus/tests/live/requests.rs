@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use bus::{Context, RequestError};
+use bus::{Context, RequestErrorKind};
 use protocol::{
     Acknowledged, Attempt, Cancel, CancelReason, ErrorClass, RequestId, RequestKey, StoreStatus,
     StoreStatusReply,
 };
+use testbed::PATIENCE;
 
-use crate::site::{PATIENCE, Site, soon, worker};
+use crate::site::{Site, soon, worker};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -46,7 +47,7 @@ async fn nobody_there_is_said_at_once() {
     let asked =
         soon(bus.ask_worker(&worker("gone"), &cancel(), &Context::default(), timeout)).await;
     let error = asked.unwrap_err();
-    assert!(matches!(error, RequestError::NoResponders { .. }), "{error}");
+    assert!(error.is_no_responders(), "{error}");
     assert_eq!(error.class(), ErrorClass::Retry);
 }
 
@@ -59,7 +60,7 @@ async fn a_silent_worker_is_a_timeout() {
     let asked =
         soon(bus.ask_worker(&worker("hung"), &cancel(), &Context::default(), timeout)).await;
     let error = asked.unwrap_err();
-    assert!(matches!(error, RequestError::Timeout { timeout_ms: 50, .. }), "{error}");
+    assert!(matches!(error.kind, RequestErrorKind::Timeout { timeout_ms: 50 }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,7 +79,7 @@ async fn an_unreadable_answer_is_an_error_of_its_own() {
         // The subscription of a stranger may take a moment to be seen.
         loop {
             match bus.ask_store(&StoreStatus {}, &Context::default(), PATIENCE).await {
-                Err(RequestError::NoResponders { .. }) => tokio::task::yield_now().await,
+                Err(error) if error.is_no_responders() => tokio::task::yield_now().await,
                 other => return other,
             }
         }

@@ -1,16 +1,11 @@
-//! A private server for one test, and parties on it.
+//! A private server for one test, and its clients.
 
 use std::time::Duration;
 
 use bus::{Blocks, Bus, BusOptions, NewBlock, StreamLimits};
 use bytes::Bytes;
-use protocol::{
-    BlockHash, FileDigest, ModelFingerprint, PoolState, Role, Scope, Speed, WorkerId, WorkerState,
-};
+use protocol::{BlockHash, FileDigest, ModelFingerprint, Role, Scope, WorkerId, WorkerState};
 use testbed::NatsServer;
-
-/// Ends a wait that would otherwise hang a broken test; never decides a passing one.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Site {
     pub(crate) server: NatsServer,
@@ -36,7 +31,7 @@ impl Site {
         async_nats::connect(self.server.url()).await.unwrap()
     }
 
-    /// The blocks of the test model, its stream made.
+    /// Returns the blocks of the test model, with its stream.
     pub(crate) async fn blocks(&self, bus: &Bus) -> Blocks {
         let blocks = bus.blocks(&fingerprint());
         blocks.ensure_stream(limits()).await.unwrap();
@@ -44,18 +39,9 @@ impl Site {
     }
 }
 
-pub(crate) async fn soon<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, what).await.expect("nothing happened for half a minute")
-}
-
-/// Asks again until the answer is yes.
-pub(crate) async fn until<F: AsyncFnMut() -> bool>(mut holds: F) {
-    soon(async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
+/// Returns the output of `future`, within the patience of a test.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    testbed::soon("a message of the bus", future).await
 }
 
 pub(crate) fn limits() -> StreamLimits {
@@ -84,27 +70,5 @@ pub(crate) fn worker(name: &str) -> WorkerId {
 }
 
 pub(crate) fn state(name: &str) -> WorkerState {
-    WorkerState {
-        worker: worker(name),
-        role: Role::Decode,
-        prefill_share: 0.25,
-        step_tokens: 256,
-        epoch: 7,
-        ready: true,
-        draining: false,
-        model: "test".to_owned(),
-        files: FileDigest([1; 32]),
-        fingerprint: fingerprint(),
-        context_tokens: 2048,
-        device: "cpu".to_owned(),
-        queued_sequences: 0,
-        queued_tokens: 0,
-        queued_pairs: 0,
-        running_sequences: 3,
-        running_tokens: 0,
-        sequences_max: 32,
-        pool: PoolState { free: 10, cached: 0, leased: 6, total: 16, leaked: 0 },
-        speed: Speed::default(),
-        health_address: "127.0.0.1:1".to_owned(),
-    }
+    WorkerState { fingerprint: fingerprint(), ..testbed::idle_worker(name, Role::Decode) }
 }

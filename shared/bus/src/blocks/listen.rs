@@ -1,6 +1,6 @@
-//! Blocks that are put for one worker reach it at once: it listens to what the stream captures.
+//! Listens for blocks as they are put: a worker subscribes to the subjects of the blocks meant for it.
 //!
-//! A hint, never the truth: what is lost on this way, because the worker reads slowly or the
+//! A hint, never the truth: a block that is lost on this path, because the worker reads slowly or the
 //! connection breaks, is in the stream and is fetched from there.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -19,17 +19,17 @@ use super::{Blocks, PulledBlock};
 use crate::connect::ConnectError;
 use crate::serve::{SubscribeError, round_trip, subscribe};
 
-/// Largest sequence whose blocks go this way, all of them together: there is no flow control but
-/// what the worker may drop, and the server cuts a reader off at 128 MB. Larger ones are pulled.
-pub const TAP_BYTES_MAX: usize = 48 << 20;
-/// Blocks that came before anybody expected them.
-const HELD_BYTES_MAX: usize = 64 << 20;
-/// Blocks of which some frames are missing.
+/// Most bytes of a sequence's blocks that are listened for: there is no flow control except that the
+/// worker drops blocks, and the server cuts a slow reader off at 128 MB. Larger sequences are pulled.
+pub const LISTEN_BYTES_MAX: usize = 48 << 20;
+/// Most bytes of blocks that arrived before anything expected them.
+const BUFFERED_BYTES_MAX: usize = 64 << 20;
+/// Most blocks of which some frames are missing.
 const ARRIVING_MAX: usize = 32;
 
-/// Why blocks cannot be listened to.
+/// A worker that cannot listen for blocks.
 #[derive(Debug, thiserror::Error)]
-pub enum TapError {
+pub enum ListenError {
     /// The download connection could not be made.
     #[error("listen to blocks: {0}")]
     Connect(#[from] ConnectError),
@@ -38,9 +38,9 @@ pub enum TapError {
     Subscribe(#[from] SubscribeError),
 }
 
-/// Blocks put for one worker, as they are put. Cheap to clone; listening ends with the last clone.
+/// A worker's subscription to the blocks put for it. Cheap to clone; it ends with the last clone.
 #[derive(Clone)]
-pub struct Tap {
+pub struct BlockSubscription {
     shared: Arc<Shared>,
     _listening: Arc<JoinSet<()>>,
 }
@@ -52,30 +52,30 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// By block, who expects it.
+    /// The expectations of each block.
     expected: HashMap<BlockHash, Vec<(u64, mpsc::Sender<PulledBlock>)>>,
     expectations: u64,
-    held: HashMap<BlockHash, PulledBlock>,
-    /// In the order of arrival; some may have been taken.
+    buffered: HashMap<BlockHash, PulledBlock>,
+    /// The buffered blocks in the order of arrival; some may have been taken.
     order: VecDeque<BlockHash>,
-    held_bytes: usize,
+    buffered_bytes: usize,
     arriving: BTreeMap<BlockHash, Assembly>,
 }
 
-/// Blocks that somebody waits for.
-pub struct Expected {
-    tap: Tap,
+/// Blocks that a sequence waits for.
+pub struct Expectation {
+    subscription: BlockSubscription,
     number: u64,
-    names: Vec<BlockHash>,
+    hashes: Vec<BlockHash>,
     arrivals: mpsc::Receiver<PulledBlock>,
 }
 
 impl Blocks {
-    /// Listens to what is put for `worker`. When it returns, the server knows.
+    /// Subscribes to the blocks put for `worker`. When it returns, the server has the subscription.
     ///
     /// # Errors
     /// Without a download connection, or when the subscription is refused.
-    pub async fn tap(&self, worker: &WorkerId) -> Result<Tap, TapError> {
+    pub async fn subscribe(&self, worker: &WorkerId) -> Result<BlockSubscription, ListenError> {
         let link = self.bus.inner.download().await?;
         let subject = put_to(worker, self.namespace());
         let messages = subscribe(&link.client, &subject, None).await?;
@@ -83,50 +83,50 @@ impl Blocks {
         let shared = Arc::new(Shared { blocks: self.clone(), state: Mutex::default() });
         let mut listening = JoinSet::new();
         listening.spawn(listen(shared.clone(), messages));
-        Ok(Tap { shared, _listening: Arc::new(listening) })
+        Ok(BlockSubscription { shared, _listening: Arc::new(listening) })
     }
 }
 
 async fn listen(shared: Arc<Shared>, mut messages: Subscriber) {
     while let Some(message) = messages.next().await {
-        shared.take(&message);
+        shared.accept(&message);
     }
 }
 
-impl Tap {
-    /// From now on the blocks of these names come here, those first that are here already. Somebody
-    /// else may expect the same ones.
-    pub fn expect(&self, names: Vec<BlockHash>) -> Expected {
-        let (sender, arrivals) = mpsc::channel(names.len().max(1));
+impl BlockSubscription {
+    /// Delivers the blocks with these hashes to the returned expectation, buffered ones first. Other
+    /// expectations of the same blocks get them, too.
+    pub fn expect(&self, hashes: Vec<BlockHash>) -> Expectation {
+        let (sender, arrivals) = mpsc::channel(hashes.len().max(1));
         let mut state = self.shared.state();
         state.expectations += 1;
         let number = state.expectations;
-        for name in &names {
-            match state.unhold(name) {
+        for hash in &hashes {
+            match state.take(hash) {
                 Some(block) => drop(sender.try_send(block)),
-                None => state.expected.entry(*name).or_default().push((number, sender.clone())),
+                None => state.expected.entry(*hash).or_default().push((number, sender.clone())),
             }
         }
         drop(state);
-        Expected { tap: self.clone(), number, names, arrivals }
+        Expectation { subscription: self.clone(), number, hashes, arrivals }
     }
 }
 
-impl Expected {
-    /// The next block; never ends by itself, except when all have come. Safe to abandon.
+impl Expectation {
+    /// Returns the next block; `None` once all have arrived. Safe to abandon.
     pub async fn next(&mut self) -> Option<PulledBlock> {
         self.arrivals.recv().await
     }
 }
 
-impl Drop for Expected {
+impl Drop for Expectation {
     fn drop(&mut self) {
-        let mut state = self.tap.shared.state();
-        for name in &self.names {
-            if let Some(waiting) = state.expected.get_mut(name) {
+        let mut state = self.subscription.shared.state();
+        for hash in &self.hashes {
+            if let Some(waiting) = state.expected.get_mut(hash) {
                 waiting.retain(|(number, _)| *number != self.number);
                 if waiting.is_empty() {
-                    state.expected.remove(name);
+                    state.expected.remove(hash);
                 }
             }
         }
@@ -138,8 +138,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a frame; what is not whole and sound is left to be fetched.
-    fn take(&self, message: &Message) {
+    /// Accepts a frame; a block that is not whole and sound is left to be fetched.
+    fn accept(&self, message: &Message) {
         let counters = &self.blocks.bus.inner.counters;
         let subject = message.subject.as_str();
         let found = frame_with_header(parse_put(subject), message.headers.as_ref());
@@ -156,7 +156,7 @@ impl Shared {
             Accepted::Part => {
                 let mut state = self.state();
                 state.arriving.insert(block, assembly);
-                while ARRIVING_MAX < state.arriving.len() {
+                while state.arriving.len() > ARRIVING_MAX {
                     state.arriving.pop_first();
                 }
             }
@@ -171,7 +171,9 @@ impl Shared {
 
 impl State {
     fn arrived(&mut self, block: PulledBlock) {
-        let Some(mut waiting) = self.expected.remove(&block.hash) else { return self.hold(block) };
+        let Some(mut waiting) = self.expected.remove(&block.hash) else {
+            return self.buffer(block);
+        };
         let last = waiting.pop();
         for (_, sender) in waiting {
             let _left_meanwhile = sender.try_send(block.clone());
@@ -181,24 +183,26 @@ impl State {
         }
     }
 
-    fn hold(&mut self, block: PulledBlock) {
-        self.held_bytes += block.bytes.len();
+    fn buffer(&mut self, block: PulledBlock) {
+        self.buffered_bytes += block.bytes.len();
         self.order.push_back(block.hash);
-        if let Some(before) = self.held.insert(block.hash, block) {
-            self.held_bytes -= before.bytes.len();
+        if let Some(before) = self.buffered.insert(block.hash, block) {
+            self.buffered_bytes -= before.bytes.len();
         }
-        while HELD_BYTES_MAX < self.held_bytes || 2 * self.held.len() + 64 < self.order.len() {
+        while self.buffered_bytes > BUFFERED_BYTES_MAX
+            || self.order.len() > 2 * self.buffered.len() + 64
+        {
             let Some(oldest) = self.order.pop_front() else { break };
-            // Its name may stand there again: then it came again, and is as new as that.
+            // A hash that is listed again arrived again, and is as new as that.
             if !self.order.contains(&oldest) {
-                self.unhold(&oldest);
+                self.take(&oldest);
             }
         }
     }
 
-    fn unhold(&mut self, name: &BlockHash) -> Option<PulledBlock> {
-        let block = self.held.remove(name)?;
-        self.held_bytes -= block.bytes.len();
+    fn take(&mut self, hash: &BlockHash) -> Option<PulledBlock> {
+        let block = self.buffered.remove(hash)?;
+        self.buffered_bytes -= block.bytes.len();
         Some(block)
     }
 }
@@ -212,37 +216,37 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_expects_is_held_up_to_a_limit() {
+    fn unexpected_blocks_are_buffered_up_to_a_limit() {
         let mut state = State::default();
         for n in 0..9 {
-            state.hold(block(n, 10 << 20));
+            state.buffer(block(n, 10 << 20));
         }
-        assert_eq!(state.held_bytes, 60 << 20);
-        assert_eq!(state.unhold(&BlockHash([2; 16])), None);
-        assert_eq!(state.unhold(&BlockHash([3; 16])), Some(block(3, 10 << 20)));
-        state.hold(block(4, 1));
-        assert_eq!(state.held_bytes, (40 << 20) + 1, "a block that comes again counts once");
+        assert_eq!(state.buffered_bytes, 60 << 20);
+        assert_eq!(state.take(&BlockHash([2; 16])), None);
+        assert_eq!(state.take(&BlockHash([3; 16])), Some(block(3, 10 << 20)));
+        state.buffer(block(4, 1));
+        assert_eq!(state.buffered_bytes, (40 << 20) + 1, "a block that comes again counts once");
     }
 
     #[test]
-    fn the_list_of_names_stays_short() {
+    fn the_list_of_hashes_stays_short() {
         let mut state = State::default();
         for n in 0..10_000u32 {
-            state.hold(block((n % 200) as u8, 1));
-            state.unhold(&BlockHash([(n % 200) as u8; 16]));
+            state.buffer(block((n % 200) as u8, 1));
+            state.take(&BlockHash([(n % 200) as u8; 16]));
         }
         assert!(state.order.len() <= 66, "{}", state.order.len());
-        assert_eq!((state.held.len(), state.held_bytes), (0, 0));
+        assert_eq!((state.buffered.len(), state.buffered_bytes), (0, 0));
     }
 
     #[test]
-    fn everybody_who_expects_a_block_gets_it() {
+    fn every_expectation_of_a_block_gets_it() {
         let mut state = State::default();
         let (sender, mut receiver) = mpsc::channel(2);
         state.expected.insert(BlockHash([1; 16]), vec![(1, sender.clone()), (2, sender)]);
         state.arrived(block(1, 5));
         assert_eq!(receiver.try_recv().unwrap(), block(1, 5));
         assert_eq!(receiver.try_recv().unwrap(), block(1, 5));
-        assert!(state.held.is_empty() && state.expected.is_empty());
+        assert!(state.buffered.is_empty() && state.expected.is_empty());
     }
 }

@@ -1,11 +1,11 @@
-//! The block plane: one stream per model, blocks put once by name and pulled by name.
+//! The block plane: one stream per model; blocks are put once and read by hash.
 
 mod assemble;
 mod fetch;
 mod index;
+mod listen;
 mod pull;
 mod put;
-mod tap;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::CreateStreamErrorKind;
@@ -21,74 +21,65 @@ use std::time::Duration;
 
 pub use fetch::Fetch;
 pub use index::{Index, IndexEvent};
+pub use listen::{BlockSubscription, Expectation, LISTEN_BYTES_MAX, ListenError};
 pub use pull::{Pull, PullError, PulledBlock};
-pub use put::{NewBlock, PutError, PutOutcome};
-pub use tap::{Expected, TAP_BYTES_MAX, Tap, TapError};
+pub use put::{NewBlock, PutError, PutErrorKind, PutOutcome};
 
 use crate::connect::{Bus, JETSTREAM_TIMEOUT};
-use crate::errands::Errand;
+use crate::deferred::Deferred;
 
 /// A frame's body and its headers.
 const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX + (8 << 10);
-/// Puts are told apart by name, not by message ids.
+/// Duplicate puts are detected by hash, not by message id.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
-/// An account's first stream may meet the removal of its last one.
+/// Most tries to create a stream: an account's first one may collide with the removal of its last.
 const ENSURE_TRIES: u32 = 4;
 const ENSURE_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), max: Duration::from_secs(1) };
 
-/// What a model's stream may hold.
+/// The limits of a model's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// Bytes, after which the server drops the oldest.
+    /// Bytes above which the server drops the oldest frames.
     pub bytes_max: u64,
-    /// Age, after which the server drops a block.
+    /// Age at which the server drops a frame.
     pub age_max: Duration,
 }
 
-/// Why a model's stream does not exist.
+/// A model's stream that could not be created.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum EnsureError {
     /// The server refused it.
     #[error("create stream {stream}: {why}")]
-    Refused {
-        /// Its name.
-        stream: String,
-        /// What the server said.
-        why: String,
-    },
-    /// JetStream is not there.
-    #[error("create stream {stream}: no answer from JetStream: {why}")]
-    Unavailable {
-        /// Its name.
-        stream: String,
-        /// What the client library said.
-        why: String,
-    },
+    Refused { stream: String, why: String },
+    /// JetStream is unavailable.
+    #[error("create stream {stream}: no reply from JetStream: {why}")]
+    Unavailable { stream: String, why: String },
 }
 
-/// Why a block is still there.
+/// A block that could not be deleted.
 #[derive(Debug, thiserror::Error)]
-#[error("delete block {block}: {why}")]
+#[error("delete block {hash}: {why}")]
 pub struct DeleteError {
-    /// Which.
-    pub block: BlockHash,
-    /// What the client library said.
+    /// The hash of the block.
+    pub hash: BlockHash,
+    /// The cause.
     pub why: String,
 }
 
-/// Why a stream's state is not known.
+/// A stream whose state could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// It does not exist.
+    /// The stream does not exist.
     #[error("stream {0} does not exist")]
     NoStream(String),
-    /// The server did not say.
+    /// The server did not reply.
     #[error("state of streams: {0}")]
     Failed(String),
 }
 
-/// What a stream holds now.
+/// The content of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamState {
     /// Frames.
@@ -106,18 +97,18 @@ pub struct StreamState {
 pub struct Blocks {
     bus: Bus,
     namespace: Arc<str>,
-    /// Set when the fingerprint, not only its namespace, is known: needed to report damage.
+    /// The fingerprint, if more than its namespace is known; reports of damage carry it.
     fingerprint: Option<ModelFingerprint>,
 }
 
 impl Bus {
-    /// The blocks of one model.
+    /// Returns the blocks of one model.
     pub fn blocks(&self, fingerprint: &ModelFingerprint) -> Blocks {
         let namespace = fingerprint.namespace().into();
         Blocks { bus: self.clone(), namespace, fingerprint: Some(*fingerprint) }
     }
 
-    /// The blocks of every model that has a stream, for the kvstore after a restart.
+    /// Returns the blocks of every model that has a stream, for the kvstore after a restart.
     pub async fn stored_models(&self) -> Result<Vec<Blocks>, StateError> {
         let listing = async {
             let mut names = self.inner.control.jetstream.stream_names();
@@ -133,18 +124,18 @@ impl Bus {
         match tokio::time::timeout(JETSTREAM_TIMEOUT, listing).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => Err(StateError::Failed(error.to_string())),
-            Err(_) => Err(StateError::Failed("no answer in time".to_owned())),
+            Err(_) => Err(StateError::Failed("no reply in time".to_owned())),
         }
     }
 }
 
 impl Blocks {
-    /// The model's namespace, see [`ModelFingerprint::namespace`].
+    /// Returns the model's namespace, see [`ModelFingerprint::namespace`].
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The name of the model's stream.
+    /// Returns the name of the model's stream.
     pub fn stream(&self) -> String {
         StreamNames::of_namespace(&self.namespace).stream
     }
@@ -171,16 +162,17 @@ impl Blocks {
         Ok(())
     }
 
-    /// Has the kvstore told that a stored block is damaged.
-    fn report_damaged(&self, block: BlockHash) {
+    /// Reports a damaged block to the kvstore.
+    fn report_damaged(&self, hash: BlockHash) {
         let Some(fingerprint) = self.fingerprint else { return };
-        let Ok(message) = protocol::encode(&Discard { fingerprint, block }) else { return };
+        let Ok(message) = protocol::encode(&Discard { fingerprint, block: hash }) else { return };
         let inner = &self.bus.inner;
-        let _told_by_the_next_reader_instead = inner.errands.queue().try_send(Errand::Tell {
-            client: inner.control.client.clone(),
-            subject: Subject::Store(<Discard as Request>::VERB).to_string(),
-            message,
-        });
+        let _the_next_reader_reports_it_otherwise =
+            inner.deferred.queue().try_send(Deferred::Report {
+                client: inner.control.client.clone(),
+                subject: Subject::Store(<Discard as Request>::VERB).to_string(),
+                message,
+            });
     }
 
     fn config(&self, limits: StreamLimits) -> Config {
@@ -209,7 +201,7 @@ impl Blocks {
         }
     }
 
-    /// What the model's stream holds now.
+    /// Reads the state of the model's stream.
     pub async fn state(&self) -> Result<StreamState, StateError> {
         let stream = self.stream();
         let got = self.bus.inner.control.jetstream.get_stream(&stream).await;
@@ -234,11 +226,11 @@ impl Blocks {
         }
     }
 
-    /// Removes the frames of a block that were stored up to and including `through`; what was
-    /// stored later under the same name stays. A block that is not there is removed already.
-    pub async fn delete(&self, block: BlockHash, through: u64) -> Result<(), DeleteError> {
-        let failed = |why: String| DeleteError { block, why };
-        let subject = Subject::Stored { namespace: &self.namespace, block, frame: None };
+    /// Deletes the frames of a block that were stored up to and including `through`; frames stored later
+    /// under the same hash stay. Succeeds if the block is not stored.
+    pub async fn delete(&self, hash: BlockHash, through: u64) -> Result<(), DeleteError> {
+        let failed = |why: String| DeleteError { hash, why };
+        let subject = Subject::Stored { namespace: &self.namespace, block: hash, frame: None };
         let jetstream = &self.bus.inner.control.jetstream;
         let stream = jetstream
             .get_stream_no_info(self.stream())
