@@ -36,7 +36,7 @@ pub fn instruments() -> Registry {
 /// Serves until `stop` resolves.
 ///
 /// # Errors
-/// When the health endpoints cannot be served, or a part of the service ends by itself.
+/// Fails if the health endpoints cannot be served, or a part of the service ends by itself.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let address = &settings.health.listen;
     let listener = TcpListener::bind(address)
@@ -48,7 +48,7 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
 /// Serves until `stop` resolves, with health endpoints on `listener`.
 ///
 /// # Errors
-/// When a part of the service ends by itself.
+/// Fails if a part of the service ends by itself.
 pub async fn serve(
     settings: Settings,
     listener: TcpListener,

@@ -1,4 +1,4 @@
-//! What the kvstore shows on `/metrics`.
+//! The metrics of the kvstore.
 
 use bus::{BusCounters, DropReason};
 use chassis::metrics::Registry;
@@ -88,7 +88,7 @@ impl StoreMetrics {
         metrics
     }
 
-    /// A lookup found `stored` of `asked` blocks.
+    /// Counts a lookup that found `stored` of `asked` blocks.
     pub(crate) fn looked_up(&self, asked: usize, stored: usize) {
         self.lookups.inc();
         self.hits.inc_by(stored as u64);
@@ -111,7 +111,7 @@ impl StoreMetrics {
         self.discarded.inc();
     }
 
-    /// What is stored, of at most `capacity_bytes`.
+    /// Sets the gauges of stored blocks, of which `capacity_bytes` fit.
     pub(crate) fn show(&self, totals: &ResidencyTotals, capacity_bytes: u64) {
         self.capacity.set(capacity_bytes as i64);
         self.blocks.set(totals.blocks as i64);
@@ -120,7 +120,7 @@ impl StoreMetrics {
         self.leased_blocks.set(totals.leased_blocks as i64);
     }
 
-    /// Brings the bus's counters up to `now`; they are only ever raised here.
+    /// Raises the bus's counters to `now`.
     pub(crate) fn show_bus(&self, now: &BusCounters, connected: bool) {
         self.connected.set(i64::from(connected));
         let raise = |counter: &Counter, to: u64| {

@@ -1,4 +1,4 @@
-//! The kvstore as workers see it, against a real nats-server.
+//! The kvstore from a worker's side, against a real nats-server.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::time::Duration;
@@ -10,12 +10,11 @@ use protocol::{
     Attempt, BlockFrame, BlockHash, Ensure, FileDigest, Lookup, ModelFingerprint, Release,
     RequestId, RequestKey, Scope, StoreStatus, StoreStatusReply,
 };
-use testbed::{NatsServer, OtlpReceiver, SpanKind};
+use testbed::{NatsServer, OtlpReceiver, PATIENCE, SpanKind, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const BLOCK_BYTES: usize = 100_000;
 
 fn fingerprint() -> ModelFingerprint {
@@ -85,7 +84,10 @@ impl Worker {
         };
         let bus = Bus::connect(options).await.unwrap();
         let ensure = Ensure { fingerprint: fingerprint(), block_bytes: BLOCK_BYTES as u32 };
-        until(async || bus.ask_store(&ensure, &Context::default(), PATIENCE).await.is_ok()).await;
+        eventually("the store ensures the model's stream", async || {
+            bus.ask_store(&ensure, &Context::default(), PATIENCE).await.is_ok()
+        })
+        .await;
         let blocks = bus.blocks(&fingerprint());
         Self { bus, blocks }
     }
@@ -98,13 +100,14 @@ impl Worker {
 
     async fn look_up(&self, blocks: Vec<BlockHash>, key: RequestKey, lease_ms: u32) -> u32 {
         let context = Context::default();
-        self.look_up_in(blocks, (key, lease_ms), &context).await
+        self.look_up_in(blocks, key, lease_ms, &context).await
     }
 
     async fn look_up_in(
         &self,
         blocks: Vec<BlockHash>,
-        (key, lease_ms): (RequestKey, u32),
+        key: RequestKey,
+        lease_ms: u32,
         context: &Context,
     ) -> u32 {
         let lookup = Lookup { fingerprint: fingerprint(), blocks, key, lease_ms };
@@ -118,7 +121,10 @@ impl Worker {
     /// Waits until the index knows what was put.
     async fn indexed(&self, blocks: Vec<BlockHash>) {
         let count = blocks.len() as u32;
-        until(async || self.look_up(blocks.clone(), key(0), 0).await == count).await;
+        eventually("the index has the blocks that were put", async || {
+            self.look_up(blocks.clone(), key(0), 0).await == count
+        })
+        .await;
     }
 }
 
@@ -144,17 +150,8 @@ async fn put_damaged(server: &NatsServer, block: BlockHash) {
     }
 }
 
-async fn soon<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, what).await.expect("nothing happened for half a minute")
-}
-
-async fn until<F: AsyncFnMut() -> bool>(mut holds: F) {
-    soon(async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
+async fn soon<F: Future>(future: F) -> F::Output {
+    testbed::soon("a message of the store", future).await
 }
 
 fn settings(max_bytes: u64) -> Settings {
@@ -177,13 +174,13 @@ async fn the_longest_stored_prefix_is_found() {
     let status = worker.status().await;
     assert_eq!((status.streams, status.blocks, status.leased, status.evicted), (1, 3, 2, 0));
     assert!(3 * BLOCK_BYTES as u64 <= status.bytes);
-    until(async || store.ready().await).await;
+    eventually("the store is ready", async || store.ready().await).await;
 
     let release = Release { fingerprint: fingerprint(), key: key(1) };
     worker.bus.ask_store(&release, &Context::default(), PATIENCE).await.unwrap();
     assert_eq!(worker.status().await.leased, 0);
     let shown = ["blocks 3\n", "leases 0\n", "evictions_total 0\n", "misses_total "];
-    until(async || {
+    eventually("the metrics show the released lease", async || {
         let metrics = store.get("/metrics").await;
         shown.iter().all(|line| metrics.contains(&format!("tandem_kvstore_{line}")))
     })
@@ -207,9 +204,11 @@ async fn eviction_keeps_below_the_limit_and_spares_the_leased() {
     for n in 4..60 {
         worker.put(n).await;
         worker.indexed(vec![hash(n)]).await;
-        // The stream is a few blocks large: what is evicted must be gone before the next comes.
-        until(async || worker.blocks.state().await.unwrap().frames == worker.status().await.blocks)
-            .await;
+        // The stream is a few blocks large: an evicted block must be gone before the next put.
+        eventually("the stream has the frames that the index has", async || {
+            worker.blocks.state().await.unwrap().frames == worker.status().await.blocks
+        })
+        .await;
     }
     // The oldest blocks are leased: had the stream dropped by age, they would be gone.
     assert_eq!(worker.look_up(hashes(0..4), key(2), 0).await, 4);
@@ -221,7 +220,7 @@ async fn eviction_keeps_below_the_limit_and_spares_the_leased() {
     let status = worker.status().await;
     assert!(status.bytes <= max_bytes, "{status:?}");
     assert_eq!(status.evicted + status.blocks, 60);
-    // What is evicted is deleted, so that it can be stored again.
+    // An evicted block is deleted, so that it can be stored again.
     assert_eq!(worker.put(4).await, PutOutcome::Stored);
     store.end().await;
 }
@@ -238,8 +237,8 @@ async fn a_restart_rebuilds_the_index() {
     first.end().await;
     worker.put(20).await;
     let second = Store::start(settings(1 << 30), server.url()).await;
-    until(async || second.ready().await).await;
-    // Nobody has told the new one which model this is.
+    eventually("the second store is ready", async || second.ready().await).await;
+    // The second store has no other source for the model than its stream.
     assert_eq!(worker.look_up(hashes(0..22), key(1), 0).await, 21);
     assert!(worker.status().await.caught_up);
     second.end().await;
@@ -255,8 +254,12 @@ async fn a_block_that_a_reader_finds_damaged_can_be_stored_again() {
     let mut pull = worker.blocks.pull(hashes(1..2)).await.unwrap();
     let error = soon(pull.next()).await.unwrap().unwrap_err();
     assert!(matches!(error, PullError::Damaged { .. }), "{error}");
-    until(async || worker.look_up(hashes(1..2), key(1), 0).await == 0).await;
-    until(async || worker.put(1).await == PutOutcome::Stored).await;
+    eventually("the damaged block is discarded", async || {
+        worker.look_up(hashes(1..2), key(1), 0).await == 0
+    })
+    .await;
+    eventually("the block can be stored again", async || worker.put(1).await == PutOutcome::Stored)
+        .await;
     worker.indexed(hashes(1..2)).await;
     store.end().await;
 }
@@ -271,7 +274,7 @@ async fn a_lookup_is_a_span_under_its_caller() {
     let worker = Worker::start(&server).await;
     let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
     let context = Context::new(format!("00-{trace}-{parent}-01"));
-    worker.look_up_in(hashes(0..3), (key(1), 0), &context).await;
+    worker.look_up_in(hashes(0..3), key(1), 0, &context).await;
     store.end().await;
     let spans = receiver.wait_for(PATIENCE, |spans| !spans.is_empty()).await.unwrap();
     assert_eq!(spans.len(), 1);
@@ -291,8 +294,8 @@ async fn without_nats_it_is_alive_and_not_ready_and_says_why() {
     let answer = store.get("/ready").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("nats"), "{answer}");
     server.restart().unwrap();
-    until(async || store.ready().await).await;
+    eventually("the store is ready", async || store.ready().await).await;
     server.stop().unwrap();
-    until(async || !store.ready().await).await;
+    eventually("the store is not ready", async || !store.ready().await).await;
     store.end().await;
 }
