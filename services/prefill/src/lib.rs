@@ -3,15 +3,15 @@
 use chassis::Settings;
 use protocol::Role;
 
-/// Every instrument of such a worker, for those who describe them.
+/// Returns every instrument of such a worker, for METRICS.md.
 pub fn instruments() -> chassis::metrics::Registry {
     engine::worker::instruments(Role::Prefill)
 }
 
-/// Serves until `stop` resolves, then finishes what runs.
+/// Serves until `stop` resolves, then finishes the running requests.
 ///
 /// # Errors
-/// When the model cannot be loaded, or a part of the worker ends by itself.
+/// Fails if the model cannot be loaded, or a part of the worker ends by itself.
 pub async fn run(
     settings: Settings,
     stop: impl Future<Output = ()> + Send + 'static,

@@ -1,4 +1,4 @@
-//! What a step costs beside its model: `cargo run --release -p engine --example steploop`.
+//! Measures the cost of a step beside its model: `cargo run --release -p engine --example steploop`.
 //!
 //! Sixteen sequences decode with a model that costs nothing; the rows are the ways of choosing.
 
@@ -8,9 +8,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use chassis::clock::now_ms;
 use engine::compute::ComputeError;
-use engine::stepper::{Ends, unix_ms};
-use engine::{Compute, Extras, StepEvent, StepLoop, Turn};
+use engine::stepper::Ends;
+use engine::{Compute, Iteration, SamplingState, StepEvent, StepLoop};
 use model::{BatchSequence, StepOutput, Wanted};
 use protocol::{
     Attempt, FileDigest, ModelFingerprint, RequestId, RequestKey, Sampling, Scope, Stopping,
@@ -87,7 +88,7 @@ fn full_batch(sampling: &Sampling) -> (StepLoop<Free>, Ends) {
         lease_ms: 600_000,
     };
     let planner = Planner::new(limits, ModelFingerprint::new(FileDigest([1; 32]), "free"), pages);
-    let (turning, ends) = StepLoop::new(Free::new(), planner, 4096);
+    let (step_loop, ends) = StepLoop::new(Free::new(), planner, 4096);
     for id in 0..BATCH {
         let new = NewSequence {
             key: RequestKey { request: RequestId(id), attempt: Attempt(0) },
@@ -100,24 +101,24 @@ fn full_batch(sampling: &Sampling) -> (StepLoop<Free>, Ends) {
             score_prompt: false,
             deadline_ms: u64::MAX,
         };
-        ends.0.submit(new, Extras::new(sampling.clone(), None, None), unix_ms()).unwrap();
+        ends.0.submit(new, SamplingState::new(sampling.clone(), None, None), now_ms()).unwrap();
     }
-    (turning, ends)
+    (step_loop, ends)
 }
 
 /// Steps until the end; gives the median time and the mean allocations of a full step, the model's
 /// left out.
 fn measure(sampling: &Sampling) -> (Duration, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (mut turning, (handle, mut steps, mut blocks)) = full_batch(sampling);
+    let (mut step_loop, (handle, mut steps, mut blocks)) = full_batch(sampling);
     let (mut times, mut allocations) = (Vec::new(), 0);
-    for turn in 0.. {
-        let before = turning.compute().inside;
+    for iteration in 0.. {
+        let before = step_loop.compute().inside;
         let began = Instant::now();
-        let mut turned = Turn::Idle;
-        let info = allocation_counter::measure(|| turned = turning.turn());
+        let mut outcome = Iteration::Idle;
+        let info = allocation_counter::measure(|| outcome = step_loop.iterate());
         let took = began.elapsed();
-        if 1 < turn && turned == Turn::Idle {
+        if iteration > 1 && outcome == Iteration::Idle {
             break;
         }
         let mut tokens = 0;
@@ -134,8 +135,8 @@ fn measure(sampling: &Sampling) -> (Duration, f64) {
             }
         }
         while blocks.try_recv().is_ok() {}
-        if tokens == BATCH as usize && 100 < turn {
-            times.push(took.saturating_sub(turning.compute().inside - before));
+        if tokens == BATCH as usize && iteration > 100 {
+            times.push(took.saturating_sub(step_loop.compute().inside - before));
             allocations += info.count_total;
         }
     }

@@ -1,15 +1,15 @@
-//! What the step loop needs of a model; tests and free engines implement it too.
+//! The interface of a model to the step loop; tests and simulated models implement it too.
 
 use model::{BatchSequence, Model, StepOutput};
 
-/// Why a step or a block transfer failed.
+/// A step or a block transfer that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ComputeError(pub String);
 
 /// A model with its KV pages, owned by one thread.
 pub trait Compute: 'static {
-    /// Computes one mixed batch; `out` gets what each sequence wants, in the order of the batch.
+    /// Computes one mixed batch; `out` gets the logits that each sequence asks for, in the order of the batch.
     fn forward(
         &mut self,
         batch: &[BatchSequence<'_>],

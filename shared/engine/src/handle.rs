@@ -1,4 +1,4 @@
-//! How the shell speaks to the step loop: bounded queues and atomics, never a lock that both take.
+//! The shell's side of the step loop: bounded queues and atomics, never a lock that both take.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,28 +13,28 @@ use tokio::sync::mpsc;
 use crate::report::Report;
 use crate::tickets::{Signals, Ticket, Tickets};
 
-/// Imports and notices that wait for the step loop: at most this many.
+/// Most imports and notices that wait for the step loop.
 pub(crate) const COMMANDS_MAX: usize = 64;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What choosing tokens needs beyond the sequence itself.
+/// The state of token choice beside the sequence itself.
 #[derive(Clone, Debug)]
-pub struct Extras {
-    /// How to choose.
+pub struct SamplingState {
+    /// The rules of choice.
     pub sampling: Sampling,
     /// Alternatives to report with each token.
     pub top_logprobs: Option<u8>,
     /// Alternatives to report with each prompt token.
     pub prompt_logprobs: Option<u8>,
-    /// Whether steps that work on this sequence are told for its trace.
+    /// True if steps that work on this sequence are reported for its trace.
     pub traced: bool,
     pub(crate) scored: Vec<Option<TokenLogprob>>,
     pub(crate) chunks: u32,
     pub(crate) opened: bool,
 }
 
-impl Extras {
-    /// Fresh extras.
+impl SamplingState {
+    /// Creates the state of a new sequence.
     pub fn new(sampling: Sampling, top: Option<u8>, prompt: Option<u8>) -> Self {
         Self {
             sampling,
@@ -48,36 +48,36 @@ impl Extras {
     }
 }
 
-/// A sequence on its way to the planner. Its place in the queue is taken already.
+/// A sequence on its way to the planner. Its slot in the queue is reserved.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) sequence: Sequence,
-    pub(crate) extras: Extras,
+    pub(crate) sampling_state: SamplingState,
     pub(crate) ticket: Arc<Ticket>,
 }
 
-/// A message into the step loop.
+/// A message to the step loop.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Look at arrivals and tickets.
+    /// Check arrivals and tickets.
     Wake,
     /// A fetched block.
     Import { key: RequestKey, block: usize, bytes: Vec<u8> },
-    /// The fetch is over; the first `tokens` tokens are in.
+    /// The fetch ended; the first `tokens` tokens are imported.
     Fetched { key: RequestKey, tokens: usize },
     /// The token that the prefill worker chose.
     FirstToken { key: RequestKey, token: TokenId },
-    /// Blocks that are here but not in the store: from one index up to another.
+    /// Export the blocks from one index up to another, which the pool has and the store lacks.
     Export { key: RequestKey, from: usize, to: usize },
 }
 
-/// The step loop does not take commands any more, or not in time.
+/// The step loop no longer accepts commands, or not in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the step loop {0}")]
 pub struct EngineGone(&'static str);
 
-/// A cheap handle on the step loop. Nothing in it waits for a step, except the sending of blocks
-/// and notices when [`COMMANDS_MAX`] of them wait already.
+/// A cheap handle on the step loop. No call waits for a step, except that sending blocks and notices
+/// waits while [`COMMANDS_MAX`] of them are queued.
 #[derive(Clone)]
 pub struct EngineHandle {
     pub(crate) gate: Gate,
@@ -90,17 +90,22 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Takes a sequence, its place in the queue reserved, or says at once why not. The same key
+    /// Accepts a sequence and reserves its slot in the queue, or refuses it at once. The same key
     /// again is accepted again.
-    pub fn submit(&self, new: NewSequence, extras: Extras, now_ms: u64) -> Result<(), Refusal> {
+    pub fn submit(
+        &self,
+        new: NewSequence,
+        sampling_state: SamplingState,
+        now_ms: u64,
+    ) -> Result<(), Refusal> {
         let key = new.key;
         if self.tickets.has(&key) {
             return Ok(());
         }
-        // On the caller's thread, since naming a prompt's blocks takes a while.
+        // On the caller's thread, since hashing a prompt's blocks takes a while.
         let sequence = self.gate.check(new, now_ms)?;
         let ticket = Ticket::new(sequence.lease_until_ms);
-        let arrival = Arrival { sequence, extras, ticket: ticket.clone() };
+        let arrival = Arrival { sequence, sampling_state, ticket: ticket.clone() };
         self.tickets.insert(key, ticket, || self.send(arrival))?;
         self.wake();
         Ok(())
@@ -119,21 +124,21 @@ impl EngineHandle {
         })
     }
 
-    /// Gives a sequence up: it says nothing more, a step under way ignores it, and its pages are
-    /// free for the next one. True when it was here.
+    /// Cancels a sequence: it sends no more events, a running step ignores it, and its pages are free
+    /// for the next step. Returns true if it was present.
     pub fn cancel(&self, key: &RequestKey) -> bool {
-        let was_here = self.tickets.give_up(key, &self.signals);
+        let was_present = self.tickets.cancel(key, &self.signals);
         self.wake();
-        was_here
+        was_present
     }
 
-    /// Renews leases; gives back the keys that are not here.
-    pub fn keep(&self, keys: &[RequestKey], now_ms: u64) -> Vec<RequestKey> {
+    /// Renews leases; returns the keys of unknown sequences.
+    pub fn renew(&self, keys: &[RequestKey], now_ms: u64) -> Vec<RequestKey> {
         let until_ms = self.gate.lease_until_ms(now_ms);
-        keys.iter().filter(|key| !self.tickets.keep_until(key, until_ms)).copied().collect()
+        keys.iter().filter(|key| !self.tickets.renew(key, until_ms)).copied().collect()
     }
 
-    /// Brings a fetched block into its page.
+    /// Imports a fetched block into its page.
     pub async fn import(
         &self,
         key: RequestKey,
@@ -153,33 +158,33 @@ impl EngineHandle {
         self.command(Command::FirstToken { key, token }).await
     }
 
-    /// Asks for blocks that are in the pool but not in the store.
+    /// Requests the export of blocks that the pool has and the store lacks.
     pub async fn export(&self, key: RequestKey, from: usize, to: usize) -> Result<(), EngineGone> {
         self.command(Command::Export { key, from, to }).await
     }
 
-    /// Most tokens of a step.
+    /// Returns the most tokens of a step.
     pub fn step_tokens(&self) -> usize {
         self.gate.step_tokens()
     }
 
-    /// Pool, load, speed and times, for presence and metrics: at most [`crate::stepper::HOUSEKEEPING`]
+    /// Returns pool, load, speed and times, for presence and metrics: at most [`crate::stepper::HOUSEKEEPING`]
     /// and one step old.
     pub fn report(&self) -> Arc<Report> {
         self.report.load_full()
     }
 
-    /// How often the lock of the shell's table was taken, the only one between shell and loop.
+    /// Returns how often the lock of the shell's table was taken, the only lock of this handle.
     pub fn lock_acquisitions(&self) -> u64 {
         self.tickets.acquisitions()
     }
 
-    /// False once the step loop has ended.
+    /// Returns false once the step loop has ended.
     pub fn alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
     }
 
-    /// A full command queue wakes the loop anyway.
+    /// Wakes the loop; a full command queue wakes it anyway.
     fn wake(&self) {
         let _ = self.commands.try_send(Command::Wake);
     }
@@ -188,7 +193,7 @@ impl EngineHandle {
         match tokio::time::timeout(COMMAND_TIMEOUT, self.commands.send(command)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(EngineGone("has ended")),
-            Err(_) => Err(EngineGone("did not take a command in time")),
+            Err(_) => Err(EngineGone("accepted no command in time")),
         }
     }
 }

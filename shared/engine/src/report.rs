@@ -1,31 +1,31 @@
-//! What the step loop publishes of itself, some times a second, for presence and metrics.
+//! The report that the step loop publishes some times a second, for presence and metrics.
 
 use std::time::Duration;
 
 use protocol::{PoolState, Speed};
 use scheduling::planner::Load;
 
-/// The state of a worker a moment ago.
+/// The state of a step loop at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Report {
-    /// Where the pages are.
+    /// The pages by state.
     pub pool: PoolState,
-    /// What waits and what runs.
+    /// The waiting and running sequences.
     pub load: Load,
     /// The fitted speed.
     pub speed: Speed,
-    /// Where the time of steps went, since the start.
+    /// The time of all steps since the start, by part.
     pub times: StepTimes,
 }
 
-/// Where the time of all steps so far went.
+/// The time of all steps so far, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepTimes {
     /// Steps that computed something.
     pub steps: u64,
     /// Steps in which the model failed.
     pub failed: u64,
-    /// From reading the mail to the last export.
+    /// From draining the commands to the last export.
     pub whole: Duration,
     /// Within the model.
     pub forward: Duration,
@@ -34,7 +34,7 @@ pub struct StepTimes {
 }
 
 impl StepTimes {
-    /// What happened after `before`.
+    /// Returns the difference to an earlier report.
     pub fn since(&self, before: &Self) -> Self {
         Self {
             steps: self.steps.saturating_sub(before.steps),
@@ -45,7 +45,7 @@ impl StepTimes {
         }
     }
 
-    /// Share of the time outside the model, 0 to 1; `None` before the first step.
+    /// Returns the share of the time outside the model, 0 to 1; `None` before the first step.
     pub fn overhead(&self) -> Option<f64> {
         let outside = self.whole.saturating_sub(self.forward);
         (!self.whole.is_zero()).then(|| outside.as_secs_f64() / self.whole.as_secs_f64())

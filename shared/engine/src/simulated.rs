@@ -1,10 +1,9 @@
-//! A model without weights: tokens from a generator, step times from a cost model, and KV blocks
-//! that are as large as one says and tell when they are the wrong ones.
+//! A model without weights: tokens from a generator, step times from a cost model, and KV blocks of a
+//! configured size that show when they are the wrong ones.
 //!
-//! In the place of KV a page holds a digest of everything up to each of its tokens. The next token
-//! is a function of seed, position and that digest, so a sequence that was given another's block
-//! does not go on as it would alone; and a block that does not follow the one before it is an
-//! error.
+//! Instead of KV a page holds a digest of everything up to each of its tokens. The next token is a
+//! function of seed, position and that digest, so a sequence with another sequence's block does not
+//! continue as it would alone; and a block that does not follow the one before it is an error.
 
 use std::time::{Duration, Instant};
 
@@ -14,27 +13,27 @@ use protocol::{BLOCK_TOKENS, GOLDEN_GAMMA, TokenId, mix64, simulated};
 
 use crate::compute::{Compute, ComputeError};
 
-/// Digest of nothing.
+/// The digest of an empty sequence.
 const ROOT: u64 = GOLDEN_GAMMA;
-/// One generated token in so many ends the text.
+/// One generated token in this many ends the text.
 const END_EVERY: u64 = 128;
-/// The chosen token's logit, the next best one's, and everybody else's.
+/// The logits of the chosen token, the next best one, and all others.
 const LOGITS: [f32; 3] = [30.0, 10.0, 0.0];
 /// Parent, filled tokens, and the digests after each token, as numbers of 8 bytes.
 const HEAD_NUMBERS: usize = 2 + BLOCK_TOKENS;
 
-/// What stands for the KV of 16 tokens.
+/// The digests in place of the KV of 16 tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Page {
-    /// Digest of everything before it.
+    /// The digest of everything before it.
     parent: u64,
-    /// Digest of everything up to each of its tokens.
+    /// The digest of everything up to each of its tokens.
     after: [u64; BLOCK_TOKENS],
     /// Tokens in it.
     filled: usize,
 }
 
-/// A model that computes nothing and takes its time over it.
+/// A model that computes nothing and sleeps for the time of a step.
 #[derive(Debug)]
 pub struct Simulated {
     settings: SimulatedSettings,
@@ -42,17 +41,17 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// One with `pages` pages of 16 tokens.
+    /// Creates a model with `pages` pages of 16 tokens.
     pub fn new(settings: SimulatedSettings, pages: usize) -> Self {
         Self { settings, pages: vec![Page::default(); pages] }
     }
 
-    /// Describes its blocks: engines whose descriptions differ do not read each other's blocks.
+    /// Returns the format of its blocks: models of different formats do not share blocks.
     pub fn kv_format(settings: &SimulatedSettings) -> String {
         format!("simulated, {} bytes a block, seed {}", settings.block_bytes, settings.seed)
     }
 
-    /// Microseconds that a step with this batch takes.
+    /// Returns the time of a step with this batch, in microseconds.
     fn step_us(&self, batch: &[BatchSequence<'_>]) -> f64 {
         let costs = &self.settings;
         let mut us = 0.0;
@@ -67,13 +66,13 @@ impl Simulated {
             let context = sequence.position as f64 + tokens / 2.0;
             us += tokens * context * costs.us_per_token_of_context;
         }
-        if 0 < decodes {
+        if decodes > 0 {
             us += costs.decode_us_per_step + f64::from(decodes) * costs.decode_us_per_sequence;
         }
         us
     }
 
-    /// Takes a sequence's tokens in; gives the digest after each.
+    /// Writes a sequence's tokens into its pages; returns the digest after the last.
     fn extend(&mut self, sequence: &BatchSequence<'_>) -> Result<u64, ComputeError> {
         let mut digest = self.before(sequence)?;
         for (offset, token) in sequence.tokens.iter().enumerate() {
@@ -84,7 +83,7 @@ impl Simulated {
                 page.parent = digest;
             }
             digest = mix64(digest ^ u64::from(*token).wrapping_mul(ROOT));
-            // What is computed anew is what was there; whoever shares the page still needs the rest.
+            // Tokens computed again equal those in the page, and sequences that share it need the rest.
             let known = page.filled.max(slot + 1);
             page.filled = if page.after[slot] == digest { known } else { slot + 1 };
             page.after[slot] = digest;
@@ -92,7 +91,7 @@ impl Simulated {
         Ok(digest)
     }
 
-    /// The digest of everything before a sequence's new tokens, its pages checked one by one.
+    /// Checks the pages before a sequence's new tokens; returns the digest of everything in them.
     fn before(&self, sequence: &BatchSequence<'_>) -> Result<u64, ComputeError> {
         let mut digest = ROOT;
         for index in 0..sequence.position.div_ceil(BLOCK_TOKENS) {
@@ -116,7 +115,7 @@ impl Simulated {
         self.pages.get_mut(number as usize).ok_or_else(|| no_page(number))
     }
 
-    /// The token after `position` tokens with this digest, and the one to take instead of it.
+    /// Returns the token after `position` tokens with this digest, and the next best one.
     fn next_tokens(&self, position: usize, digest: u64) -> [TokenId; 2] {
         let counter = self.settings.seed ^ (position as u64).rotate_left(32) ^ digest;
         let drawn = mix64(counter);
@@ -208,7 +207,7 @@ impl Compute for Simulated {
 }
 
 impl Page {
-    /// The page as a block: what it holds, then numbers that follow from that.
+    /// Encodes the page as a block: its fields, then numbers that follow from them.
     fn to_bytes(self, block_bytes: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(block_bytes + 8);
         let head = [self.parent, self.filled as u64].into_iter().chain(self.after);
@@ -222,7 +221,7 @@ impl Page {
         bytes
     }
 
-    /// Reads a block and checks every byte of it.
+    /// Decodes a block and checks every byte of it.
     fn from_bytes(bytes: &[u8], block_bytes: usize) -> Result<Self, ComputeError> {
         let wrong = |why: String| ComputeError(format!("not a simulated block: {why}"));
         if bytes.len() != block_bytes {
@@ -359,6 +358,6 @@ mod tests {
         let tokens: Vec<_> = (0..5_000).map(|at| engine.next_tokens(at, ROOT)[0]).collect();
         let ends = tokens.iter().filter(|token| **token == simulated::END).count();
         assert!((10..100).contains(&ends), "{ends}");
-        assert!(tokens.iter().all(|token| 256 <= *token && *token <= simulated::END));
+        assert!(tokens.iter().all(|token| (256..=simulated::END).contains(token)));
     }
 }

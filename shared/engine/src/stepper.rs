@@ -1,13 +1,13 @@
-//! The step loop's thread: loads the model, turns the loop, waits when there is nothing to do.
+//! The step loop's thread: loads the model, iterates, waits when there is nothing to compute.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use scheduling::planner::Planner;
 use tokio::sync::mpsc;
 
-pub use self::turn::{Ends, StepLoop, Turn};
+pub use self::step_loop::{Ends, Iteration, StepLoop};
 use crate::compute::{Compute, ComputeError};
 use crate::events::{BlockEvent, Events};
 use crate::handle::EngineHandle;
@@ -15,31 +15,31 @@ use crate::handle::EngineHandle;
 mod inbox;
 mod outbox;
 mod row;
-mod turn;
-mod watch;
+mod sampler;
+mod step_loop;
 
-/// How often leases and deadlines are looked at and the report is published.
+/// Period of housekeeping: leases and deadlines are checked, the report is published.
 pub const HOUSEKEEPING: Duration = Duration::from_millis(50);
 /// Longest wait without any sequence.
 const IDLE_WAIT: Duration = Duration::from_secs(1);
-/// Failed steps in a row after which the worker gives up and is started again.
+/// Failed steps in a row after which the engine ends, so that the worker is restarted.
 const FAILED_STEPS_MAX: u32 = 3;
 
 /// The ends of a running step loop.
 pub struct Engine<I> {
-    /// For the shell.
+    /// The handle for the shell.
     pub handle: EngineHandle,
-    /// Tokens and the like.
+    /// The events of steps.
     pub steps: mpsc::Receiver<Events>,
-    /// Blocks to store.
+    /// The blocks to store.
     pub blocks: mpsc::Receiver<BlockEvent>,
-    /// What loading found out.
+    /// Facts about the loaded model.
     pub info: I,
-    /// Ends when every handle is gone, or after repeated failures.
+    /// The thread, which ends when every handle is gone, or after repeated failures.
     pub thread: std::thread::JoinHandle<()>,
 }
 
-/// What a loader brings.
+/// The result of loading a model.
 pub struct Loaded<C, I> {
     /// The model.
     pub compute: C,
@@ -47,15 +47,15 @@ pub struct Loaded<C, I> {
     pub planner: Planner,
     /// Blocks that may wait for the store.
     pub blocks_max: usize,
-    /// What the shell wants to know.
+    /// Facts about the loaded model.
     pub info: I,
 }
 
-/// Starts the loop. `load` runs on the loop's own thread, since a model stays where it was made;
-/// this call returns when it is loaded, so it belongs on a thread that may block.
+/// Starts the loop. `load` runs on the loop's own thread, since a model stays on the thread that
+/// created it. Returns once the model is loaded, so call it from a thread that may block.
 ///
 /// # Errors
-/// What `load` reports, or the system's refusal to start a thread.
+/// The error of `load`, or the system's refusal to start a thread.
 pub fn start<C: Compute, I: Send + 'static>(
     load: impl FnOnce() -> Result<Loaded<C, I>, ComputeError> + Send + 'static,
 ) -> Result<Engine<I>, ComputeError> {
@@ -68,9 +68,9 @@ pub fn start<C: Compute, I: Send + 'static>(
             match load() {
                 Err(error) => drop(ready.send(Err(error))),
                 Ok(Loaded { compute, planner, blocks_max, info }) => {
-                    let (turning, ends) = StepLoop::new(compute, planner, blocks_max);
+                    let (step_loop, ends) = StepLoop::new(compute, planner, blocks_max);
                     if ready.send(Ok((ends, info))).is_ok() {
-                        run(turning);
+                        run(step_loop);
                     }
                 }
             }
@@ -85,25 +85,23 @@ pub fn start<C: Compute, I: Send + 'static>(
     Ok(Engine { handle, steps, blocks, info, thread })
 }
 
-fn run<C: Compute>(mut turning: StepLoop<C>) {
+fn run<C: Compute>(mut step_loop: StepLoop<C>) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
-        tracing::error!("no timer for the engine thread");
+        tracing::error!("failed to create a timer for the engine thread");
         return;
     };
     loop {
-        match turning.turn() {
-            Turn::Stepped => {}
-            Turn::Idle => runtime.block_on(turning.wait(Instant::now())),
-            Turn::Over => return,
+        match step_loop.iterate() {
+            Iteration::Stepped => {}
+            Iteration::Idle => runtime.block_on(step_loop.wait(Instant::now())),
+            Iteration::Closed => return,
         }
-        if FAILED_STEPS_MAX <= turning.failed_steps() {
-            tracing::error!(steps = turning.failed_steps(), "steps keep failing: giving up");
+        if step_loop.failed_steps() >= FAILED_STEPS_MAX {
+            tracing::error!(
+                steps = step_loop.failed_steps(),
+                "engine ends after repeated failures of steps"
+            );
             return;
         }
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

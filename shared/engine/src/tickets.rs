@@ -1,5 +1,5 @@
-//! What shell and step loop know of one another's sequences: atomics, and a table that the step
-//! loop never sees.
+//! The state that shell and step loop share about sequences: atomics, and a table that only the
+//! shell uses.
 //!
 //! Every accepted sequence has a [`Ticket`] that both sides hold. The shell finds tickets through
 //! [`Tickets`], whose lock only the shell takes; the loop keeps them beside its sequences.
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use protocol::RequestKey;
 
-/// Ended tickets that stay in the table before it is looked through.
+/// Ended tickets that may stay in the table before it is cleaned.
 const ENDED_MAX: usize = 64;
 
 /// One accepted sequence.
@@ -30,17 +30,17 @@ impl Ticket {
         })
     }
 
-    /// True until the shell gives it up.
+    /// Returns true until the shell cancels the sequence.
     pub(crate) fn wanted(&self) -> bool {
         self.wanted.load(Ordering::Acquire)
     }
 
-    /// When the sequence is given up unless somebody asks for it.
+    /// Returns the end of the lease, in milliseconds since the Unix epoch.
     pub(crate) fn lease_until_ms(&self) -> u64 {
         self.lease_until_ms.load(Ordering::Relaxed)
     }
 
-    /// The step loop has let go of it.
+    /// Marks the sequence as ended by the step loop.
     pub(crate) fn gone(&self) {
         self.here.store(false, Ordering::Release);
     }
@@ -50,33 +50,34 @@ impl Ticket {
     }
 }
 
-/// Signals that go to and fro beside the queues.
+/// Signals between shell and loop beside the queues.
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
-    /// Sequences that were accepted and have no pages: those in the inbox too.
+    /// Accepted sequences without pages, those in the inbox included.
     queued: AtomicIsize,
-    /// Some ticket is not wanted any more.
-    given_up: AtomicBool,
+    /// True if a ticket was cancelled since the last check.
+    cancelled: AtomicBool,
 }
 
 impl Signals {
-    /// Takes a place in the queue, if fewer than `max` are taken; else says how many are.
+    /// Reserves a slot in the queue if fewer than `max` are taken; otherwise returns their number.
     pub(crate) fn reserve(&self, max: usize) -> Result<(), usize> {
-        let more = |queued: isize| (queued < max as isize).then_some(queued + 1);
         self.queued
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |queued| {
+                (queued < max as isize).then_some(queued + 1)
+            })
             .map(drop)
             .map_err(|queued| queued.max(0) as usize)
     }
 
-    /// Corrects the number of places taken.
+    /// Corrects the number of slots taken.
     pub(crate) fn adjust(&self, by: isize) {
         self.queued.fetch_add(by, Ordering::AcqRel);
     }
 
-    /// True once after sequences were given up.
-    pub(crate) fn take_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed) && self.given_up.swap(false, Ordering::AcqRel)
+    /// Returns true once after sequences were cancelled.
+    pub(crate) fn take_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed) && self.cancelled.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -90,16 +91,16 @@ pub(crate) struct Tickets {
 #[derive(Debug, Default)]
 struct Table {
     tickets: BTreeMap<RequestKey, Arc<Ticket>>,
-    look_through_at: usize,
+    clean_at: usize,
 }
 
 impl Tickets {
-    /// True for a sequence that is here and wanted.
+    /// Returns true for a sequence that is present and not cancelled.
     pub(crate) fn has(&self, key: &RequestKey) -> bool {
         self.lock().tickets.get(key).is_some_and(|ticket| ticket.live())
     }
 
-    /// Adds a ticket when `take` succeeds; nothing happens for a key that is here already.
+    /// Adds a ticket if `take` succeeds; does nothing for a key that is present.
     pub(crate) fn insert<E>(
         &self,
         key: RequestKey,
@@ -112,30 +113,30 @@ impl Tickets {
         }
         take()?;
         table.tickets.insert(key, ticket);
-        if table.look_through_at <= table.tickets.len() {
+        if table.tickets.len() >= table.clean_at {
             table.tickets.retain(|_, ticket| ticket.live());
-            table.look_through_at = 2 * table.tickets.len() + ENDED_MAX;
+            table.clean_at = 2 * table.tickets.len() + ENDED_MAX;
         }
         Ok(())
     }
 
-    /// Gives a sequence up; true when it was here and wanted.
-    pub(crate) fn give_up(&self, key: &RequestKey, signals: &Signals) -> bool {
+    /// Cancels a sequence; returns true if it was present and not cancelled.
+    pub(crate) fn cancel(&self, key: &RequestKey, signals: &Signals) -> bool {
         let Some(ticket) = self.lock().tickets.remove(key) else { return false };
-        let was_here = ticket.live();
+        let was_present = ticket.live();
         ticket.wanted.store(false, Ordering::Release);
-        signals.given_up.store(true, Ordering::Release);
-        was_here
+        signals.cancelled.store(true, Ordering::Release);
+        was_present
     }
 
-    /// Sets when the lease of a sequence ends; false when it is not here.
-    pub(crate) fn keep_until(&self, key: &RequestKey, lease_until_ms: u64) -> bool {
+    /// Sets the end of a sequence's lease; returns false if it is unknown.
+    pub(crate) fn renew(&self, key: &RequestKey, lease_until_ms: u64) -> bool {
         let table = self.lock();
         let ticket = table.tickets.get(key).filter(|ticket| ticket.live());
         ticket.map(|found| found.lease_until_ms.store(lease_until_ms, Ordering::Relaxed)).is_some()
     }
 
-    /// How often the table was locked.
+    /// Returns how often the table was locked.
     pub(crate) fn acquisitions(&self) -> u64 {
         self.acquisitions.load(Ordering::Relaxed)
     }
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn slots_are_bounded_and_come_back() {
         let signals = Signals::default();
         assert_eq!(signals.reserve(2), Ok(()));
         assert_eq!(signals.reserve(2), Ok(()));
@@ -179,16 +180,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_is_seen_once() {
+    fn a_cancellation_is_seen_once() {
         let (tickets, signals) = (Tickets::default(), Signals::default());
         let ticket = Ticket::new(5);
         tickets.insert(key(1), ticket.clone(), || Ok::<_, ()>(())).unwrap();
-        assert!(tickets.keep_until(&key(1), 9));
+        assert!(tickets.renew(&key(1), 9));
         assert_eq!(ticket.lease_until_ms(), 9);
-        assert!(tickets.give_up(&key(1), &signals));
-        assert!(!tickets.give_up(&key(1), &signals));
-        assert!(!ticket.wanted() && !tickets.keep_until(&key(1), 10));
-        assert!(signals.take_given_up());
-        assert!(!signals.take_given_up());
+        assert!(tickets.cancel(&key(1), &signals));
+        assert!(!tickets.cancel(&key(1), &signals));
+        assert!(!ticket.wanted() && !tickets.renew(&key(1), 10));
+        assert!(signals.take_cancelled());
+        assert!(!signals.take_cancelled());
     }
 }

@@ -7,15 +7,16 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use engine::stepper::{Ends, unix_ms};
-use engine::{EngineHandle, StepEvent, StepLoop, Turn};
+use chassis::clock::now_ms;
+use engine::stepper::Ends;
+use engine::{EngineHandle, Iteration, StepEvent, StepLoop, StepToken};
 use protocol::{ErrorClass, RequestKey};
 use scheduling::planner::Limits;
 use scheduling::sequence::Part;
 use support::{LIMITS, Tape, alone, greedy, key, planner, sequence};
 
 const SEEDS: u64 = 300;
-const TURNS_MAX: u64 = 20_000;
+const ITERATIONS_MAX: u64 = 20_000;
 
 struct Dice(u64);
 
@@ -57,22 +58,23 @@ fn clients(dice: &mut Dice) -> Vec<Client> {
         .collect()
 }
 
-/// Reads what a turn told; clients that have had enough leave.
+/// Reads the events of an iteration and cancels for clients that leave.
 fn read(
     (handle, steps, blocks): &mut Ends,
-    turn: u64,
+    iteration: u64,
     seen: &mut Seen,
-    (clients, dice): (&[Client], &mut Dice),
+    clients: &[Client],
+    dice: &mut Dice,
 ) {
     while blocks.try_recv().is_ok() {}
     while let Ok(mut events) = steps.try_recv() {
         for event in events.drain() {
             match event {
                 StepEvent::Admitted { admitted, .. } => {
-                    let at = turn + dice.below(4);
+                    let at = iteration + dice.below(4);
                     seen.fetching.push((at, admitted.key, admitted.first_block * 16));
                 }
-                StepEvent::Token { key, index, token, finish, .. } => {
+                StepEvent::Token(StepToken { key, index, token, finish, .. }) => {
                     assert!(!seen.over.contains_key(&key), "a token after the end");
                     let said = seen.said.entry(key).or_default();
                     assert_eq!(index as usize, said.len());
@@ -103,88 +105,88 @@ fn play(seed: u64, runtime: &tokio::runtime::Runtime) -> (u64, usize) {
     };
     let pages = 7 + dice.below(12) as u32;
     let clients = clients(&mut dice);
-    let (mut turning, mut ends) = StepLoop::new(Tape::new(pages), planner(limits, pages), 4096);
+    let (mut step_loop, mut ends) = StepLoop::new(Tape::new(pages), planner(limits, pages), 4096);
     let mut seen = Seen::default();
-    for turn in 0.. {
-        assert!(turn < TURNS_MAX, "seed {seed} never ends");
-        for (id, client) in (0..).zip(&clients).filter(|(_, client)| client.comes_at == turn) {
+    for iteration in 0.. {
+        assert!(iteration < ITERATIONS_MAX, "seed {seed} never ends");
+        for (id, client) in (0..).zip(&clients).filter(|(_, client)| client.comes_at == iteration) {
             let max_tokens = client.max_tokens as u32;
             let new = sequence(id, Part::Whole, client.prompt.clone(), max_tokens);
-            ends.0.submit(new, greedy(), unix_ms()).unwrap();
+            ends.0.submit(new, greedy(), now_ms()).unwrap();
         }
-        let due = seen.fetching.extract_if(.., |(at, ..)| *at <= turn).collect::<Vec<_>>();
+        let due = seen.fetching.extract_if(.., |(at, ..)| *at <= iteration).collect::<Vec<_>>();
         for (_, key, tokens) in due {
             runtime.block_on(ends.0.fetched(key, tokens)).unwrap();
         }
-        assert_ne!(turning.turn(), Turn::Over);
-        read(&mut ends, turn, &mut seen, (&clients, &mut dice));
-        let pool = turning.planner().pool_state();
+        assert_ne!(step_loop.iterate(), Iteration::Closed);
+        read(&mut ends, iteration, &mut seen, &clients, &mut dice);
+        let pool = step_loop.planner().pool_state();
         assert_eq!(pool.free + pool.cached + pool.leased, pool.total, "seed {seed}");
         assert_eq!(pool.leaked, 0, "seed {seed}");
         if seen.over.len() == clients.len() {
             break;
         }
     }
-    turning.turn();
-    assert_eq!(turning.planner().pool_state().leased, 0, "seed {seed}");
+    step_loop.iterate();
+    assert_eq!(step_loop.planner().pool_state().leased, 0, "seed {seed}");
     for (id, client) in (0..).zip(&clients) {
         let expected = alone(&client.prompt, client.max_tokens);
         let said = seen.said.remove(&key(id)).unwrap_or_default();
-        let given_up = seen.over[&key(id)];
+        let cancelled = seen.over[&key(id)];
         assert_eq!(said, expected[..said.len()], "seed {seed}, sequence {id}");
-        assert!(given_up || said.len() == expected.len(), "seed {seed}, sequence {id}");
+        assert!(cancelled || said.len() == expected.len(), "seed {seed}, sequence {id}");
     }
     every_place_is_free_again(&ends.0, limits.queue_max);
-    let given_up = seen.over.values().filter(|given_up| **given_up).count();
-    (turning.planner().load().preempted, given_up)
+    let cancelled = seen.over.values().filter(|cancelled| **cancelled).count();
+    (step_loop.planner().load().preempted, cancelled)
 }
 
 fn every_place_is_free_again(handle: &EngineHandle, queue_max: usize) {
     for id in 0..queue_max as u128 {
         let new = sequence(1000 + id, Part::Whole, vec![1], 1);
-        handle.submit(new, greedy(), unix_ms()).unwrap();
+        handle.submit(new, greedy(), now_ms()).unwrap();
     }
-    let refused = handle.submit(sequence(5000, Part::Whole, vec![1], 1), greedy(), unix_ms());
+    let refused = handle.submit(sequence(5000, Part::Whole, vec![1], 1), greedy(), now_ms());
     assert_eq!(refused.unwrap_err().class, ErrorClass::Overloaded);
 }
 
 #[test]
 fn company_chunks_preemption_and_leaving_change_no_token() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (mut preempted, mut given_up) = (0, 0);
+    let (mut preempted, mut cancelled) = (0, 0);
     for seed in 0..SEEDS {
         let counted = play(seed, &runtime);
         preempted += counted.0;
-        given_up += counted.1;
+        cancelled += counted.1;
     }
-    println!("{SEEDS} schedules: {preempted} preemptions, {given_up} given up");
-    assert!(100 < preempted && 100 < given_up, "the schedules are too easy");
+    println!("{SEEDS} schedules: {preempted} preemptions, {cancelled} cancelled");
+    assert!(preempted > 100 && cancelled > 100, "the schedules are too easy");
 }
 
 #[test]
 fn accepted_and_refused_at_once_whatever_the_loop_does() {
-    let (mut turning, (handle, mut steps, _blocks)) =
+    let (mut step_loop, (handle, mut steps, _blocks)) =
         StepLoop::new(Tape::new(8), planner(LIMITS, 8), 64);
-    // The loop does not turn: every answer comes without it.
+    // The loop does not iterate: every answer comes without it.
     for id in 0..LIMITS.queue_max as u128 {
-        handle.submit(sequence(id, Part::Whole, vec![1; 5], 1), greedy(), unix_ms()).unwrap();
+        handle.submit(sequence(id, Part::Whole, vec![1; 5], 1), greedy(), now_ms()).unwrap();
     }
-    let again = handle.submit(sequence(3, Part::Whole, vec![1; 5], 1), greedy(), unix_ms());
+    let again = handle.submit(sequence(3, Part::Whole, vec![1; 5], 1), greedy(), now_ms());
     assert_eq!(again, Ok(()), "accepted again");
     let new = sequence(99, Part::Whole, vec![1; 5], 1);
-    let full = handle.submit(new.clone(), greedy(), unix_ms()).unwrap_err();
+    let full = handle.submit(new.clone(), greedy(), now_ms()).unwrap_err();
     assert_eq!(full.class, ErrorClass::Overloaded);
     assert!(full.message.contains("32 sequences"), "{full}");
     let long = sequence(99, Part::Whole, vec![1; 300], 1);
-    assert_eq!(handle.submit(long, greedy(), unix_ms()).unwrap_err().class, ErrorClass::Invalid);
+    assert_eq!(handle.submit(long, greedy(), now_ms()).unwrap_err().class, ErrorClass::Invalid);
 
     // One that is given up before the loop saw it leaves no trace, and its place comes back.
     assert!(handle.cancel(&key(0)));
-    assert_eq!(handle.keep(&[key(0), key(1)], unix_ms()), [key(0)]);
-    turning.turn();
-    assert!(turning.planner().sequence(&key(0)).is_none());
-    assert_eq!(turning.planner().waiting(), 32 - 1 - LIMITS.sequences_max);
-    handle.submit(new, greedy(), unix_ms()).unwrap();
+    assert_eq!(handle.renew(&[key(0), key(1)], now_ms()), [key(0)]);
+    step_loop.iterate();
+    assert!(step_loop.planner().sequence(&key(0)).is_none());
+    assert_eq!(step_loop.planner().waiting(), 32 - 1 - LIMITS.sequences_max);
+    handle.submit(new, greedy(), now_ms()).unwrap();
     let told = steps.try_recv().unwrap().drain().count();
     assert_eq!(told, LIMITS.sequences_max, "as many were admitted");
 }

@@ -1,12 +1,12 @@
-//! What a step of sixteen decoding sequences costs beside its model: allocations and locks counted.
+//! The cost of a step of sixteen decoding sequences beside its model: allocations and locks.
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
 mod support;
 
+use chassis::clock::now_ms;
 use engine::compute::ComputeError;
-use engine::stepper::unix_ms;
-use engine::{Compute, Extras, StepEvent, StepLoop, Turn};
+use engine::{Compute, Iteration, SamplingState, StepEvent, StepLoop};
 use model::{BatchSequence, StepOutput, Wanted};
 use protocol::Sampling;
 use scheduling::planner::Limits;
@@ -16,7 +16,7 @@ use support::{LIMITS, VOCABULARY, key, planner, sequence};
 const SEQUENCES: u128 = 16;
 const PROMPT: usize = 20;
 
-/// Says the same three tokens over and over; costs nothing.
+/// A model that repeats three tokens and costs nothing.
 struct Free;
 
 impl Compute for Free {
@@ -55,7 +55,7 @@ impl Compute for Free {
     }
 }
 
-/// What was counted over the decode steps of [`SEQUENCES`] sequences.
+/// Counts over the decode steps of [`SEQUENCES`] sequences.
 #[derive(Debug, Default)]
 struct Counted {
     steady_steps: u64,
@@ -67,21 +67,21 @@ struct Counted {
 
 fn decode(sampling: &Sampling) -> Counted {
     let limits = Limits { step_tokens: 512, sequences_max: SEQUENCES as usize, ..LIMITS };
-    let (mut turning, (handle, mut steps, mut blocks)) =
+    let (mut step_loop, (handle, mut steps, mut blocks)) =
         StepLoop::new(Free, planner(limits, 512), 1024);
     for id in 0..SEQUENCES {
-        let extras = Extras::new(sampling.clone(), None, None);
+        let sampling_state = SamplingState::new(sampling.clone(), None, None);
         let new = sequence(id, Part::Whole, vec![id as u32 + 1; PROMPT], 230);
-        handle.submit(new, extras, unix_ms()).unwrap();
+        handle.submit(new, sampling_state, now_ms()).unwrap();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut counted = Counted::default();
     let mut generated = 0;
     let mut published = handle.report();
-    for turn in 0.. {
+    for iteration in 0.. {
         let locks = handle.lock_acquisitions();
-        let mut turned = Turn::Idle;
-        let allocations = allocation_counter::measure(|| turned = turning.turn()).count_total;
+        let mut outcome = Iteration::Idle;
+        let allocations = allocation_counter::measure(|| outcome = step_loop.iterate()).count_total;
         counted.locks += handle.lock_acquisitions() - locks;
         let mut sealed = 0;
         while blocks.try_recv().is_ok() {
@@ -101,14 +101,14 @@ fn decode(sampling: &Sampling) -> Counted {
             }
         }
         generated += tokens;
-        if 1 < turn && turned == Turn::Idle {
+        if iteration > 1 && outcome == Iteration::Idle {
             break;
         }
         let report = handle.report();
         let housekeeping = !std::sync::Arc::ptr_eq(&report, &published);
         published = report;
         // The first steps grow what is kept from step to step.
-        if turn < 80 || tokens != SEQUENCES as usize || housekeeping {
+        if iteration < 80 || tokens != SEQUENCES as usize || housekeeping {
             continue;
         }
         match sealed {
@@ -123,8 +123,8 @@ fn decode(sampling: &Sampling) -> Counted {
         }
     }
     assert_eq!(generated, 230 * SEQUENCES as usize);
-    assert_eq!(turning.planner().pool_state().leased, 0);
-    assert!(handle.keep(&[key(1)], unix_ms()) == [key(1)], "it is over");
+    assert_eq!(step_loop.planner().pool_state().leased, 0);
+    assert!(handle.renew(&[key(1)], now_ms()) == [key(1)], "it is over");
     counted
 }
 
@@ -132,7 +132,7 @@ fn decode(sampling: &Sampling) -> Counted {
 fn a_steady_greedy_step_allocates_nothing_and_takes_no_lock() {
     let counted = decode(&Sampling { temperature: 0.0, ..Sampling::default() });
     println!("{counted:?}");
-    assert!(100 < counted.steady_steps && 0 < counted.sealing_steps, "{counted:?}");
+    assert!(counted.steady_steps > 100 && counted.sealing_steps > 0, "{counted:?}");
     assert_eq!(counted.steady_allocations, 0, "{counted:?}");
     assert_eq!(counted.locks, 0, "{counted:?}");
     // A block's bytes, their owner, the list that names it, a place in the pool's index.
@@ -145,7 +145,7 @@ fn a_steady_greedy_step_allocates_nothing_and_takes_no_lock() {
 fn sampling_from_candidates_or_from_the_whole_row_allocates_nothing() {
     for top_k in [3, 0] {
         let counted = decode(&Sampling { top_k, seed: 5, ..Sampling::default() });
-        assert!(100 < counted.steady_steps, "{counted:?}");
+        assert!(counted.steady_steps > 100, "{counted:?}");
         assert_eq!(counted.steady_allocations, 0, "top_k {top_k}: {counted:?}");
     }
 }
@@ -161,5 +161,5 @@ fn the_loop_names_no_lock() {
         }
         files += 1;
     }
-    assert!(3 < files, "the step loop's files have moved");
+    assert!(files > 3, "the step loop's files have moved");
 }

@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::stepper::unix_ms;
-use engine::{BlockEvent, Engine, EngineHandle, Loaded, Report, StepEvent, StepLoop, Turn};
+use chassis::clock::now_ms;
+use engine::{
+    BlockEvent, Engine, EngineHandle, Iteration, Loaded, Report, StepEvent, StepLoop, StepToken,
+};
 use protocol::{ErrorClass, Finish, RequestKey};
 use scheduling::sequence::Part;
 use support::{LIMITS, Tape, alone, greedy, key, planner, sequence};
+use testbed::eventually;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -28,18 +31,15 @@ fn engine(pages: u32, fail: bool) -> Engine<()> {
     .unwrap()
 }
 
-/// The report once steps were made and nobody holds a page: the loop publishes it a little later.
+/// Returns the report once steps were made and no page is leased, which the loop publishes a little
+/// later.
 async fn at_rest(handle: &EngineHandle) -> Arc<Report> {
-    let settles = async {
-        loop {
-            let report = handle.report();
-            if 0 < report.times.steps + report.times.failed && report.pool.leased == 0 {
-                return report;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, settles).await.expect("pages stay leased")
+    eventually("steps were made and no page is leased", async || {
+        let report = handle.report();
+        report.times.steps + report.times.failed > 0 && report.pool.leased == 0
+    })
+    .await;
+    handle.report()
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn sequences_in_company_say_what_they_say_alone() {
     for id in 0..6u128 {
         let prompt: Vec<u32> = (0..10 + 7 * id as u32).map(|at| 1 + at % 9).collect();
         expected.insert(key(id), alone(&prompt, 30));
-        handle.submit(sequence(id, Part::Whole, prompt, 30), greedy(), unix_ms()).unwrap();
+        handle.submit(sequence(id, Part::Whole, prompt, 30), greedy(), now_ms()).unwrap();
     }
     let mut said: BTreeMap<RequestKey, Vec<u32>> = BTreeMap::new();
     let mut finished = 0;
@@ -61,7 +61,7 @@ async fn sequences_in_company_say_what_they_say_alone() {
                     let tokens = admitted.first_block * 16;
                     handle.fetched(admitted.key, tokens).await.unwrap();
                 }
-                StepEvent::Token { key, index, token, finish, .. } => {
+                StepEvent::Token(StepToken { key, index, token, finish, .. }) => {
                     let output = said.entry(key).or_default();
                     assert_eq!(index as usize, output.len());
                     output.extend(token);
@@ -75,7 +75,7 @@ async fn sequences_in_company_say_what_they_say_alone() {
     assert_eq!(said, expected);
     let report = at_rest(&handle).await;
     assert_eq!(report.pool.leaked, 0);
-    assert!(0 < report.load.preempted, "nothing was preempted: the test is too easy");
+    assert!(report.load.preempted > 0, "nothing was preempted: the test is too easy");
     drop(handle);
     thread.join().unwrap();
 }
@@ -86,7 +86,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
     let mut prefill = engine(8, false);
     prefill
         .handle
-        .submit(sequence(1, Part::Prefill, prompt.clone(), 9), greedy(), unix_ms())
+        .submit(sequence(1, Part::Prefill, prompt.clone(), 9), greedy(), now_ms())
         .unwrap();
     let mut first = None;
     while first.is_none() {
@@ -95,7 +95,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
         {
             match event {
                 StepEvent::Admitted { .. } => prefill.handle.fetched(key(1), 0).await.unwrap(),
-                StepEvent::Token { token, .. } => first = token,
+                StepEvent::Token(StepToken { token, .. }) => first = token,
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
                 StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
             }
@@ -104,18 +104,15 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
     let mut bodies = BTreeMap::new();
     loop {
         match tokio::time::timeout(LIMIT, prefill.blocks.recv()).await.unwrap().unwrap() {
-            BlockEvent::Sealed { name, bytes, .. } => drop(bodies.insert(name, bytes)),
-            BlockEvent::Unstored { name, .. } => panic!("{name} was not exported"),
+            BlockEvent::Sealed { hash, bytes, .. } => drop(bodies.insert(hash, bytes)),
+            BlockEvent::Dropped { hash, .. } => panic!("{hash} was not exported"),
             BlockEvent::Complete { .. } => break,
         }
     }
     assert_eq!(at_rest(&prefill.handle).await.pool.leaked, 0, "prefill has let go");
 
     let mut decode = engine(8, false);
-    decode
-        .handle
-        .submit(sequence(1, Part::Decode, prompt.clone(), 9), greedy(), unix_ms())
-        .unwrap();
+    decode.handle.submit(sequence(1, Part::Decode, prompt.clone(), 9), greedy(), now_ms()).unwrap();
     let mut said = vec![first.unwrap()];
     while said.len() < 9 {
         for event in
@@ -124,14 +121,14 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
             match event {
                 StepEvent::Admitted { admitted, .. } => {
                     assert_eq!(admitted.missing.len(), 3);
-                    for (block, name) in admitted.missing.iter().enumerate() {
-                        let bytes = bodies[name].to_vec();
+                    for (block, hash) in admitted.missing.iter().enumerate() {
+                        let bytes = bodies[hash].to_vec();
                         decode.handle.import(key(1), block, bytes).await.unwrap();
                     }
                     decode.handle.fetched(key(1), 40).await.unwrap();
                     decode.handle.first_token(key(1), said[0]).await.unwrap();
                 }
-                StepEvent::Token { token, index, .. } => {
+                StepEvent::Token(StepToken { token, index, .. }) => {
                     assert_eq!(index as usize, said.len());
                     said.extend(token);
                 }
@@ -146,7 +143,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
 #[tokio::test]
 async fn a_failing_step_is_told_and_frees_everything() {
     let mut broken = engine(8, true);
-    broken.handle.submit(sequence(1, Part::Whole, vec![1; 20], 9), greedy(), unix_ms()).unwrap();
+    broken.handle.submit(sequence(1, Part::Whole, vec![1; 20], 9), greedy(), now_ms()).unwrap();
     loop {
         let mut events = tokio::time::timeout(LIMIT, broken.steps.recv()).await.unwrap().unwrap();
         for event in events.drain() {
@@ -168,13 +165,13 @@ async fn a_failing_step_is_told_and_frees_everything() {
 #[tokio::test]
 async fn what_is_cancelled_goes_silent_and_free() {
     // Turned by hand, so that the sequence is in its midst for certain.
-    let (mut turning, (handle, mut steps, _blocks)) =
+    let (mut step_loop, (handle, mut steps, _blocks)) =
         StepLoop::new(Tape::new(8), planner(LIMITS, 8), 64);
-    handle.submit(sequence(1, Part::Whole, vec![1; 20], 100), greedy(), unix_ms()).unwrap();
-    assert_eq!(turning.turn(), Turn::Idle, "its blocks are to be fetched");
+    handle.submit(sequence(1, Part::Whole, vec![1; 20], 100), greedy(), now_ms()).unwrap();
+    assert_eq!(step_loop.iterate(), Iteration::Idle, "its blocks are to be fetched");
     handle.fetched(key(1), 0).await.unwrap();
     for _ in 0..3 {
-        assert_eq!(turning.turn(), Turn::Stepped);
+        assert_eq!(step_loop.iterate(), Iteration::Stepped);
     }
     let told =
         std::iter::from_fn(|| steps.try_recv().ok()).map(|mut events| events.drain().count());
@@ -182,26 +179,26 @@ async fn what_is_cancelled_goes_silent_and_free() {
 
     assert!(handle.cancel(&key(1)));
     assert!(!handle.cancel(&key(1)));
-    assert_eq!(handle.keep(&[key(1)], unix_ms()), [key(1)]);
-    assert_eq!(turning.turn(), Turn::Idle);
+    assert_eq!(handle.renew(&[key(1)], now_ms()), [key(1)]);
+    assert_eq!(step_loop.iterate(), Iteration::Idle);
     assert!(steps.try_recv().is_err(), "it says nothing more");
-    let pool = turning.planner().pool_state();
+    let pool = step_loop.planner().pool_state();
     assert_eq!((pool.leased, pool.leaked), (0, 0));
 }
 
 #[tokio::test]
 async fn steps_of_a_traced_sequence_are_told_before_their_tokens() {
-    let (mut turning, (handle, mut steps, _blocks)) =
+    let (mut step_loop, (handle, mut steps, _blocks)) =
         StepLoop::new(Tape::new(16), planner(LIMITS, 16), 64);
-    let mut extras = greedy();
-    extras.traced = true;
-    handle.submit(sequence(1, Part::Whole, vec![1; 20], 9), extras, unix_ms()).unwrap();
-    handle.submit(sequence(2, Part::Whole, vec![2; 20], 9), greedy(), unix_ms()).unwrap();
-    assert_eq!(turning.turn(), Turn::Idle, "their blocks are to be fetched");
+    let mut sampling_state = greedy();
+    sampling_state.traced = true;
+    handle.submit(sequence(1, Part::Whole, vec![1; 20], 9), sampling_state, now_ms()).unwrap();
+    handle.submit(sequence(2, Part::Whole, vec![2; 20], 9), greedy(), now_ms()).unwrap();
+    assert_eq!(step_loop.iterate(), Iteration::Idle, "their blocks are to be fetched");
     for id in [1, 2] {
         handle.fetched(key(id), 0).await.unwrap();
     }
-    while turning.turn() == Turn::Stepped {}
+    while step_loop.iterate() == Iteration::Stepped {}
     let mut told = Vec::new();
     while let Ok(mut events) = steps.try_recv() {
         told.extend(events.drain());
@@ -212,7 +209,7 @@ async fn steps_of_a_traced_sequence_are_told_before_their_tokens() {
     let StepEvent::Stepped(step) = &told[stepped] else { unreachable!("found as one") };
     assert_eq!(step.keys, [key(1)], "the other one is in it, and not recorded");
     assert!(
-        0 < step.prefill_tokens
+        step.prefill_tokens > 0
             && step.forward <= step.time.end.duration_since(step.time.start).unwrap()
     );
 }

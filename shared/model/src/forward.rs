@@ -1,5 +1,6 @@
 //! A loaded model: one mixed step at a time, blocks out and in.
 
+use crate::Wanted;
 use crate::activations::{ActivationsChoice, ResolvedActivations};
 use crate::batch::{BatchSequence, StepBuilder};
 use crate::decoder::{Decoder, Runner, kv_shape};
@@ -13,7 +14,6 @@ use crate::ops::reference::ReferenceOps;
 #[cfg(feature = "wgpu")]
 use crate::ops::wgpu::WgpuOps;
 use crate::output::StepOutput;
-use crate::Wanted;
 use modelfile::{ModelFile, ModelSpec};
 use protocol::BLOCK_TOKENS;
 

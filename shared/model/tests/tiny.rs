@@ -9,8 +9,8 @@
 mod support;
 
 use model::{
-    ActivationsChoice, DeviceChoice, IsaChoice, Model, ModelLimits, Precision,
-    StepError, StepOutput, Wanted,
+    ActivationsChoice, DeviceChoice, IsaChoice, Model, ModelLimits, Precision, StepError,
+    StepOutput, Wanted,
 };
 use modelfile::ModelFile;
 use protocol::{BLOCK_TOKENS, BlockChain, FileDigest, ModelFingerprint, Scope};

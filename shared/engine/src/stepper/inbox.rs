@@ -8,16 +8,16 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use crate::handle::{Arrival, COMMANDS_MAX, Command};
 use crate::tickets::Signals;
 
-/// What the shell sends.
+/// The receivers from the shell.
 pub(super) struct Inbox {
     commands: mpsc::Receiver<Command>,
     arrivals: mpsc::Receiver<Arrival>,
-    /// A command that waiting has taken out already.
+    /// A command that [`Self::wait`] has received.
     first: Option<Command>,
     pub(super) signals: Arc<Signals>,
-    /// Waiting sequences as far as the shell's count has heard of them.
+    /// Waiting sequences that the shell's count includes.
     accounted: usize,
-    over: bool,
+    closed: bool,
 }
 
 impl Inbox {
@@ -26,15 +26,15 @@ impl Inbox {
         arrivals: mpsc::Receiver<Arrival>,
         signals: Arc<Signals>,
     ) -> Self {
-        Self { commands, arrivals, first: None, signals, accounted: 0, over: false }
+        Self { commands, arrivals, first: None, signals, accounted: 0, closed: false }
     }
 
-    /// True when every handle is gone.
-    pub(super) fn over(&self) -> bool {
-        self.over
+    /// Returns true once every handle is gone.
+    pub(super) fn closed(&self) -> bool {
+        self.closed
     }
 
-    /// The next command.
+    /// Receives the next command, if there is one.
     pub(super) fn command(&mut self) -> Option<Command> {
         if let Some(first) = self.first.take() {
             return Some(first);
@@ -43,20 +43,20 @@ impl Inbox {
             Ok(command) => Some(command),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => {
-                self.over = true;
+                self.closed = true;
                 None
             }
         }
     }
 
-    /// The next accepted sequence. Its place in the queue counts as known from here on.
+    /// Receives the next accepted sequence, if there is one, and counts it.
     pub(super) fn arrival(&mut self) -> Option<Arrival> {
         let arrival = self.arrivals.try_recv().ok()?;
         self.accounted += 1;
         Some(arrival)
     }
 
-    /// Tells the shell how many sequences wait now.
+    /// Corrects the shell's count to `waiting` sequences.
     pub(super) fn settle(&mut self, waiting: usize) {
         if waiting != self.accounted {
             self.signals.adjust(waiting as isize - self.accounted as isize);
@@ -64,18 +64,18 @@ impl Inbox {
         }
     }
 
-    /// Waits for a command, at most so long.
+    /// Waits for a command, at most for `limit`.
     pub(super) async fn wait(&mut self, limit: Duration) {
         if self.first.is_none()
             && let Ok(received) = tokio::time::timeout(limit, self.commands.recv()).await
         {
-            self.over = received.is_none();
+            self.closed = received.is_none();
             self.first = received;
         }
     }
 
-    /// Commands that one turn obeys: a stream of imports must not keep steps from happening, and
-    /// all that were sent before an arrival's wake-up was dropped are among them.
+    /// Returns the most commands that one iteration applies: a stream of imports must not starve
+    /// steps, and every command sent before a dropped wake-up must be among them.
     pub(super) fn commands_max() -> usize {
         COMMANDS_MAX + 1
     }

@@ -1,5 +1,5 @@
-//! The loop's side of the queues to the shell: tokens and blocks in separate ones, and the lists
-//! that hold a step's events used over and over.
+//! The loop's side of the queues to the shell: one for tokens, one for blocks. The lists that hold a
+//! step's events are reused.
 
 use std::sync::mpsc as ring;
 
@@ -7,12 +7,12 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::events::{BlockEvent, Events, StepEvent};
 
-/// Steps' events that wait for the shell.
+/// Event lists that may wait for the shell.
 const STEP_EVENTS_MAX: usize = 1024;
-/// Lists that wait to be filled again.
+/// Empty lists that may wait for reuse.
 const LISTS_MAX: usize = 64;
 
-/// What goes to the shell.
+/// The senders to the shell.
 pub(super) struct Outbox {
     steps: mpsc::Sender<Events>,
     blocks: mpsc::Sender<BlockEvent>,
@@ -31,12 +31,12 @@ impl Outbox {
         (Self { steps, blocks, list: Vec::new(), home, returned }, steps_out, blocks_out)
     }
 
-    /// Notes an event.
-    pub(super) fn note(&mut self, event: StepEvent) {
+    /// Adds an event to those to send.
+    pub(super) fn push(&mut self, event: StepEvent) {
         self.list.push(event);
     }
 
-    /// Sends what was noted, if anything was.
+    /// Sends the added events, if there are any.
     pub(super) fn send(&mut self) {
         if self.list.is_empty() {
             return;
@@ -44,17 +44,18 @@ impl Outbox {
         let next = self.returned.try_recv().unwrap_or_default();
         let events = Events::new(std::mem::replace(&mut self.list, next), self.home.clone());
         if let Err(TrySendError::Full(events)) = self.steps.try_send(events) {
-            // A shell that far behind holds the steps up rather than losing tokens.
+            // A shell that far behind delays the steps rather than losing tokens.
             let _ = self.steps.blocking_send(events);
         }
     }
 
-    /// A shell that cannot store as fast as blocks are computed loses the store's copy, not time.
+    /// Sends a block event. When the shell stores more slowly than the loop computes, the block is
+    /// dropped rather than the step delayed.
     pub(super) fn block(&self, event: BlockEvent) {
         let event = match self.blocks.try_send(event) {
             Ok(()) | Err(TrySendError::Closed(_)) => return,
-            Err(TrySendError::Full(BlockEvent::Sealed { key, name, .. })) => {
-                BlockEvent::Unstored { key, name }
+            Err(TrySendError::Full(BlockEvent::Sealed { key, hash, .. })) => {
+                BlockEvent::Dropped { key, hash }
             }
             Err(TrySendError::Full(other)) => other,
         };

@@ -1,4 +1,4 @@
-//! One sequence's part of a step: what is asked of the model, and what its answer means.
+//! One sequence's part of a step: its row of the batch, and the token and events that follow.
 
 use model::sampling::{self, Choice, Chooser};
 use model::{BatchSequence, RowOutput, StepOutput, Wanted};
@@ -6,14 +6,14 @@ use protocol::{Opening, TokenId, TokenLogprob};
 use scheduling::planner::{Logits, Outcome, Row};
 use scheduling::sequence::{Part, Sequence};
 
-use crate::events::StepEvent;
-use crate::handle::Extras;
+use crate::events::{StepEvent, StepToken};
+use crate::handle::SamplingState;
 
-/// What the model is asked for.
+/// Returns the batch row of a sequence.
 pub(super) fn batch_row<'a>(
     row: &Row,
     sequence: &'a Sequence,
-    extras: &Extras,
+    sampling_state: &SamplingState,
 ) -> BatchSequence<'a> {
     BatchSequence {
         tokens: &sequence.tokens[row.start..row.start + row.count],
@@ -24,8 +24,8 @@ pub(super) fn batch_row<'a>(
             Logits::All => Wanted::All,
             Logits::Last if sequence.wants_no_token() => Wanted::None,
             Logits::Last => {
-                let whole = extras.top_logprobs.is_some();
-                sampling::wanted(&extras.sampling, sequence.banned().len(), whole)
+                let whole = sampling_state.top_logprobs.is_some();
+                sampling::wanted(&sampling_state.sampling, sequence.banned().len(), whole)
             }
         },
     }
@@ -47,7 +47,7 @@ pub(super) fn choose(
     row: &Row,
     last: Option<RowOutput<'_>>,
     sequence: &Sequence,
-    extras: &Extras,
+    sampling_state: &SamplingState,
     chooser: &mut Chooser,
 ) -> Option<Chosen> {
     let ends = row.start + row.count == sequence.tokens.len();
@@ -59,14 +59,14 @@ pub(super) fn choose(
     let token = chooser.choose(
         last,
         &Choice {
-            sampling: &extras.sampling,
+            sampling: &sampling_state.sampling,
             prompt,
             output,
             position: sequence.tokens.len() as u64,
             banned: sequence.banned(),
         },
     );
-    let logprob = match (extras.top_logprobs, last) {
+    let logprob = match (sampling_state.top_logprobs, last) {
         (Some(top), RowOutput::Whole(logits)) => Some(logprob(logits, token, top)),
         _ => None,
     };
@@ -84,27 +84,27 @@ pub(super) fn score_prompt(
     output: &StepOutput,
     index: usize,
     sequence: &Sequence,
-    extras: &mut Extras,
+    sampling_state: &mut SamplingState,
 ) {
-    let Some(top) = extras.prompt_logprobs.filter(|_| row.logits == Logits::All) else {
+    let Some(top) = sampling_state.prompt_logprobs.filter(|_| row.logits == Logits::All) else {
         return;
     };
-    if extras.scored.is_empty() {
-        extras.scored.push(None);
+    if sampling_state.scored.is_empty() {
+        sampling_state.scored.push(None);
     }
     for (offset, scored) in output.sequence(index).enumerate() {
         let predicted = row.start + offset + 1;
         let RowOutput::Whole(logits) = scored else { continue };
-        if predicted < sequence.prompt_tokens && predicted == extras.scored.len() {
-            extras.scored.push(Some(logprob(logits, sequence.tokens[predicted], top)));
+        if predicted < sequence.prompt_tokens && predicted == sampling_state.scored.len() {
+            sampling_state.scored.push(Some(logprob(logits, sequence.tokens[predicted], top)));
         }
     }
 }
 
-/// What the shell is told of a committed row, if anything.
+/// Returns the event of a committed row, if it has one.
 pub(super) fn token_event(
     sequence: &Sequence,
-    extras: &mut Extras,
+    sampling_state: &mut SamplingState,
     chosen: Option<Chosen>,
     outcome: &Outcome,
 ) -> Option<StepEvent> {
@@ -112,22 +112,22 @@ pub(super) fn token_event(
         return None;
     }
     let (token, logprob) = chosen.map_or((None, None), |(token, logprob)| (Some(token), logprob));
-    let opening = (!extras.opened && sequence.part != Part::Decode).then(|| {
+    let opening = (!sampling_state.opened && sequence.part != Part::Decode).then(|| {
         Box::new(Opening {
             cached_tokens: (sequence.local_tokens + sequence.stored_tokens) as u32,
             stored_tokens: sequence.stored_tokens as u32,
-            prompt_logprobs: std::mem::take(&mut extras.scored),
+            prompt_logprobs: std::mem::take(&mut sampling_state.scored),
         })
     });
-    extras.opened = true;
-    Some(StepEvent::Token {
+    sampling_state.opened = true;
+    Some(StepEvent::Token(StepToken {
         key: sequence.key,
         index: outcome.index.unwrap_or(sequence.output().len() as u32),
         token,
         logprob,
         finish: outcome.finish,
         opening,
-        chunks: extras.chunks,
+        chunks: sampling_state.chunks,
         preemptions: sequence.preemptions,
-    })
+    }))
 }

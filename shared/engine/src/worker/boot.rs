@@ -20,14 +20,14 @@ use crate::compute::ComputeError;
 use crate::simulated::Simulated;
 use crate::stepper::{self, Engine, Loaded};
 
-/// KV bytes that may wait for the store, over all sequences.
-const UNSTORED_BYTES_MAX: usize = 64 << 20;
-/// How long the last step may take.
+/// KV bytes of all sequences that may wait for the store.
+const PENDING_BYTES_MAX: usize = 64 << 20;
+/// Longest wait for the last step.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a request lives without a keep-alive.
+/// Time that a request lives without a renewal.
 const LEASE_MS: u64 = 5_000;
 
-/// What loading finds out about the model.
+/// Facts about a loaded model.
 #[derive(Clone, Debug)]
 pub(super) struct Info {
     pub(super) model: String,
@@ -40,7 +40,7 @@ pub(super) struct Info {
     pub(super) device: String,
 }
 
-/// Loads the model, or what stands for one, on the engine's thread.
+/// Loads the model, or the simulated one, on the engine's thread.
 pub(super) async fn load(settings: &Settings, role: Role) -> anyhow::Result<Engine<Info>> {
     let settings = settings.clone();
     let started = Instant::now();
@@ -50,7 +50,7 @@ pub(super) async fn load(settings: &Settings, role: Role) -> anyhow::Result<Engi
     });
     let engine = loaded.await.context("load the model")?.context("load the model")?;
     let Info { model, device, .. } = &engine.info;
-    tracing::info!(model, device, seconds = started.elapsed().as_secs_f32(), "model loaded");
+    tracing::info!(model, device, seconds = started.elapsed().as_secs_f32(), "loaded the model");
     Ok(engine)
 }
 
@@ -70,7 +70,7 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads, isa, activations };
     let mut next_tenth = 0.0;
     let mut progress = |share: f32| {
-        if next_tenth <= share {
+        if share >= next_tenth {
             tracing::info!(percent = (100.0 * share) as u32, "loading the model");
             next_tenth = share + 0.25;
         }
@@ -125,7 +125,7 @@ fn prefill_share(settings: &Settings, role: Role) -> f32 {
     settings.worker.prefill_share.map_or(default, |share| share as f32)
 }
 
-/// The compute with a planner that fits it.
+/// Joins the compute with a planner that fits it.
 fn loaded<C>(compute: C, settings: &Settings, info: Info) -> Loaded<C, Info> {
     let planner_limits = Limits {
         context_tokens: info.context_tokens,
@@ -136,21 +136,21 @@ fn loaded<C>(compute: C, settings: &Settings, info: Info) -> Loaded<C, Info> {
         lease_ms: LEASE_MS,
     };
     let planner = Planner::new(planner_limits, info.fingerprint, settings.worker.kv_pages as u32);
-    let blocks_max = (UNSTORED_BYTES_MAX / info.block_bytes).clamp(16, 8192);
+    let blocks_max = (PENDING_BYTES_MAX / info.block_bytes).clamp(16, 8192);
     Loaded { compute, planner, blocks_max, info }
 }
 
-/// Waits for the engine's thread, which ends with the last handle, after the step under way.
+/// Waits for the engine's thread, which ends after its present step once the last handle is gone.
 pub(super) async fn join(thread: std::thread::JoinHandle<()>) {
     let joined = tokio::task::spawn_blocking(move || thread.join());
     match tokio::time::timeout(JOIN_TIMEOUT, joined).await {
         Ok(Ok(Ok(()))) => {}
-        Ok(_) => tracing::error!("the engine's thread panicked"),
-        Err(_) => tracing::warn!("the engine is still in a step: leaving it"),
+        Ok(_) => tracing::error!("engine thread panicked"),
+        Err(_) => tracing::warn!("engine thread is still in a step, stopping without it"),
     }
 }
 
-/// Serves `/health`, `/ready` and `/metrics`; gives the address.
+/// Serves `/health`, `/ready` and `/metrics`; returns the address.
 pub(super) async fn health(
     settings: &Settings,
     tasks: &mut Tasks,
@@ -167,7 +167,7 @@ pub(super) async fn health(
     Ok(address)
 }
 
-/// Subscribes to everything that is asked of a worker.
+/// Subscribes to every message for a worker.
 pub(super) async fn listen(worker: &Arc<Worker>, tasks: &mut Tasks) -> anyhow::Result<()> {
     serve_one(worker, tasks, serve::job).await?;
     serve_one(worker, tasks, serve::prompt_done).await?;
@@ -190,18 +190,18 @@ where
     Ok(())
 }
 
-/// Lets the gateway decide which held spans are wanted.
-pub(super) async fn hear_verdicts(worker: &Arc<Worker>, tasks: &mut Tasks) -> anyhow::Result<()> {
+/// Applies the trace verdicts of gateways to held spans.
+pub(super) async fn follow_verdicts(worker: &Arc<Worker>, tasks: &mut Tasks) -> anyhow::Result<()> {
     if !worker.tracer.is_keeping() {
         return Ok(());
     }
     let (tracer, stop) = (worker.tracer.clone(), tasks.stop());
-    let mut verdicts = worker.bus.verdicts().await.context("listen for verdicts")?;
+    let mut verdicts = worker.bus.verdicts().await.context("subscribe to trace verdicts")?;
     tasks.spawn("verdicts", async move {
         loop {
             tokio::select! {
-                heard = verdicts.next() => {
-                    tracer.hear(&heard.context("the subscription to verdicts ended")?);
+                decided = verdicts.next() => {
+                    tracer.hear(&decided.context("the subscription to trace verdicts ended")?);
                 }
                 () = stop.cancelled() => return Ok(()),
             }

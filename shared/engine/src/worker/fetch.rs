@@ -1,5 +1,5 @@
-//! Brings stored blocks into an admitted sequence's pages: the same pull for a prefix that is
-//! reused and for a prompt that another worker computes right now.
+//! Brings blocks into an admitted sequence's pages: those of a stored prefix, and those of a prompt
+//! that another worker is computing.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,24 +11,24 @@ use protocol::{BLOCK_TOKENS, BlockHash, Leg, Lookup, PromptDone, RequestKey};
 use scheduling::planner::Admitted;
 use tokio::sync::watch;
 
-use super::registry::Moved;
+use super::registry::Transfer;
 use super::{Worker, spans};
 
-/// A lookup that takes longer is worth less than computing.
+/// Longest lookup: after that, computing is cheaper.
 const LOOKUP_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long found blocks may take to arrive before the rest is computed.
+/// Longest wait for found blocks before the rest is computed.
 const REUSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long blocks may take after the prefill worker said that they are all stored.
+/// Longest wait for blocks after the prefill worker reported that all are stored.
 const HANDOVER_GRACE: Duration = Duration::from_secs(2);
-/// How long the last blocks may be on their way after the prefill worker said that all are stored,
-/// before they are fetched from there. Short when the last block is here: what the prefill worker
-/// reused it did not put, and that lies before.
+/// Longest wait for listened blocks after the prefill worker reported that all are stored, before
+/// they are fetched. Short once the last block is here: the missing ones lie before it, and the
+/// prefill worker did not put the blocks that it reused.
 const LISTEN_GRACE: Duration = Duration::from_millis(20);
 const LISTEN_GRACE_SHORT: Duration = Duration::from_millis(2);
-/// How long the store keeps what a request is about to read.
+/// Lease on the blocks that a request is about to read.
 const LEASE_MS: u32 = 10_000;
 
-/// Fetches for one admitted sequence and starts it.
+/// Fetches the blocks of one admitted sequence and starts it.
 pub(super) async fn run(worker: Arc<Worker>, admitted: Admitted) {
     let key = admitted.key;
     let Some((leg, deadline, tokens)) =
@@ -43,29 +43,30 @@ pub(super) async fn run(worker: Arc<Worker>, admitted: Admitted) {
     };
     if let Err(error) = started {
         let trace_id = worker.trace_id(&key);
-        tracing::warn!(request = %key.request, trace_id, %error, "sequence not started");
+        tracing::warn!(request = %key.request, trace_id, %error, "failed to start a sequence");
     }
 }
 
-/// Reuses a stored prefix, if there is one longer than the worker's own.
+/// Reuses a stored prefix if it is longer than the worker's own.
 async fn reused(worker: &Worker, admitted: &Admitted, leg: &Leg) -> anyhow::Result<()> {
     let key = admitted.key;
     let local = admitted.first_block;
     let handed_on = matches!(leg, Leg::Prefill { .. });
-    let stored = match admitted.names.is_empty() || (admitted.missing.is_empty() && !handed_on) {
-        true => 0,
-        false => lookup(worker, key, admitted.names.clone()).await,
+    let stored = if admitted.names.is_empty() || (admitted.missing.is_empty() && !handed_on) {
+        0
+    } else {
+        lookup(worker, key, admitted.names.clone()).await
     };
     if handed_on && stored < local {
-        // The store has lost (or never had) blocks that are here; decode needs them.
+        // The store lacks blocks of this pool, and the decode worker needs them.
         worker.engine.export(key, stored, local).await?;
     }
-    // The last block may be stored and not wanted: its last token is computed in any case.
+    // The last block may be stored and yet not needed: its last token is computed in any case.
     let wanted = stored.saturating_sub(local).min(admitted.missing.len());
     let wanted = &admitted.missing[..wanted];
     let mut arrivals = Arrivals::new(local, wanted);
     fetch(worker, key, &mut arrivals, Instant::now() + REUSE_TIMEOUT).await?;
-    finish(worker, key, arrivals.prefix_blocks() * BLOCK_TOKENS, arrivals.moved).await
+    finish(worker, key, arrivals.prefix_blocks() * BLOCK_TOKENS, arrivals.transfer).await
 }
 
 /// Waits for the blocks of a prompt that another worker computes, then for its first token.
@@ -84,15 +85,16 @@ async fn handed_over(
     if worker.listens_for(tokens) {
         listen(worker, key, &mut arrivals, handover.clone(), deadline).await?;
     } else if !admitted.missing.is_empty() {
-        let mut said = handover.clone();
-        let told = async move {
-            let done = wait_for(&mut said).await;
-            match done.as_ref().is_some_and(|done| done.finished || !done.unstored.is_empty()) {
-                true => Duration::ZERO,
-                false => HANDOVER_GRACE,
+        let mut done = handover.clone();
+        let grace = async move {
+            let done = wait_for(&mut done).await;
+            if done.is_some_and(|done| done.finished || !done.unstored.is_empty()) {
+                Duration::ZERO
+            } else {
+                HANDOVER_GRACE
             }
         };
-        pull(worker, key, &mut arrivals, told, deadline).await?;
+        pull(worker, key, &mut arrivals, grace, deadline).await?;
     }
     let blocks = arrivals.prefix_blocks();
     let here = (blocks * BLOCK_TOKENS).min(tokens);
@@ -107,9 +109,10 @@ async fn handed_over(
     };
     if here < tokens {
         worker.metrics.recomputed((tokens - here) as u64);
-        tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), missing = tokens - here, "computing what did not come");
+        let (trace_id, missing) = (worker.trace_id(&key), tokens - here);
+        tracing::warn!(request = %key.request, trace_id, missing, "computing prompt tokens whose blocks did not arrive");
     }
-    finish(worker, key, here, arrivals.moved).await?;
+    finish(worker, key, here, arrivals.transfer).await?;
     worker.engine.first_token(key, token).await?;
     Ok(())
 }
@@ -122,30 +125,30 @@ async fn finish(
     worker: &Worker,
     key: RequestKey,
     tokens: usize,
-    moved: Moved,
+    transfer: Transfer,
 ) -> anyhow::Result<()> {
     if let Some(entry) = worker.registry().get_mut(&key) {
         let now = SystemTime::now();
-        let admitted = entry.marks.admitted.unwrap_or(now);
+        let admitted = entry.stage_times.admitted.unwrap_or(now);
         let took = now.duration_since(admitted).unwrap_or_default();
-        worker.metrics.times.moved(&moved, took, &entry.trace);
-        entry.marks.fetched = Some(now);
-        entry.notes.moved = moved;
+        worker.metrics.times.transferred(&transfer, took, &entry.trace);
+        entry.stage_times.fetched = Some(now);
+        entry.trace_notes.transfer = transfer;
     }
     worker.engine.fetched(key, tokens).await?;
     Ok(())
 }
 
-/// How many of `blocks`, from the first on, the store has. A store that does not answer has none.
+/// Returns the length of the longest prefix of `blocks` that the store has; 0 if the lookup fails.
 async fn lookup(worker: &Worker, key: RequestKey, blocks: Vec<BlockHash>) -> usize {
     let trace = worker.registry().get(&key).map(|entry| entry.trace.clone());
     let fingerprint = worker.fingerprint;
     let asked = blocks.len();
     let span = trace.as_ref().and_then(|trace| spans::lookup(trace, asked));
-    let place = span.as_ref().map(OpenSpan::context).or(trace);
-    let context = place.map(|place| bus::Context::new(place.traceparent())).unwrap_or_default();
-    let question = Lookup { fingerprint, blocks, key, lease_ms: LEASE_MS };
-    let answer = worker.bus.ask_store(&question, &context, LOOKUP_TIMEOUT).await;
+    let parent = span.as_ref().map(OpenSpan::context).or(trace);
+    let context = parent.map(|parent| bus::Context::new(parent.traceparent())).unwrap_or_default();
+    let request = Lookup { fingerprint, blocks, key, lease_ms: LEASE_MS };
+    let answer = worker.bus.ask_store(&request, &context, LOOKUP_TIMEOUT).await;
     spans::looked_up(span, answer.as_ref().map(|reply| reply.stored));
     match answer {
         Ok(reply) => {
@@ -157,34 +160,37 @@ async fn lookup(worker: &Worker, key: RequestKey, blocks: Vec<BlockHash>) -> usi
         }
         Err(error) => {
             worker.metrics.lookup_failed();
-            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), %error, "store lookup failed: nothing is reused");
+            let trace_id = worker.trace_id(&key);
+            tracing::warn!(request = %key.request, trace_id, %error, "store lookup failed, reusing nothing");
             0
         }
     }
 }
 
-/// Pulls what `arrivals` wants. Ends when all is in, at `until`, or some time after `told`
-/// resolves: that time is what it resolves to.
+/// Pulls the blocks that `arrivals` awaits. Ends when all have arrived, at `until`, or after `grace`
+/// and then the duration that it resolves to.
 async fn pull(
     worker: &Worker,
     key: RequestKey,
     arrivals: &mut Arrivals,
-    told: impl Future<Output = Duration>,
+    grace: impl Future<Output = Duration>,
     until: Instant,
 ) -> anyhow::Result<()> {
-    arrivals.moved.path = Some("pull");
+    arrivals.transfer.path = Some("pull");
     let mut pull = match worker.blocks.pull(arrivals.awaited()).await {
         Ok(pull) => pull,
         Err(error) => {
-            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), %error, "blocks not pulled");
+            let trace_id = worker.trace_id(&key);
+            tracing::warn!(request = %key.request, trace_id, %error, "failed to pull blocks");
             worker.metrics.pull_failed();
-            told.await;
+            grace.await;
             return Ok(());
         }
     };
-    tokio::pin!(told);
-    let mut until = tokio::time::Instant::from_std(until);
-    let mut was_told = false;
+    tokio::pin!(grace);
+    let until = tokio::time::Instant::from_std(until);
+    pull.finish_by(until);
+    let mut has_grace = false;
     while !arrivals.settled() {
         tokio::select! {
             block = pull.next() => {
@@ -192,18 +198,17 @@ async fn pull(
                     break;
                 }
             }
-            grace = &mut told, if !was_told => {
-                was_told = true;
-                until = until.min(tokio::time::Instant::now() + grace);
+            grace = &mut grace, if !has_grace => {
+                has_grace = true;
+                pull.finish_by(until.min(tokio::time::Instant::now() + grace));
             }
-            () = tokio::time::sleep_until(until) => break,
         }
     }
     Ok(())
 }
 
-/// Takes the blocks that the prefill worker puts for this one, as it puts them; fetches from the
-/// store what did not come this way, or was there before.
+/// Imports the blocks that the prefill worker puts for this one, as it puts them; then fetches from
+/// the store those that did not arrive or were stored before.
 async fn listen(
     worker: &Worker,
     key: RequestKey,
@@ -214,21 +219,21 @@ async fn listen(
     if arrivals.settled() {
         return Ok(());
     }
-    arrivals.moved.path = Some("listen");
-    let mut expected = worker.tap.expect(arrivals.awaited());
+    arrivals.transfer.path = Some("listen");
+    let mut expectation = worker.subscription.expect(arrivals.awaited());
     let mut until = tokio::time::Instant::from_std(deadline);
-    let mut told = false;
+    let mut handed_over = false;
     while !arrivals.settled() {
         tokio::select! {
-            block = expected.next() => {
+            block = expectation.next() => {
                 let Some(block) = block else { break };
                 take(worker, key, arrivals, block).await?;
-                if told {
+                if handed_over {
                     until = tokio::time::Instant::now() + arrivals.grace();
                 }
             }
-            done = wait_for(&mut handover), if !told => {
-                told = true;
+            done = wait_for(&mut handover), if !handed_over => {
+                handed_over = true;
                 if done.is_none_or(|done| done.finished) {
                     return Ok(());
                 }
@@ -237,11 +242,11 @@ async fn listen(
             () = tokio::time::sleep_until(until) => break,
         }
     }
-    drop(expected);
+    drop(expectation);
     fetch(worker, key, arrivals, Instant::now() + HANDOVER_GRACE).await
 }
 
-/// Brings what `arrivals` wants and the store has now.
+/// Fetches the blocks that `arrivals` awaits and the store has now.
 async fn fetch(
     worker: &Worker,
     key: RequestKey,
@@ -251,11 +256,12 @@ async fn fetch(
     if arrivals.settled() {
         return Ok(());
     }
-    arrivals.moved.path = Some("fetch");
+    arrivals.transfer.path = Some("fetch");
     let mut fetch = match worker.blocks.fetch(arrivals.awaited()).await {
         Ok(fetch) => fetch,
         Err(error) => {
-            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), %error, "blocks not fetched");
+            let trace_id = worker.trace_id(&key);
+            tracing::warn!(request = %key.request, trace_id, %error, "failed to fetch blocks");
             worker.metrics.pull_failed();
             return Ok(());
         }
@@ -269,7 +275,7 @@ async fn fetch(
     Ok(())
 }
 
-/// Deals with what a fetch or a pull brought. Breaks when it brings nothing more.
+/// Handles the outcome of a fetch or a pull. Breaks when no more blocks follow.
 async fn import(
     worker: &Worker,
     key: RequestKey,
@@ -278,13 +284,15 @@ async fn import(
 ) -> anyhow::Result<ControlFlow<()>> {
     match block {
         Some(Ok(block)) => take(worker, key, arrivals, block).await?,
-        Some(Err(PullError::Damaged { block, why })) => {
-            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), name = %block, why, "damaged block: computed here");
+        Some(Err(PullError::Damaged { hash, why })) => {
+            let trace_id = worker.trace_id(&key);
+            tracing::warn!(request = %key.request, trace_id, %hash, why, "received a damaged block, computing it");
             worker.metrics.damaged();
-            arrivals.lost(&block);
+            arrivals.lost(&hash);
         }
         Some(Err(error)) => {
-            tracing::warn!(request = %key.request, trace_id = worker.trace_id(&key), %error, "pull ended early");
+            let trace_id = worker.trace_id(&key);
+            tracing::warn!(request = %key.request, trace_id, %error, "transfer of blocks ended early");
             worker.metrics.pull_failed();
             return Ok(ControlFlow::Break(()));
         }
@@ -293,7 +301,7 @@ async fn import(
     Ok(ControlFlow::Continue(()))
 }
 
-/// Hands a block to the engine, unless it came before.
+/// Hands a block to the engine, unless it arrived before.
 async fn take(
     worker: &Worker,
     key: RequestKey,
@@ -302,58 +310,59 @@ async fn take(
 ) -> anyhow::Result<()> {
     let bytes = block.bytes.len();
     if bytes != worker.block_bytes {
-        tracing::warn!(name = %block.hash, bytes, "block of a wrong size: computed here");
+        let expected = worker.block_bytes;
+        tracing::warn!(hash = %block.hash, bytes, expected, "received a block of a wrong size, computing it");
         worker.metrics.damaged();
         arrivals.lost(&block.hash);
         return Ok(());
     }
     let Some(index) = arrivals.arrived(&block.hash) else { return Ok(()) };
-    arrivals.moved.blocks += 1;
-    arrivals.moved.bytes += bytes as u64;
+    arrivals.transfer.blocks += 1;
+    arrivals.transfer.bytes += bytes as u64;
     worker.metrics.pulled(bytes as u64);
     worker.engine.import(key, index, block.bytes).await?;
     Ok(())
 }
 
-/// Which of a sequence's missing blocks are in.
+/// The missing blocks of a sequence, and which of them have arrived.
 struct Arrivals {
     first_block: usize,
     wanted: Vec<BlockHash>,
     fates: Vec<Fate>,
-    moved: Moved,
+    transfer: Transfer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Awaited,
     Here,
-    /// What came cannot be used.
+    /// It arrived damaged.
     Lost,
 }
 
 impl Arrivals {
     fn new(first_block: usize, wanted: &[BlockHash]) -> Self {
         let fates = vec![Fate::Awaited; wanted.len()];
-        Self { first_block, wanted: wanted.to_vec(), fates, moved: Moved::default() }
+        Self { first_block, wanted: wanted.to_vec(), fates, transfer: Transfer::default() }
     }
 
-    /// Those of which nothing is known yet.
+    /// Returns the blocks that have not arrived.
     fn awaited(&self) -> Vec<BlockHash> {
         let fates = self.wanted.iter().zip(&self.fates);
-        fates.filter(|(_, fate)| **fate == Fate::Awaited).map(|(name, _)| *name).collect()
+        fates.filter(|(_, fate)| **fate == Fate::Awaited).map(|(hash, _)| *hash).collect()
     }
 
-    /// The index in the sequence of a block that came, the first time it comes.
-    fn arrived(&mut self, name: &BlockHash) -> Option<usize> {
-        self.settle(name, Fate::Here)
+    /// Returns the index in the sequence of a block that arrives for the first time.
+    fn arrived(&mut self, hash: &BlockHash) -> Option<usize> {
+        self.settle(hash, Fate::Here)
     }
 
-    fn lost(&mut self, name: &BlockHash) {
-        self.settle(name, Fate::Lost);
+    fn lost(&mut self, hash: &BlockHash) {
+        self.settle(hash, Fate::Lost);
     }
 
-    fn settle(&mut self, name: &BlockHash, fate: Fate) -> Option<usize> {
-        let at = self.wanted.iter().position(|wanted| wanted == name)?;
+    fn settle(&mut self, hash: &BlockHash, fate: Fate) -> Option<usize> {
+        let at = self.wanted.iter().position(|wanted| wanted == hash)?;
         let before = std::mem::replace(&mut self.fates[at], fate);
         (before == Fate::Awaited).then_some(self.first_block + at)
     }
@@ -362,7 +371,7 @@ impl Arrivals {
         !self.fates.contains(&Fate::Awaited)
     }
 
-    /// How long to listen for what has not come, once all is said to be stored.
+    /// Returns how long to listen for missing blocks, once all are reported as stored.
     fn grace(&self) -> Duration {
         match self.fates.last() {
             Some(Fate::Awaited) => LISTEN_GRACE,
@@ -370,7 +379,7 @@ impl Arrivals {
         }
     }
 
-    /// Blocks from the sequence's beginning on that are in its pages.
+    /// Returns the number of blocks from the beginning of the sequence that are in its pages.
     fn prefix_blocks(&self) -> usize {
         self.first_block + self.fates.iter().take_while(|fate| **fate == Fate::Here).count()
     }
@@ -382,15 +391,15 @@ mod tests {
 
     #[test]
     fn only_an_unbroken_prefix_counts() {
-        let names: Vec<BlockHash> = (0..3).map(|of| BlockHash([of; 16])).collect();
-        let mut arrivals = Arrivals::new(2, &names);
-        assert_eq!(arrivals.arrived(&names[1]), Some(3));
+        let hashes: Vec<BlockHash> = (0..3).map(|of| BlockHash([of; 16])).collect();
+        let mut arrivals = Arrivals::new(2, &hashes);
+        assert_eq!(arrivals.arrived(&hashes[1]), Some(3));
         assert_eq!(arrivals.prefix_blocks(), 2);
-        assert_eq!(arrivals.arrived(&names[0]), Some(2));
-        assert_eq!(arrivals.arrived(&names[0]), None, "a repetition is not imported again");
+        assert_eq!(arrivals.arrived(&hashes[0]), Some(2));
+        assert_eq!(arrivals.arrived(&hashes[0]), None, "a repetition is not imported again");
         assert_eq!(arrivals.prefix_blocks(), 4);
         assert!(!arrivals.settled());
-        arrivals.lost(&names[2]);
+        arrivals.lost(&hashes[2]);
         assert!(arrivals.settled());
         assert_eq!(arrivals.prefix_blocks(), 4, "a lost block ends the prefix");
     }

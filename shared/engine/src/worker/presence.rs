@@ -1,4 +1,4 @@
-//! Says every second how this worker is, sees that the store knows its model, and takes leave.
+//! Announces this worker every second, ensures its model's stream, and withdraws at the end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,29 +6,29 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use chassis::StopToken;
+use chassis::clock::now_ms;
 use chassis::http::Readiness;
 use protocol::{Ensure, WorkerState};
 
 use super::Worker;
 use super::boot::Info;
 use crate::report::Report;
-use crate::stepper::unix_ms;
 
 const BEAT: Duration = Duration::from_secs(1);
 const ENSURE_TIMEOUT: Duration = Duration::from_secs(2);
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What presence needs beside the worker.
+/// The parts of a worker that only presence uses.
 pub(super) struct State {
     pub(super) info: Info,
     pub(super) health: SocketAddr,
     pub(super) readiness: Readiness,
 }
 
-/// Beats until `stop`.
+/// Announces the worker every second until `stop`.
 pub(super) async fn run(worker: Arc<Worker>, state: State, stop: StopToken) -> anyhow::Result<()> {
     let presence = worker.bus.presence();
-    let epoch = unix_ms();
+    let epoch = now_ms();
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stored = false;
@@ -39,23 +39,24 @@ pub(super) async fn run(worker: Arc<Worker>, state: State, stop: StopToken) -> a
         }
         anyhow::ensure!(worker.engine.alive(), "the engine has ended");
         worker.registry().forget(Instant::now());
-        match worker.bus.connected() {
-            true => state.readiness.met("nats"),
-            false => state.readiness.unmet("nats", "not connected"),
+        if worker.bus.connected() {
+            state.readiness.met("nats");
+        } else {
+            state.readiness.unmet("nats", "not connected");
         }
         if !stored {
             stored = ensure_stream(&worker, &state).await;
         }
         let now = describe(&worker, &state, epoch);
-        worker.metrics.stands(&now, worker.bus.connected());
+        worker.metrics.presence(&now, worker.bus.connected());
         if let Err(error) = presence.announce(&now).await {
-            tracing::warn!(%error, "presence not announced");
+            tracing::warn!(%error, "failed to announce presence");
         }
     }
     if let Ok(Err(error)) =
         tokio::time::timeout(GOODBYE_TIMEOUT, presence.withdraw(&worker.id)).await
     {
-        tracing::debug!(%error, "presence not withdrawn: it will expire");
+        tracing::debug!(%error, "failed to withdraw presence: it will expire");
     }
     Ok(())
 }
@@ -64,12 +65,12 @@ async fn ensure_stream(worker: &Worker, state: &State) -> bool {
     let ensure = Ensure { fingerprint: worker.fingerprint, block_bytes: worker.block_bytes as u32 };
     match worker.bus.ask_store(&ensure, &bus::Context::default(), ENSURE_TIMEOUT).await {
         Ok(ready) => {
-            tracing::info!(stream = ready.stream, "the store keeps this model's blocks");
+            tracing::info!(stream = ready.stream, "the store has a stream for this model");
             state.readiness.met("kvstore");
             true
         }
         Err(error) => {
-            tracing::warn!(%error, "the store does not know this model yet");
+            tracing::warn!(%error, "failed to ensure this model's stream, retrying");
             state.readiness.unmet("kvstore", error.to_string());
             false
         }
@@ -80,8 +81,8 @@ fn describe(worker: &Worker, state: &State, epoch: u64) -> WorkerState {
     let report = worker.engine.report();
     worker.metrics.report(&report);
     let Report { pool, load, speed, .. } = *report;
-    if 0 < pool.leaked {
-        tracing::error!(pages = pool.leaked, "KV pages are held by nobody known");
+    if pool.leaked > 0 {
+        tracing::error!(pages = pool.leaked, "KV pages are held by no known sequence");
     }
     let info = &state.info;
     WorkerState {
@@ -109,21 +110,21 @@ fn describe(worker: &Worker, state: &State, epoch: u64) -> WorkerState {
     }
 }
 
-/// Resolves some time after `stopped`: when nothing runs any more, or the drain time is over.
-/// New jobs are refused from then on, and everybody is told.
+/// Resolves after `stopped`, once nothing runs any more or the drain time is over. New jobs are
+/// refused from then on, and presence says so.
 pub(super) async fn drain(worker: Arc<Worker>, stopped: StopToken, limit: Duration) {
     stopped.cancelled().await;
     worker.draining.store(true, Ordering::Release);
     let until = Instant::now() + limit;
     while Instant::now() < until {
         let running = worker.registry().running().len();
-        if running == 0 && worker.crew.running() == 0 {
+        if running == 0 && worker.task_set.running() == 0 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     tracing::warn!(
         requests = worker.registry().running().len(),
-        "stopping in the midst of requests"
+        "stopping with unfinished requests"
     );
 }

@@ -1,4 +1,4 @@
-//! What a worker knows about its requests beyond the planner: whom to tell, what was told, which
+//! The state of a worker's requests beyond the planner: their gateway, the events sent so far, the
 //! stage each is in. Plain state under one lock; no I/O.
 
 use std::collections::BTreeMap;
@@ -11,144 +11,143 @@ use protocol::{
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// How long an ended request is remembered, for repetitions and missed tokens.
+/// Time for which an ended request is remembered, for repetitions and missed tokens.
 const REMEMBERED: Duration = Duration::from_secs(10);
-/// Ended requests remembered at most.
+/// Most ended requests that are remembered.
 const REMEMBERED_MAX: usize = 4096;
-/// Hand-overs that may arrive before their job.
+/// Most hand-overs that may arrive before their job.
 const EARLY_MAX: usize = 1024;
+/// Most steps that a request's next stage links to.
+const STEPS_MAX: usize = 32;
+/// Most times of tokens, and of preemptions, in a request's span.
+const PACES_MAX: usize = 32;
 
-/// Ends of a request's stages so far.
+/// The ends of a request's stages so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Marks {
-    /// Pages were given: the queue stage is over.
+pub(super) struct StageTimes {
+    /// The sequence got its pages: the queue stage ended.
     pub(super) admitted: Option<SystemTime>,
-    /// Stored blocks are in.
+    /// The stored blocks arrived.
     pub(super) fetched: Option<SystemTime>,
     /// The first token of this leg was sent.
     pub(super) first_token: Option<SystemTime>,
-    /// The first block went to the store.
+    /// The first put started.
     pub(super) first_put: Option<SystemTime>,
 }
 
-/// Steps that a request's next stage links to, at most.
-const STEPS_MAX: usize = 32;
-/// Times of tokens that a request's span tells, at most.
-const PACES_MAX: usize = 32;
-
-/// What a request's spans tell beyond their times.
+/// The content of a request's spans beyond their times.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Notes {
+pub(super) struct TraceNotes {
     /// Steps since the last stage.
     pub(super) steps: Vec<Trace>,
-    /// How the blocks that were fetched came.
-    pub(super) moved: Moved,
-    /// When how many tokens were known.
+    /// The blocks that were fetched.
+    pub(super) transfer: Transfer,
+    /// Numbers of output tokens with the time at which they were reached.
     pub(super) paces: Vec<(u32, SystemTime)>,
-    /// When pages that were taken were here again, for the `n`-th time.
+    /// Numbers of preemptions with the time at which the sequence had its pages again.
     pub(super) preempted: Vec<(u32, SystemTime)>,
 }
 
-impl Notes {
-    /// A step worked on the request.
+impl TraceNotes {
+    /// Notes a step that worked on the request.
     pub(super) fn step(&mut self, step: Trace) {
         if self.steps.len() < STEPS_MAX {
             self.steps.push(step);
         }
     }
 
-    /// So many tokens are known.
+    /// Notes that the output reached `tokens` tokens.
     pub(super) fn pace(&mut self, tokens: u32, at: SystemTime) {
         if self.paces.len() < PACES_MAX {
             self.paces.push((tokens, at));
         }
     }
 
-    /// The sequence has been preempted so often.
+    /// Notes that the sequence has been preempted `times` times, unless that is noted.
     pub(super) fn preempted(&mut self, times: u32, at: SystemTime) {
-        let told = self.preempted.last().map_or(0, |(times, _)| *times);
-        if told < times && self.preempted.len() < PACES_MAX {
+        let noted = self.preempted.last().map_or(0, |(times, _)| *times);
+        if times > noted && self.preempted.len() < PACES_MAX {
             self.preempted.push((times, at));
         }
     }
 }
 
-/// Blocks that came from elsewhere.
+/// Blocks that arrived from the store or another worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Moved {
-    /// How many.
+pub(super) struct Transfer {
+    /// Their number.
     pub(super) blocks: u32,
     /// Their bytes.
     pub(super) bytes: u64,
-    /// The way they came last: `listen`, `fetch` or `pull`.
+    /// The path of the last of them: `listen`, `fetch` or `pull`.
     pub(super) path: Option<&'static str>,
 }
 
-/// Blocks of a request on their way into the store.
+/// A request's puts together.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Puts {
-    /// Not acknowledged yet.
+pub(super) struct Upload {
+    /// Puts that are not acknowledged yet.
     pub(super) outstanding: u32,
-    /// No more will come.
+    /// True once no more puts follow.
     pub(super) complete: bool,
-    /// Acknowledged.
+    /// Blocks acknowledged.
     pub(super) stored: u32,
     /// Bytes acknowledged.
     pub(super) bytes: u64,
-    /// Lost.
-    pub(super) unstored: Vec<BlockHash>,
+    /// Blocks whose put failed.
+    pub(super) failed: Vec<BlockHash>,
 }
 
 /// A request on this worker.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Which try.
+    /// The request and attempt.
     pub(super) key: RequestKey,
-    /// Whom to tell.
+    /// The gateway that gets its events.
     pub(super) gateway: GatewayId,
-    /// Which part of the work.
+    /// The part of the work that this worker does.
     pub(super) leg: Leg,
-    /// Whose blocks.
+    /// The tenant of its blocks.
     pub(super) scope: Scope,
-    /// Parent of its spans.
+    /// The parent of its spans.
     pub(super) trace: Trace,
-    /// When the gateway sent it.
+    /// The time at which the gateway sent it.
     pub(super) sent: SystemTime,
-    /// When it becomes worthless.
+    /// The time after which the result has no value.
     pub(super) deadline: Instant,
-    /// Prompt and earlier output.
+    /// Tokens of the prompt and the earlier output.
     pub(super) tokens: usize,
-    /// Everything told so far.
+    /// Every event sent so far.
     pub(super) log: Vec<Event>,
-    /// Its stages.
-    pub(super) marks: Marks,
-    /// Its blocks.
-    pub(super) puts: Puts,
-    /// What its spans tell.
-    pub(super) notes: Notes,
+    /// The ends of its stages.
+    pub(super) stage_times: StageTimes,
+    /// Its puts.
+    pub(super) upload: Upload,
+    /// The content of its spans.
+    pub(super) trace_notes: TraceNotes,
     /// The token chosen by a prefill leg, and whether the sequence ended with it.
     pub(super) chosen: Option<(Option<TokenId>, bool)>,
     /// The hand-over that a decode leg waits for.
     pub(super) handover: watch::Sender<Option<PromptDone>>,
-    /// Whether the gateway wants to know how long its stages took.
-    pub(super) tell_stages: bool,
-    /// Whether the store holds a lease for it.
+    /// True if the first event is to carry the times of the stages.
+    pub(super) report_stages: bool,
+    /// True while the store holds a lease for it.
     pub(super) leased: bool,
-    /// The fetch under way.
+    /// The running fetch.
     pub(super) fetch: Option<AbortHandle>,
-    /// When it was over.
+    /// The time at which it ended.
     pub(super) ended: Option<Instant>,
 }
 
-/// What a job's key means here.
+/// The meaning of a job's key on this worker.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// Not seen before, or a newer attempt of something known: that older attempt's key.
+pub(super) enum KeyStatus {
+    /// An unknown request, or a newer attempt of a known one: the older attempt's key.
     New(Option<RequestKey>),
-    /// Taken already.
+    /// The attempt was accepted before.
     Known,
-    /// Superseded by this attempt.
-    Fenced(Attempt),
+    /// An attempt that this newer one has replaced.
+    Stale(Attempt),
 }
 
 /// All requests of a worker.
@@ -159,17 +158,17 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// What a key means.
-    pub(super) fn standing(&self, key: &RequestKey) -> Standing {
+    /// Returns the meaning of a key.
+    pub(super) fn key_status(&self, key: &RequestKey) -> KeyStatus {
         match self.entries.get(&key.request) {
-            None => Standing::New(None),
-            Some(entry) if entry.key.attempt < key.attempt => Standing::New(Some(entry.key)),
-            Some(entry) if entry.key.attempt == key.attempt => Standing::Known,
-            Some(entry) => Standing::Fenced(entry.key.attempt),
+            None => KeyStatus::New(None),
+            Some(entry) if entry.key.attempt < key.attempt => KeyStatus::New(Some(entry.key)),
+            Some(entry) if entry.key.attempt == key.attempt => KeyStatus::Known,
+            Some(entry) => KeyStatus::Stale(entry.key.attempt),
         }
     }
 
-    /// Takes a request in; a hand-over that came before it is given to it.
+    /// Adds a request, with the hand-over that arrived before it.
     pub(super) fn insert(&mut self, entry: Entry) {
         if let Some((done, _)) = self.early.remove(&entry.key) {
             entry.handover.send_replace(Some(done));
@@ -177,40 +176,40 @@ impl Registry {
         self.entries.insert(entry.key.request, entry);
     }
 
-    /// The request, if this attempt is the present one.
+    /// Returns the request, if this attempt is the present one.
     pub(super) fn get(&self, key: &RequestKey) -> Option<&Entry> {
         self.entries.get(&key.request).filter(|entry| entry.key == *key)
     }
 
-    /// The same, to change.
+    /// Returns the request for changes, if this attempt is the present one.
     pub(super) fn get_mut(&mut self, key: &RequestKey) -> Option<&mut Entry> {
         self.entries.get_mut(&key.request).filter(|entry| entry.key == *key)
     }
 
-    /// Takes a request out again that was not accepted after all.
+    /// Removes a request that was not accepted after all.
     pub(super) fn remove(&mut self, key: &RequestKey) {
         if self.get(key).is_some() {
             self.entries.remove(&key.request);
         }
     }
 
-    /// Gives a hand-over to its request, or keeps it for a job still under way.
+    /// Gives a hand-over to its request, or stores it for a job that has not arrived.
     pub(super) fn hand_over(&mut self, done: PromptDone, now: Instant) {
         let key = done.key;
-        match self.standing(&key) {
-            Standing::Known => {
+        match self.key_status(&key) {
+            KeyStatus::Known => {
                 if let Some(entry) = self.get_mut(&key) {
                     entry.handover.send_replace(Some(done));
                 }
             }
-            Standing::New(_) if self.early.len() < EARLY_MAX => {
+            KeyStatus::New(_) if self.early.len() < EARLY_MAX => {
                 self.early.insert(key, (done, now));
             }
-            Standing::New(_) | Standing::Fenced(_) => {}
+            KeyStatus::New(_) | KeyStatus::Stale(_) => {}
         }
     }
 
-    /// Marks a request as over, once; stops its fetch. False when it was over or is not here.
+    /// Ends a request and aborts its fetch; returns false if it had ended or is unknown.
     pub(super) fn end(&mut self, key: &RequestKey, now: Instant) -> bool {
         let Some(entry) = self.get_mut(key) else { return false };
         if let Some(fetch) = entry.fetch.take() {
@@ -219,19 +218,19 @@ impl Registry {
         entry.ended.replace(now).is_none()
     }
 
-    /// True for a request that is here and not over.
+    /// Returns true for a known request that has not ended.
     pub(super) fn runs(&self, key: &RequestKey) -> bool {
         self.get(key).is_some_and(|entry| entry.ended.is_none())
     }
 
-    /// Keys of all requests that are not over.
+    /// Returns the keys of all requests that have not ended.
     pub(super) fn running(&self) -> Vec<RequestKey> {
         self.entries.values().filter(|entry| entry.ended.is_none()).map(|entry| entry.key).collect()
     }
 
-    /// Forgets what nobody will ask for any more.
+    /// Forgets ended requests and early hand-overs that are too old or too many.
     pub(super) fn forget(&mut self, now: Instant) {
-        let old = |at: Instant| REMEMBERED <= now.duration_since(at);
+        let old = |at: Instant| now.duration_since(at) >= REMEMBERED;
         self.entries.retain(|_, entry| !entry.ended.is_some_and(old));
         self.early.retain(|_, (_, at)| !old(*at));
         let mut ended: Vec<(Instant, RequestId)> = self
@@ -265,12 +264,12 @@ mod tests {
             deadline: Instant::now(),
             tokens: 1,
             log: Vec::new(),
-            marks: Marks::default(),
-            puts: Puts::default(),
-            notes: Notes::default(),
+            stage_times: StageTimes::default(),
+            upload: Upload::default(),
+            trace_notes: TraceNotes::default(),
             chosen: None,
             handover: watch::Sender::new(None),
-            tell_stages: false,
+            report_stages: false,
             leased: false,
             fetch: None,
             ended: None,
@@ -283,12 +282,12 @@ mod tests {
     }
 
     #[test]
-    fn an_older_attempt_is_fenced_and_a_newer_one_replaces() {
+    fn an_older_attempt_is_stale_and_a_newer_one_replaces() {
         let mut registry = Registry::default();
         registry.insert(entry(key(1, 1)));
-        assert_eq!(registry.standing(&key(1, 0)), Standing::Fenced(Attempt(1)));
-        assert_eq!(registry.standing(&key(1, 1)), Standing::Known);
-        assert_eq!(registry.standing(&key(1, 2)), Standing::New(Some(key(1, 1))));
+        assert_eq!(registry.key_status(&key(1, 0)), KeyStatus::Stale(Attempt(1)));
+        assert_eq!(registry.key_status(&key(1, 1)), KeyStatus::Known);
+        assert_eq!(registry.key_status(&key(1, 2)), KeyStatus::New(Some(key(1, 1))));
         assert!(registry.get(&key(1, 0)).is_none());
     }
 
@@ -310,8 +309,8 @@ mod tests {
         assert!(registry.end(&key(1, 0), now));
         assert!(!registry.end(&key(1, 0), now));
         registry.forget(now + Duration::from_secs(9));
-        assert_eq!(registry.standing(&key(1, 0)), Standing::Known);
+        assert_eq!(registry.key_status(&key(1, 0)), KeyStatus::Known);
         registry.forget(now + Duration::from_secs(10));
-        assert_eq!(registry.standing(&key(1, 0)), Standing::New(None));
+        assert_eq!(registry.key_status(&key(1, 0)), KeyStatus::New(None));
     }
 }

@@ -1,10 +1,11 @@
-//! Answers what other parties ask of this worker: jobs, hand-overs, keep-alives, repairs,
-//! cancellations. Every handler is idempotent on request and attempt.
+//! Handles the messages to this worker: jobs, hand-overs, lease renewals, repairs, cancellations.
+//! Every handler is idempotent on request and attempt.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bus::Call;
+use chassis::clock::now_ms;
 use chassis::telemetry::Trace;
 use protocol::control::MissedReply;
 use protocol::{
@@ -14,33 +15,38 @@ use protocol::{
 use scheduling::sequence::{NewSequence, Part};
 use tokio::sync::watch;
 
-use super::registry::{Entry, Marks, Notes, Puts, Standing};
-use super::{Worker, spans};
-use crate::handle::Extras;
-use crate::stepper::unix_ms;
+use super::Worker;
+use super::registry::{Entry, KeyStatus, StageTimes, TraceNotes, Upload};
+use super::spans::{self, Receipt};
+use crate::handle::SamplingState;
 
-/// Takes or refuses a job.
+/// Accepts or refuses a job.
 pub(super) async fn job(worker: Arc<Worker>, call: Call<Job>) {
     let Call { message: job, context, responder } = call;
-    let received = SystemTime::now();
+    let receipt = Receipt {
+        key: job.key,
+        leg: job.leg.as_str(),
+        sent: sent_at(job.sent_us),
+        received: SystemTime::now(),
+    };
     let trace = worker.tracer.continue_from(context.of_request());
-    let answer = match accept(&worker, &job, trace.clone()) {
+    let answer = match accept(&worker, job, trace.clone()) {
         Ok(()) => Answer::Accepted,
         Err(refusal) => {
             worker.metrics.refused(refusal.class);
-            let (request, trace_id) = (job.key.request, trace.trace_id());
-            tracing::info!(%request, %trace_id, %refusal, "job refused");
+            let (request, trace_id) = (receipt.key.request, trace.trace_id());
+            tracing::info!(%request, %trace_id, %refusal, "refused a job");
             Answer::Refused(refusal)
         }
     };
-    reply(responder.answer(&answer).await, "job");
+    log_failed_reply(responder.answer(&answer).await, "job");
     if trace.is_recorded() && context.request.is_some() {
         let sending = worker.tracer.continue_from(context.traceparent.as_deref());
-        spans::processed(&sending, &job, &answer, received);
+        spans::processed(&sending, &receipt, &answer);
     }
 }
 
-fn accept(worker: &Worker, job: &Job, trace: Trace) -> Result<(), Refusal> {
+fn accept(worker: &Worker, job: Job, trace: Trace) -> Result<(), Refusal> {
     job.check()?;
     if worker.draining() {
         return Err(Refusal::new(ErrorClass::Retry, "this worker is shutting down"));
@@ -48,110 +54,106 @@ fn accept(worker: &Worker, job: &Job, trace: Trace) -> Result<(), Refusal> {
     if !worker.engine.alive() {
         return Err(Refusal::new(ErrorClass::Retry, "this worker's engine has ended"));
     }
-    match worker.standing(&job.key) {
-        Standing::Known => return Ok(()),
-        Standing::Fenced(attempt) => {
+    let key = job.key;
+    match worker.key_status(&key) {
+        KeyStatus::Known => return Ok(()),
+        KeyStatus::Stale(attempt) => {
             worker.metrics.stale_attempt();
-            let message = format!("attempt {} is superseded by {}", job.key.attempt.0, attempt.0);
+            let message = format!("attempt {} is superseded by {}", key.attempt.0, attempt.0);
             return Err(Refusal::new(ErrorClass::Cancelled, message));
         }
-        Standing::New(Some(older)) => {
+        KeyStatus::New(Some(older)) => {
             worker.engine.cancel(&older);
             worker.registry().end(&older, Instant::now());
         }
-        Standing::New(None) => {}
+        KeyStatus::New(None) => {}
     }
-    // Known before it is submitted, so that its first events find it.
-    let mut extras = Extras::new(job.sampling.clone(), job.top_logprobs, job.prompt_logprobs);
-    extras.traced = trace.is_sampled();
-    worker.registry().insert(entry(job, trace));
-    let submitted = worker.engine.submit(sequence(job), extras, unix_ms());
-    if submitted.is_err() {
-        worker.registry().remove(&job.key);
-    }
-    submitted
-}
-
-fn sequence(job: &Job) -> NewSequence {
-    NewSequence {
-        key: job.key,
+    let mut state = SamplingState::new(job.sampling, job.top_logprobs, job.prompt_logprobs);
+    state.traced = trace.is_sampled();
+    let left_ms = job.deadline_ms.saturating_sub(now_ms());
+    let sequence = NewSequence {
+        key,
         part: match job.leg {
             Leg::Prefill { .. } => Part::Prefill,
             Leg::Decode { .. } => Part::Decode,
             Leg::Whole => Part::Whole,
         },
-        prompt: job.prompt.clone(),
-        output: job.output.clone(),
-        stopping: job.stopping.clone(),
+        prompt: job.prompt,
+        output: job.output,
+        stopping: job.stopping,
         scope: job.scope,
         score_prompt: job.prompt_logprobs.is_some(),
         deadline_ms: job.deadline_ms,
-    }
-}
-
-fn entry(job: &Job, trace: Trace) -> Entry {
-    let left_ms = job.deadline_ms.saturating_sub(unix_ms());
-    Entry {
-        key: job.key,
-        gateway: job.gateway.clone(),
-        leg: job.leg.clone(),
+    };
+    let entry = Entry {
+        key,
+        gateway: job.gateway,
+        leg: job.leg,
         scope: job.scope,
         trace,
         sent: sent_at(job.sent_us),
         deadline: Instant::now() + Duration::from_millis(left_ms),
-        tokens: job.prompt.len() + job.output.len(),
+        tokens: sequence.prompt.len() + sequence.output.len(),
         log: Vec::new(),
-        marks: Marks::default(),
-        puts: Puts::default(),
-        notes: Notes::default(),
+        stage_times: StageTimes::default(),
+        upload: Upload::default(),
+        trace_notes: TraceNotes::default(),
         chosen: None,
         handover: watch::Sender::new(None),
-        tell_stages: job.stages,
+        report_stages: job.stages,
         leased: false,
         fetch: None,
         ended: None,
+    };
+    // Registered before it is submitted, so that its first events find it.
+    worker.registry().insert(entry);
+    let submitted = worker.engine.submit(sequence, state, now_ms());
+    if submitted.is_err() {
+        worker.registry().remove(&key);
     }
+    submitted
 }
 
-/// A clock that runs ahead elsewhere must not make a stage end before it starts.
+/// Returns the time of sending, at most now: a clock that runs ahead on another machine must not
+/// make a stage end before it starts.
 pub(super) fn sent_at(sent_us: u64) -> SystemTime {
     (UNIX_EPOCH + Duration::from_micros(sent_us)).min(SystemTime::now())
 }
 
-/// Takes a hand-over.
+/// Accepts a hand-over.
 pub(super) async fn prompt_done(worker: Arc<Worker>, call: Call<PromptDone>) {
     let Call { message: done, responder, .. } = call;
     worker.registry().hand_over(done, Instant::now());
-    reply(responder.answer(&Acknowledged {}).await, "prompt_done");
+    log_failed_reply(responder.answer(&Acknowledged {}).await, "prompt_done");
 }
 
-/// Gives a request up.
+/// Cancels a request.
 pub(super) async fn cancel(worker: Arc<Worker>, call: Call<Cancel>) {
     let Call { message: Cancel { key, reason }, responder, .. } = call;
-    let known = match worker.standing(&key) {
-        Standing::Known => Some(key),
-        Standing::New(older) => older,
-        Standing::Fenced(_) => None,
+    let known = match worker.key_status(&key) {
+        KeyStatus::Known => Some(key),
+        KeyStatus::New(older) => older,
+        KeyStatus::Stale(_) => None,
     };
     if let Some(key) = known {
-        worker.give_up(&key, reason.as_str());
+        worker.cancel(&key, reason.as_str());
         worker.metrics.cancelled(reason);
     }
-    reply(responder.answer(&Acknowledged {}).await, "cancel");
+    log_failed_reply(responder.answer(&Acknowledged {}).await, "cancel");
 }
 
 /// Renews leases.
 pub(super) async fn keep(worker: Arc<Worker>, call: Call<Keep>) {
     let Call { message: Keep { keys }, responder, .. } = call;
-    let not_in_engine = worker.engine.keep(&keys, unix_ms());
+    let not_in_engine = worker.engine.renew(&keys, now_ms());
     let unknown = {
         let registry = worker.registry();
         not_in_engine.into_iter().filter(|key| !registry.runs(key)).collect()
     };
-    reply(responder.answer(&KeepReply { unknown }).await, "keep");
+    log_failed_reply(responder.answer(&KeepReply { unknown }).await, "keep");
 }
 
-/// Repeats what the gateway missed.
+/// Sends again the events that the gateway missed.
 pub(super) async fn missed(worker: Arc<Worker>, call: Call<Missed>) {
     let Call { message: Missed { key, from }, responder, .. } = call;
     let answer = {
@@ -159,30 +161,29 @@ pub(super) async fn missed(worker: Arc<Worker>, call: Call<Missed>) {
         match registry.get(&key) {
             None => MissedReply { events: Vec::new(), known: false },
             Some(entry) => {
-                let wanted = |event: &&Event| match event {
-                    Event::Token(token) => from <= token.index,
+                let events = entry.log.iter().filter(|event| match event {
+                    Event::Token(token) => token.index >= from,
                     Event::Failed(_) => true,
-                };
-                let events = entry.log.iter().filter(wanted).cloned().collect();
-                MissedReply { events, known: true }
+                });
+                MissedReply { events: events.cloned().collect(), known: true }
             }
         }
     };
-    reply(responder.answer(&answer).await, "missed");
+    log_failed_reply(responder.answer(&answer).await, "missed");
 }
 
 impl Worker {
-    /// Stops a request here and closes its stage as given up.
-    pub(super) fn give_up(&self, key: &protocol::RequestKey, reason: &'static str) {
+    /// Cancels a request on this worker and closes its stage as cancelled for `reason`.
+    pub(super) fn cancel(&self, key: &protocol::RequestKey, reason: &'static str) {
         self.engine.cancel(key);
         let mut registry = self.registry();
         if let Some(entry) = registry.get(key).filter(|entry| entry.ended.is_none()) {
-            super::stages::given_up(entry, reason, SystemTime::now());
+            super::stages::cancelled(entry, reason, SystemTime::now());
         }
         registry.end(key, Instant::now());
     }
 
-    /// Ends a request with a failure that the gateway is to hear of.
+    /// Ends a request and returns the failure to send to its gateway.
     pub(super) fn failure(&self, key: protocol::RequestKey, refusal: Refusal) -> Event {
         self.metrics.failed(refusal.class);
         let event = Event::Failed(Failure { key, refusal });
@@ -191,13 +192,13 @@ impl Worker {
             entry.log.push(event.clone());
         }
         drop(registry);
-        self.give_up(&key, "failed");
+        self.cancel(&key, "failed");
         event
     }
 }
 
-fn reply(sent: Result<(), bus::PublishError>, verb: &'static str) {
+fn log_failed_reply(sent: Result<(), bus::PublishError>, verb: &'static str) {
     if let Err(error) = sent {
-        tracing::warn!(%error, verb, "answer not sent");
+        tracing::warn!(%error, verb, "failed to send a reply");
     }
 }

@@ -1,35 +1,47 @@
-//! A worker's spans that are no stages: messages, lookups, and the steps that requests share.
+//! A worker's spans beside stages: messages, lookups, and the steps that requests share.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use chassis::telemetry::names::tandem;
 use chassis::telemetry::{OpenSpan, SpanKind, Trace, Tracer, Value, names};
-use protocol::{Answer, Job};
+use protocol::{Answer, RequestKey};
 
 use super::registry::Registry;
-use super::serve::sent_at;
 use crate::events::StepRecord;
 
 const PROCESS: &str = "process tandem.v1.worker.{worker}.job";
 const DESTINATION: &str = "tandem.v1.worker.{worker}.job";
 const LOOKUP: &str = "kv lookup";
 
-/// A job was taken from the bus at `received`, and has been answered.
-pub(super) fn processed(sending: &Trace, job: &Job, answer: &Answer, received: SystemTime) {
+/// A job that arrived.
+pub(super) struct Receipt {
+    /// The request and attempt.
+    pub(super) key: RequestKey,
+    /// The leg, as an attribute.
+    pub(super) leg: &'static str,
+    /// The time of sending.
+    pub(super) sent: SystemTime,
+    /// The time of receipt.
+    pub(super) received: SystemTime,
+}
+
+/// Records the processing of a job, from its receipt until now.
+pub(super) fn processed(sending: &Trace, receipt: &Receipt, answer: &Answer) {
+    let Receipt { key, leg, sent, received } = *receipt;
     let mut span = sending.open(PROCESS, SpanKind::Consumer, received);
     span.link(sending);
     span.attribute(names::MESSAGING_SYSTEM, names::NATS);
     span.attribute(names::MESSAGING_OPERATION_NAME, "process");
     span.attribute(names::MESSAGING_OPERATION_TYPE, "process");
     span.attribute(names::MESSAGING_DESTINATION_TEMPLATE, DESTINATION);
-    let waited = received.duration_since(sent_at(job.sent_us)).unwrap_or_default();
+    let waited = received.duration_since(sent).unwrap_or_default();
     span.attribute(tandem::BROKER_WAIT_MS, waited.as_secs_f64() * 1e3);
-    span.attribute(tandem::ATTEMPT, job.key.attempt.0);
-    span.attribute(tandem::LEG, job.leg.as_str());
+    span.attribute(tandem::ATTEMPT, key.attempt.0);
+    span.attribute(tandem::LEG, leg);
     match answer {
         Answer::Accepted => span.attribute(tandem::ANSWER, "accepted"),
         Answer::Refused(refusal) => {
-            // A refusal is an answer, and the request may well succeed elsewhere.
+            // A refusal is no error: the request may succeed on another worker.
             span.attribute(tandem::ANSWER, refusal.class.as_str());
             span.attribute(tandem::LOST_REASON, refusal.message.clone());
         }
@@ -37,7 +49,7 @@ pub(super) fn processed(sending: &Trace, job: &Job, answer: &Answer, received: S
     span.end_at(SystemTime::now());
 }
 
-/// The store is asked, if the request is recorded.
+/// Opens the span of a lookup, if the request is recorded.
 pub(super) fn lookup(trace: &Trace, asked: usize) -> Option<OpenSpan> {
     if !trace.is_recorded() {
         return None;
@@ -47,7 +59,7 @@ pub(super) fn lookup(trace: &Trace, asked: usize) -> Option<OpenSpan> {
     Some(span)
 }
 
-/// The store has answered.
+/// Ends the span of a lookup with its outcome.
 pub(super) fn looked_up(span: Option<OpenSpan>, stored: Result<u32, &bus::RequestError>) {
     let Some(mut span) = span else { return };
     match stored {
@@ -60,7 +72,8 @@ pub(super) fn looked_up(span: Option<OpenSpan>, stored: Result<u32, &bus::Reques
     span.end_at(SystemTime::now());
 }
 
-/// A step is the root of a trace of its own; it and the stages of its requests link to each other.
+/// Records a step as the root of a trace of its own; it and the stages of its requests link to each
+/// other.
 pub(super) fn stepped(tracer: &Tracer, registry: &mut Registry, step: StepRecord) {
     let causes: Vec<Trace> =
         step.keys.iter().filter_map(|key| Some(registry.get(key)?.trace.clone())).collect();
@@ -79,15 +92,10 @@ pub(super) fn stepped(tracer: &Tracer, registry: &mut Registry, step: StepRecord
         (tandem::FORWARD_MS, (step.forward.as_secs_f64() * 1e3).into()),
         (tandem::STEPS_UNRECORDED, step.unrecorded.into()),
     ];
-    let place = tracer.shared_work(name, step.time, &causes, attributes);
+    let trace = tracer.shared_work(name, step.time, &causes, attributes);
     for key in &step.keys {
         if let Some(entry) = registry.get_mut(key) {
-            entry.notes.step(place.clone());
+            entry.trace_notes.step(trace.clone());
         }
     }
-}
-
-/// Microseconds since the Unix epoch.
-pub(super) fn epoch_us(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }

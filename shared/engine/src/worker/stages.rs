@@ -2,14 +2,14 @@
 
 use std::time::SystemTime;
 
+use chassis::clock::epoch_us;
 use chassis::telemetry::names::{event, stage, tandem};
 use chassis::telemetry::{OpenSpan, Value};
 use protocol::{BLOCK_TOKENS, Finish, Leg, LegStages, Opening, Role, WorkerId};
 
 use super::registry::Entry;
-use super::spans::epoch_us;
 
-/// The stages up to the first token of this leg, each starting where the one before ended.
+/// Records the stages up to the first token of this leg; each starts where the last one ended.
 pub(super) fn first_token(
     entry: &mut Entry,
     opening: Option<&Opening>,
@@ -17,11 +17,12 @@ pub(super) fn first_token(
     sent: SystemTime,
 ) {
     let (admitted, fetched) = ends(entry);
-    let steps = std::mem::take(&mut entry.notes.steps);
+    let steps = std::mem::take(&mut entry.trace_notes.steps);
     let decode = matches!(entry.leg, Leg::Decode { .. });
-    let [queue, fetch, compute] = match decode {
-        true => [stage::DECODE_QUEUE, stage::DECODE_KV_PULL, stage::DECODE_FIRST_STEP],
-        false => [stage::PREFILL_QUEUE, stage::PREFILL_KV_FETCH, stage::PREFILL_COMPUTE],
+    let [queue, fetch, compute] = if decode {
+        [stage::DECODE_QUEUE, stage::DECODE_KV_PULL, stage::DECODE_FIRST_STEP]
+    } else {
+        [stage::PREFILL_QUEUE, stage::PREFILL_KV_FETCH, stage::PREFILL_COMPUTE]
     };
     let trace = &entry.trace;
     if let Some(span) = trace.begin_stage(queue, &(entry.sent..admitted)) {
@@ -29,12 +30,12 @@ pub(super) fn first_token(
     }
     if let Some(mut span) = trace.begin_stage(fetch, &(admitted..fetched)) {
         let took = fetched.duration_since(admitted).unwrap_or_default();
-        describe_moved(&mut span, entry, took.as_secs_f64());
+        describe_transfer(&mut span, entry, took.as_secs_f64());
         if let Some(opening) = opening.filter(|_| !decode) {
-            let blocks = |tokens: u32| i64::from(tokens) / BLOCK_TOKENS as i64;
+            let stored_blocks = i64::from(opening.stored_tokens) / BLOCK_TOKENS as i64;
             span.attribute(tandem::CACHED_TOKENS, opening.cached_tokens);
             span.attribute(tandem::STORED_TOKENS, opening.stored_tokens);
-            span.attribute(tandem::STORED_BLOCKS, blocks(opening.stored_tokens));
+            span.attribute(tandem::STORED_BLOCKS, stored_blocks);
             span.attribute(tandem::HIT, opening.cached_tokens != 0);
             span.attribute(tandem::TIER, tier(opening));
         }
@@ -51,28 +52,28 @@ pub(super) fn first_token(
         preempted(&mut span, entry);
         end(span, entry, sent);
     }
-    entry.notes.preempted.clear();
+    entry.trace_notes.preempted.clear();
 }
 
-/// When pages and blocks were there.
+/// Returns the ends of the queue and fetch stages.
 fn ends(entry: &Entry) -> (SystemTime, SystemTime) {
-    let admitted = entry.marks.admitted.unwrap_or(entry.sent);
-    (admitted, entry.marks.fetched.unwrap_or(admitted))
+    let admitted = entry.stage_times.admitted.unwrap_or(entry.sent);
+    (admitted, entry.stage_times.fetched.unwrap_or(admitted))
 }
 
-fn describe_moved(span: &mut OpenSpan, entry: &Entry, seconds: f64) {
-    let moved = &entry.notes.moved;
-    span.attribute(tandem::BLOCKS, moved.blocks);
-    span.attribute(tandem::BYTES, moved.bytes);
-    if let Some(path) = moved.path {
+fn describe_transfer(span: &mut OpenSpan, entry: &Entry, seconds: f64) {
+    let transfer = &entry.trace_notes.transfer;
+    span.attribute(tandem::BLOCKS, transfer.blocks);
+    span.attribute(tandem::BYTES, transfer.bytes);
+    if let Some(path) = transfer.path {
         span.attribute(tandem::PATH, path);
     }
-    if moved.bytes != 0 && 0.0 < seconds {
-        span.attribute(tandem::MB_PER_S, moved.bytes as f64 / 1e6 / seconds);
+    if transfer.bytes != 0 && seconds > 0.0 {
+        span.attribute(tandem::MB_PER_S, transfer.bytes as f64 / 1e6 / seconds);
     }
 }
 
-/// Where reused KV came from.
+/// Returns the source of reused KV.
 fn tier(opening: &Opening) -> &'static str {
     let pool = opening.cached_tokens.saturating_sub(opening.stored_tokens);
     match (pool, opening.stored_tokens) {
@@ -84,7 +85,7 @@ fn tier(opening: &Opening) -> &'static str {
 }
 
 fn preempted(span: &mut OpenSpan, entry: &Entry) {
-    for (times, at) in &entry.notes.preempted {
+    for (times, at) in &entry.trace_notes.preempted {
         span.event(event::PREEMPTED, *at, [(tandem::PREEMPTIONS, Value::from(*times))]);
     }
 }
@@ -95,9 +96,9 @@ fn end(mut span: OpenSpan, entry: &Entry, at: SystemTime) {
     span.end_at(at);
 }
 
-/// What the gateway is told of them, when it asked.
-pub(super) fn told(entry: &Entry, worker: &WorkerId) -> Option<Box<LegStages>> {
-    if !entry.tell_stages {
+/// Returns the times of the stages for the gateway, if the job asked for them.
+pub(super) fn leg_stages(entry: &Entry, worker: &WorkerId) -> Option<Box<LegStages>> {
+    if !entry.report_stages {
         return None;
     }
     let (admitted, fetched) = ends(entry);
@@ -113,19 +114,19 @@ pub(super) fn told(entry: &Entry, worker: &WorkerId) -> Option<Box<LegStages>> {
     }))
 }
 
-/// All blocks of a prompt are in the store.
-pub(super) fn stored(entry: &Entry, unstored: usize, at: SystemTime) {
-    let start = entry.marks.first_put.unwrap_or(at);
+/// Records the upload of a prompt, whose puts have all ended.
+pub(super) fn uploaded(entry: &Entry, failed: usize, at: SystemTime) {
+    let start = entry.stage_times.first_put.unwrap_or(at);
     let Some(mut span) = entry.trace.begin_stage(stage::KV_PUT, &(start..at)) else { return };
-    span.attribute(tandem::BLOCKS, entry.puts.stored);
-    span.attribute(tandem::BYTES, entry.puts.bytes);
-    span.attribute(tandem::UNSTORED_BLOCKS, unstored);
+    span.attribute(tandem::BLOCKS, entry.upload.stored);
+    span.attribute(tandem::BYTES, entry.upload.bytes);
+    span.attribute(tandem::UNSTORED_BLOCKS, failed);
     end(span, entry, at);
 }
 
-/// A sequence ended on this worker.
+/// Records the generation of a sequence that ended on this worker.
 pub(super) fn finished(entry: &Entry, finish: Finish, output_tokens: u32, at: SystemTime) {
-    let start = entry.marks.first_token.unwrap_or(at);
+    let start = entry.stage_times.first_token.unwrap_or(at);
     let reason = match finish {
         Finish::Stop => "stop",
         Finish::Length => "length",
@@ -139,19 +140,19 @@ pub(super) fn finished(entry: &Entry, finish: Finish, output_tokens: u32, at: Sy
 }
 
 fn describe_generating(span: &mut OpenSpan, entry: &Entry) {
-    entry.notes.steps.iter().for_each(|step| span.link(step));
-    for (tokens, at) in &entry.notes.paces {
+    entry.trace_notes.steps.iter().for_each(|step| span.link(step));
+    for (tokens, at) in &entry.trace_notes.paces {
         span.event(event::TOKENS, *at, [(tandem::TOKENS, Value::from(*tokens))]);
     }
     preempted(span, entry);
 }
 
-/// A sequence was given up: the stage it was in ends here, and says why. That is no error of this
-/// worker's; what failed says so in the gateway's span.
-pub(super) fn given_up(entry: &Entry, reason: &'static str, at: SystemTime) {
+/// Ends the present stage of a cancelled sequence, with the reason. The stage is no error of this
+/// worker; the gateway's span carries the error.
+pub(super) fn cancelled(entry: &Entry, reason: &'static str, at: SystemTime) {
     let decode = matches!(entry.leg, Leg::Decode { .. });
-    let marks = &entry.marks;
-    let (name, start) = match (marks.first_token, marks.fetched, marks.admitted) {
+    let times = &entry.stage_times;
+    let (name, start) = match (times.first_token, times.fetched, times.admitted) {
         (Some(start), _, _) if decode || entry.leg == Leg::Whole => (stage::DECODE_GENERATE, start),
         (Some(_), _, _) => return,
         (None, Some(start), _) if decode => (stage::DECODE_FIRST_STEP, start),

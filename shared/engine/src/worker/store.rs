@@ -1,18 +1,16 @@
-//! Puts sealed blocks into the store, and hands a prompt over once its blocks are in.
+//! Puts sealed blocks into the store, and hands a prompt over once its blocks are stored.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bus::NewBlock;
-use bytes::Bytes;
-use protocol::{Backoff, BlockHash, Leg, PromptDone, Release, RequestKey};
+use protocol::{Backoff, BlockHash, Leg, PromptDone, Release, RequestKey, Scope};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::registry::Entry;
 use super::{Worker, stages};
 use crate::events::BlockEvent;
 
-/// Puts of one worker under way; the bus bounds their bytes.
+/// Upload of one worker under way; the bus bounds their bytes.
 const PUTS_MAX: usize = 64;
 const HANDOVER_TRIES: u32 = 3;
 const HANDOVER_BACKOFF: Backoff =
@@ -20,89 +18,81 @@ const HANDOVER_BACKOFF: Backoff =
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Takes blocks from the step loop until it ends.
+/// Uploads the blocks of the step loop until it ends.
 pub(super) async fn run(worker: Arc<Worker>, mut blocks: mpsc::Receiver<BlockEvent>) {
     let permits = Arc::new(Semaphore::new(PUTS_MAX));
     while let Some(event) = blocks.recv().await {
         match event {
-            BlockEvent::Sealed { key, name, tokens, bytes } => {
+            BlockEvent::Sealed { key, hash, tokens, bytes } => {
                 let Ok(permit) = permits.clone().acquire_owned().await else { return };
-                if !worker.put_starts(&key) {
-                    continue;
-                }
+                let Some(scope) = worker.start_put(&key) else { continue };
                 let owner = worker.clone();
-                worker.crew.spawn(async move {
-                    let stored = put(&owner, key, name, tokens, bytes).await;
+                worker.task_set.spawn(async move {
+                    let stored = put(&owner, key, NewBlock { hash, tokens, scope, bytes }).await;
                     drop(permit);
-                    owner.put_ends(&key, name, stored);
+                    owner.end_put(&key, hash, stored);
                 });
             }
-            BlockEvent::Unstored { key, name } => {
-                if worker.put_starts(&key) {
-                    worker.put_ends(&key, name, None);
+            BlockEvent::Dropped { key, hash } => {
+                if worker.start_put(&key).is_some() {
+                    worker.end_put(&key, hash, None);
                 }
             }
-            BlockEvent::Complete { key } => worker.puts_complete(&key),
+            BlockEvent::Complete { key } => worker.complete_upload(&key),
         }
     }
 }
 
-/// Stores one block; gives its bytes when it is in.
-async fn put(
-    worker: &Worker,
-    key: RequestKey,
-    name: BlockHash,
-    tokens: u32,
-    bytes: Bytes,
-) -> Option<u64> {
-    let (to, scope) = {
+/// Stores one block; returns its bytes once it is stored.
+async fn put(worker: &Worker, key: RequestKey, block: NewBlock) -> Option<u64> {
+    let to = {
         let registry = worker.registry();
         let entry = registry.get(&key)?;
-        let to = match &entry.leg {
+        match &entry.leg {
             Leg::Prefill { decode } if worker.listens_for(entry.tokens) => Some(decode.clone()),
             Leg::Prefill { .. } | Leg::Decode { .. } | Leg::Whole => None,
-        };
-        (to, entry.scope)
+        }
     };
-    let size = bytes.len() as u64;
-    match worker.blocks.put(to.as_ref(), NewBlock { hash: name, tokens, scope, bytes }).await {
-        Ok(_) => Some(size),
+    let bytes = block.bytes.len() as u64;
+    match worker.blocks.put(to.as_ref(), block).await {
+        Ok(_) => Some(bytes),
         Err(error) => {
             let trace_id = worker.trace_id(&key);
-            tracing::warn!(request = %key.request, trace_id, %name, %error, "block not stored");
+            tracing::warn!(request = %key.request, trace_id, %error, "failed to put a block");
             None
         }
     }
 }
 
 impl Worker {
-    /// False for a request that is not here any more: its blocks have no scope to go under.
-    fn put_starts(&self, key: &RequestKey) -> bool {
+    /// Counts a put that starts and returns its scope; `None` for a request that is no longer
+    /// registered.
+    fn start_put(&self, key: &RequestKey) -> Option<Scope> {
         let mut registry = self.registry();
-        let Some(entry) = registry.get_mut(key) else { return false };
-        entry.puts.outstanding += 1;
-        entry.marks.first_put.get_or_insert(SystemTime::now());
-        true
+        let entry = registry.get_mut(key)?;
+        entry.upload.outstanding += 1;
+        entry.stage_times.first_put.get_or_insert(SystemTime::now());
+        Some(entry.scope)
     }
 
-    fn put_ends(self: &Arc<Self>, key: &RequestKey, name: BlockHash, stored: Option<u64>) {
+    fn end_put(self: &Arc<Self>, key: &RequestKey, hash: BlockHash, stored: Option<u64>) {
         self.metrics.put(stored);
         if let Some(entry) = self.registry().get_mut(key) {
-            entry.puts.outstanding -= 1;
+            entry.upload.outstanding -= 1;
             match stored {
                 Some(bytes) => {
-                    entry.puts.stored += 1;
-                    entry.puts.bytes += bytes;
+                    entry.upload.stored += 1;
+                    entry.upload.bytes += bytes;
                 }
-                None => entry.puts.unstored.push(name),
+                None => entry.upload.failed.push(hash),
             }
         }
         self.hand_over_when_stored(key);
     }
 
-    fn puts_complete(self: &Arc<Self>, key: &RequestKey) {
+    fn complete_upload(self: &Arc<Self>, key: &RequestKey) {
         if let Some(entry) = self.registry().get_mut(key) {
-            entry.puts.complete = true;
+            entry.upload.complete = true;
         }
         self.hand_over_when_stored(key);
     }
@@ -118,7 +108,7 @@ impl Worker {
             else {
                 return;
             };
-            if !entry.puts.complete || 0 < entry.puts.outstanding {
+            if !entry.upload.complete || entry.upload.outstanding > 0 {
                 return;
             }
             let done = PromptDone {
@@ -126,13 +116,13 @@ impl Worker {
                 prefill: self.id.clone(),
                 first_token,
                 finished,
-                unstored: std::mem::take(&mut entry.puts.unstored),
+                unstored: std::mem::take(&mut entry.upload.failed),
             };
-            stages::stored(entry, done.unstored.len(), SystemTime::now());
+            stages::uploaded(entry, done.unstored.len(), SystemTime::now());
             (decode.clone(), done)
         };
         let owner = self.clone();
-        self.crew.spawn(async move {
+        self.task_set.spawn(async move {
             let (decode, done) = done;
             let key = done.key;
             hand_over(&owner, &decode, done).await;
@@ -140,19 +130,22 @@ impl Worker {
         });
     }
 
-    /// Lets the store forget that a request reads its blocks, if it remembers.
+    /// Releases the lease on the blocks of a request, if it holds one.
     pub(super) fn release_lease(self: &Arc<Self>, key: RequestKey) {
-        let leased = |entry: &mut Entry| std::mem::take(&mut entry.leased);
-        if !self.registry().get_mut(&key).is_some_and(leased) {
+        let was_leased = match self.registry().get_mut(&key) {
+            Some(entry) => std::mem::take(&mut entry.leased),
+            None => false,
+        };
+        if !was_leased {
             return;
         }
         let owner = self.clone();
-        self.crew.spawn(async move {
+        self.task_set.spawn(async move {
             let release = Release { fingerprint: owner.fingerprint, key };
             let context = owner.context(&key);
-            // A lease that is not released runs out by itself.
+            // A lease that is not released expires by itself.
             if let Err(error) = owner.bus.ask_store(&release, &context, RELEASE_TIMEOUT).await {
-                tracing::debug!(request = %key.request, %error, "store lease not released");
+                tracing::debug!(request = %key.request, %error, "failed to release a store lease");
             }
         });
     }
@@ -171,6 +164,6 @@ async fn hand_over(worker: &Worker, decode: &protocol::WorkerId, done: PromptDon
             }
         }
     }
-    // The gateway notices a dead decode worker by itself and sends the request elsewhere.
+    // The gateway detects a dead decode worker by itself and sends the request to another one.
     worker.metrics.handover_failed();
 }

@@ -1,4 +1,4 @@
-//! How long the parts of requests took on this worker, under the names that dashboards know.
+//! Durations of the parts of requests on this worker, under the `vllm:*` names that dashboards use.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,7 @@ use chassis::metrics::{REQUEST_SECONDS, Registry, STEP_SECONDS, TracedHistogram}
 use chassis::telemetry::Trace;
 use protocol::{Leg, Opening};
 
-use super::registry::{Entry, Moved};
+use super::registry::{Entry, Transfer};
 
 type Path = [(&'static str, &'static str); 1];
 
@@ -59,9 +59,9 @@ impl Times {
         registry.register("vllm:prefix_cache_hits", hits, self.cache_hits.clone());
     }
 
-    /// The first token of a leg is known.
+    /// Observes the durations up to the first token of a leg.
     pub(super) fn first_token(&self, entry: &Entry, opening: Option<&Opening>, at: SystemTime) {
-        let admitted = entry.marks.admitted.unwrap_or(entry.sent);
+        let admitted = entry.stage_times.admitted.unwrap_or(entry.sent);
         self.queue.observe_duration(between(entry.sent, admitted), &entry.trace);
         if let (Some(opening), Leg::Prefill { .. } | Leg::Whole) = (opening, &entry.leg) {
             self.prefill.observe_duration(between(admitted, at), &entry.trace);
@@ -70,15 +70,15 @@ impl Times {
         }
     }
 
-    /// The last token is known.
+    /// Observes the duration from the first token to the last.
     pub(super) fn finished(&self, entry: &Entry, at: SystemTime) {
-        let first = entry.marks.first_token.unwrap_or(at);
+        let first = entry.stage_times.first_token.unwrap_or(at);
         self.decode.observe_duration(between(first, at), &entry.trace);
     }
 
-    /// Blocks came.
-    pub(super) fn moved(&self, moved: &Moved, took: Duration, trace: &Trace) {
-        if let Some(path) = moved.path.filter(|_| moved.blocks != 0) {
+    /// Observes a transfer of blocks.
+    pub(super) fn transferred(&self, transfer: &Transfer, took: Duration, trace: &Trace) {
+        if let Some(path) = transfer.path.filter(|_| transfer.blocks != 0) {
             self.transfer.get_or_create_owned(&[("path", path)]).observe_duration(took, trace);
         }
     }

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "every test takes what it needs")]
 
 use engine::compute::ComputeError;
-use engine::{Compute, Extras};
+use engine::{Compute, SamplingState};
 use model::{BatchSequence, StepOutput, Wanted};
 use protocol::{
     Attempt, FileDigest, ModelFingerprint, RequestId, RequestKey, Sampling, Scope, Stopping,
@@ -27,7 +27,7 @@ pub(crate) const LIMITS: Limits = Limits {
 
 /// Keeps the tokens themselves as "KV".
 pub(crate) struct Tape {
-    /// What was written where.
+    /// The tokens in each page.
     pub(crate) pages: Vec<[u32; 16]>,
     /// Fails every step.
     pub(crate) fail: bool,
@@ -44,12 +44,12 @@ impl Tape {
     }
 }
 
-/// What follows some tokens.
+/// Returns the token that follows some tokens.
 pub(crate) fn next_token(tokens: impl Iterator<Item = u32>) -> u32 {
     1 + tokens.fold(17u32, |hash, token| hash.wrapping_mul(31).wrapping_add(token)) % 97
 }
 
-/// What an undisturbed run says.
+/// Returns the output of an undisturbed run.
 pub(crate) fn alone(prompt: &[u32], max_tokens: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..max_tokens {
@@ -132,6 +132,6 @@ pub(crate) fn sequence(id: u128, part: Part, prompt: Vec<u32>, max_tokens: u32) 
 }
 
 /// Takes the most likely token.
-pub(crate) fn greedy() -> Extras {
-    Extras::new(Sampling { temperature: 0.0, ..Sampling::default() }, None, None)
+pub(crate) fn greedy() -> SamplingState {
+    SamplingState::new(Sampling { temperature: 0.0, ..Sampling::default() }, None, None)
 }

@@ -1,7 +1,7 @@
-//! One turn of the step loop: read the mail, plan, compute, choose, commit, tell.
+//! One iteration of the step loop: drain commands, plan, compute, choose, commit, report.
 //!
-//! The loop owns its planner. In steady decoding a turn takes no lock and allocates nothing, but
-//! for the blocks that it completes; `tests/steady.rs` counts.
+//! The loop owns its planner. In steady decoding an iteration takes no lock and allocates nothing
+//! but for the blocks that it completes; `tests/steady.rs` counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use chassis::clock::now_ms;
 use model::sampling::Chooser;
 use model::{BatchSequence, StepOutput};
 use protocol::{BLOCK_TOKENS, BlockHash, ErrorClass, Refusal, RequestKey};
@@ -20,31 +21,31 @@ use tokio::sync::mpsc;
 
 use super::inbox::Inbox;
 use super::outbox::Outbox;
-use super::watch::Watch;
-use super::{HOUSEKEEPING, IDLE_WAIT, row, unix_ms};
+use super::sampler::StepSampler;
+use super::{HOUSEKEEPING, IDLE_WAIT, row};
 use crate::compute::{Compute, ComputeError};
 use crate::events::{BlockEvent, Events, StepEvent, StepRecord};
-use crate::handle::{Arrival, COMMANDS_MAX, Command, EngineHandle, Extras};
+use crate::handle::{Arrival, COMMANDS_MAX, Command, EngineHandle, SamplingState};
 use crate::report::{Report, StepTimes};
 use crate::tickets::{Signals, Ticket, Tickets};
 
-/// The shell's ends of a loop.
+/// The shell's ends of a step loop.
 pub type Ends = (EngineHandle, mpsc::Receiver<Events>, mpsc::Receiver<BlockEvent>);
 
-/// What a turn came to.
+/// The outcome of an iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// A step was computed, or failed.
+pub enum Iteration {
+    /// A step was computed or failed.
     Stepped,
     /// There was nothing to compute.
     Idle,
     /// Every handle is gone.
-    Over,
+    Closed,
 }
 
-/// What the loop keeps beside a planner's sequence.
-struct Seat {
-    extras: Extras,
+/// The state of a sequence beside the planner's.
+struct Slot {
+    sampling_state: SamplingState,
     ticket: Arc<Ticket>,
 }
 
@@ -52,18 +53,19 @@ struct Seat {
 pub struct StepLoop<C> {
     compute: C,
     planner: Planner,
-    seats: BTreeMap<RequestKey, Seat>,
+    slots: BTreeMap<RequestKey, Slot>,
     inbox: Inbox,
     outbox: Outbox,
     report: Arc<ArcSwap<Report>>,
     speed: SpeedFit,
     times: StepTimes,
-    watch: Watch,
+    sampler: StepSampler,
     failed_steps: u32,
-    /// When leases are looked at next, and whether anything happened since the last time.
+    /// The time of the next housekeeping.
     housekeeping_at: Instant,
-    stirred: bool,
-    // Kept from step to step for their memory.
+    /// True if anything changed since the last report.
+    dirty: bool,
+    // Reused from step to step for their memory.
     rows: Vec<Row>,
     batch: Vec<BatchSequence<'static>>,
     output: StepOutput,
@@ -72,7 +74,7 @@ pub struct StepLoop<C> {
 }
 
 impl<C: Compute> StepLoop<C> {
-    /// A loop over an empty planner; at most `blocks_max` blocks wait for the store.
+    /// Creates a loop over an empty planner; at most `blocks_max` blocks wait for the store.
     pub fn new(compute: C, planner: Planner, blocks_max: usize) -> (Self, Ends) {
         let gate = planner.gate();
         let (commands, commands_in) = mpsc::channel(COMMANDS_MAX);
@@ -90,115 +92,116 @@ impl<C: Compute> StepLoop<C> {
             report: report.clone(),
             alive: Arc::new(AtomicBool::new(true)),
         };
-        let turning = Self {
+        let step_loop = Self {
             compute,
             planner,
-            seats: BTreeMap::new(),
+            slots: BTreeMap::new(),
             inbox: Inbox::new(commands_in, arrivals_in, signals),
             outbox,
             report,
             speed: SpeedFit::default(),
             times: StepTimes::default(),
-            watch: Watch::default(),
+            sampler: StepSampler::default(),
             failed_steps: 0,
             housekeeping_at: Instant::now(),
-            stirred: false,
+            dirty: false,
             rows: Vec::new(),
             batch: Vec::new(),
             output: StepOutput::default(),
             chooser: Chooser::default(),
             outcomes: Vec::new(),
         };
-        (turning, (handle, steps, blocks))
+        (step_loop, (handle, steps, blocks))
     }
 
-    /// The planner, to look at.
+    /// Returns the planner, for inspection.
     pub fn planner(&self) -> &Planner {
         &self.planner
     }
 
-    /// The model, to look at.
+    /// Returns the model, for inspection.
     pub fn compute(&self) -> &C {
         &self.compute
     }
 
-    /// Steps that failed since the last one that did not.
+    /// Returns the number of failed steps since the last one that succeeded.
     pub fn failed_steps(&self) -> u32 {
         self.failed_steps
     }
 
-    /// Waits for something to do, or for the next housekeeping if anything needs it.
+    /// Waits for a command, or for the next housekeeping if there is anything to housekeep.
     pub async fn wait(&mut self, now: Instant) {
-        let limit = match self.stirred || !self.seats.is_empty() {
-            true => self.housekeeping_at.saturating_duration_since(now),
-            false => IDLE_WAIT,
+        let limit = if self.dirty || !self.slots.is_empty() {
+            self.housekeeping_at.saturating_duration_since(now)
+        } else {
+            IDLE_WAIT
         };
         self.inbox.wait(limit).await;
     }
 
-    /// Reads the mail and makes one step, if there is one to make.
-    pub fn turn(&mut self) -> Turn {
+    /// Drains the commands and computes one step, if there is one to compute.
+    pub fn iterate(&mut self) -> Iteration {
         let began = Instant::now();
-        self.read_mail();
-        if self.inbox.over() {
-            return Turn::Over;
+        self.drain_commands();
+        if self.inbox.closed() {
+            return Iteration::Closed;
         }
-        if self.housekeeping_at <= began {
-            self.keep_house(began);
+        if began >= self.housekeeping_at {
+            self.housekeep(began);
         }
         self.admit();
         self.planner.plan_into(&mut self.rows);
         self.inbox.settle(self.planner.waiting());
-        // The shell fetches for those just admitted while the others compute.
+        // The shell fetches for the sequences just admitted while the others compute.
         self.outbox.send();
         if self.rows.is_empty() {
-            return Turn::Idle;
+            return Iteration::Idle;
         }
-        self.stirred = true;
+        self.dirty = true;
         self.step(began);
-        Turn::Stepped
+        Iteration::Stepped
     }
 
-    /// Commands before arrivals: what filled the command queue came before the wake-up of an
-    /// arrival that found it full.
-    fn read_mail(&mut self) {
+    /// Applies commands before arrivals: the commands in a full queue were sent before the wake-up of
+    /// an arrival that found it full.
+    fn drain_commands(&mut self) {
         for _ in 0..Inbox::commands_max() {
             let Some(command) = self.inbox.command() else { break };
-            self.obey(command);
+            self.apply(command);
         }
         while let Some(arrival) = self.inbox.arrival() {
             self.take(arrival);
         }
-        if self.inbox.signals.take_given_up() {
-            let gone = self.seats.iter().filter(|(_, seat)| !seat.ticket.wanted());
-            let gone: Vec<RequestKey> = gone.map(|(key, _)| *key).collect();
-            gone.iter().for_each(|key| self.retire(key));
+        if self.inbox.signals.take_cancelled() {
+            let cancelled = self.slots.iter().filter(|(_, slot)| !slot.ticket.wanted());
+            let cancelled: Vec<RequestKey> = cancelled.map(|(key, _)| *key).collect();
+            cancelled.iter().for_each(|key| self.retire(key));
         }
     }
 
-    fn take(&mut self, Arrival { sequence, extras, ticket }: Arrival) {
-        self.stirred = true;
+    fn take(&mut self, Arrival { sequence, sampling_state, ticket }: Arrival) {
+        self.dirty = true;
         let key = sequence.key;
         if ticket.wanted() && self.planner.enqueue(sequence) {
-            self.seats.insert(key, Seat { extras, ticket });
+            self.slots.insert(key, Slot { sampling_state, ticket });
         }
     }
 
-    fn obey(&mut self, command: Command) {
-        self.stirred = true;
+    fn apply(&mut self, command: Command) {
+        self.dirty = true;
         match command {
             Command::Wake => {}
             Command::Import { key, block, bytes } => {
                 let Some(page) = self.planner.page_for_import(&key, block) else { return };
                 match self.compute.import_block(page, &bytes) {
                     Ok(()) => self.planner.imported(&key, block),
-                    Err(error) => self.give_up(&key, &error),
+                    Err(error) => self.fail(&key, &error),
                 }
             }
             Command::Fetched { key, tokens } => self.planner.fetched(&key, tokens),
             Command::FirstToken { key, token } => {
                 if self.planner.first_token(&key, token).is_some() {
-                    // The prefill worker has told the gateway; here it only frees the pages.
+                    // The prefill worker sent the last token; this worker only frees the pages.
                     self.retire(&key);
                 }
             }
@@ -206,25 +209,25 @@ impl<C: Compute> StepLoop<C> {
                 let Some(sequence) = self.planner.sequence(&key) else { return };
                 let all = sequence.names().iter().copied().zip(sequence.pages.iter().copied());
                 let blocks: Vec<(BlockHash, Page)> = all.take(to).skip(from).collect();
-                for (name, page) in blocks {
-                    self.export(key, name, page, BLOCK_TOKENS);
+                for (hash, page) in blocks {
+                    self.export(key, hash, page, BLOCK_TOKENS);
                 }
             }
         }
     }
 
-    /// Takes over renewed leases, ends what is over, publishes the report.
-    fn keep_house(&mut self, now: Instant) {
+    /// Copies renewed leases to the planner, ends expired sequences, publishes the report.
+    fn housekeep(&mut self, now: Instant) {
         self.housekeeping_at = now + HOUSEKEEPING;
-        for (key, seat) in &self.seats {
-            self.planner.keep_until(key, seat.ticket.lease_until_ms());
+        for (key, slot) in &self.slots {
+            self.planner.keep_until(key, slot.ticket.lease_until_ms());
         }
-        for expired in self.planner.expire(unix_ms()) {
+        for expired in self.planner.expire(now_ms()) {
             self.retire(&expired.key);
-            self.outbox.note(StepEvent::Failed { key: expired.key, refusal: expired.refusal });
+            self.outbox.push(StepEvent::Failed { key: expired.key, refusal: expired.refusal });
         }
-        if self.stirred || !self.seats.is_empty() {
-            self.stirred = false;
+        if self.dirty || !self.slots.is_empty() {
+            self.dirty = false;
             self.report.store(Arc::new(Report {
                 pool: self.planner.pool_state(),
                 load: self.planner.load(),
@@ -240,7 +243,7 @@ impl<C: Compute> StepLoop<C> {
         }
         let at = SystemTime::now();
         for admitted in self.planner.admit() {
-            self.outbox.note(StepEvent::Admitted { admitted, at });
+            self.outbox.push(StepEvent::Admitted { admitted, at });
         }
     }
 
@@ -254,50 +257,50 @@ impl<C: Compute> StepLoop<C> {
             tracing::error!(%error, sequences = self.rows.len(), "step failed");
             for index in 0..self.rows.len() {
                 let key = self.rows[index].key;
-                self.give_up(&key, &error);
+                self.fail(&key, &error);
             }
             return;
         }
         self.failed_steps = 0;
-        self.tell_step(began, forward, &work);
+        self.report_step(began, forward, &work);
         self.commit();
         self.outbox.send();
         let exporting = Instant::now();
         self.export_outcomes();
-        self.note_times(began, forward, exporting);
-        // All of the turn: the next one waits for all of it.
+        self.record_times(began, forward, exporting);
+        // The whole iteration, since the next one waits for all of it.
         self.speed.observe(&work, began.elapsed().as_secs_f64() * 1e6);
     }
 
-    /// Computes the planned rows; also says how much work they are.
+    /// Computes the planned rows and returns their amount of work.
     fn forward(&mut self) -> (StepWork, Result<(), ComputeError>) {
         let mut batch = row::recycled(std::mem::take(&mut self.batch));
         let mut work = StepWork::default();
         for row in &self.rows {
             let sequence = self.planner.sequence(&row.key).expect("planned from the sequences");
-            let seat = self.seats.get_mut(&row.key).expect("seated with its sequence");
+            let slot = self.slots.get_mut(&row.key).expect("a slot exists for every sequence");
             match row.count {
                 1 if !sequence.output().is_empty() => work.generating(row.start),
                 count => work.prompt(row.start, count),
             }
-            if sequence.output().is_empty() || 1 < row.count {
-                seat.extras.chunks += 1;
+            if sequence.output().is_empty() || row.count > 1 {
+                slot.sampling_state.chunks += 1;
             }
-            batch.push(row::batch_row(row, sequence, &seat.extras));
+            batch.push(row::batch_row(row, sequence, &slot.sampling_state));
         }
         let computed = self.compute.forward(&batch, &mut self.output);
         self.batch = row::recycled(batch);
         (work, computed)
     }
 
-    /// Tells the shell of a step that worked on recorded requests, unless it was told of many just
-    /// now. Before the step's tokens, whose stages link to it.
-    fn tell_step(&mut self, began: Instant, forward: Duration, work: &StepWork) {
-        let (seats, rows) = (&self.seats, &self.rows);
+    /// Reports a step that worked on recorded requests, unless the sampler leaves it out. Comes before
+    /// the step's tokens, whose stages link to it.
+    fn report_step(&mut self, began: Instant, forward: Duration, work: &StepWork) {
+        let (slots, rows) = (&self.slots, &self.rows);
         let recorded = || {
             rows.iter().filter_map(|row| {
-                let seat = seats.get(&row.key).filter(|seat| seat.extras.traced)?;
-                Some((row.key, !seat.extras.opened))
+                let slot = slots.get(&row.key).filter(|slot| slot.sampling_state.traced)?;
+                Some((row.key, !slot.sampling_state.opened))
             })
         };
         let Some(opens) = recorded().map(|(_, opens)| opens).reduce(|one, other| one || other)
@@ -305,7 +308,7 @@ impl<C: Compute> StepLoop<C> {
             return;
         };
         let now = Instant::now();
-        let Some(unrecorded) = self.watch.step(now, opens) else { return };
+        let Some(unrecorded) = self.sampler.record(now, opens) else { return };
         let ended = SystemTime::now();
         let record = StepRecord {
             time: ended - now.duration_since(began)..ended,
@@ -316,24 +319,26 @@ impl<C: Compute> StepLoop<C> {
             unrecorded,
             keys: recorded().map(|(key, _)| key).collect(),
         };
-        self.outbox.note(StepEvent::Stepped(Box::new(record)));
+        self.outbox.push(StepEvent::Stepped(Box::new(record)));
     }
 
-    /// Chooses and books the tokens of the step. What was given up meanwhile is passed over.
+    /// Chooses and commits the tokens of the step, without those of sequences cancelled meanwhile.
     fn commit(&mut self) {
         for (index, row) in self.rows.iter().enumerate() {
-            let seat = self.seats.get_mut(&row.key).filter(|seat| seat.ticket.wanted());
-            let (Some(seat), Some(sequence)) = (seat, self.planner.sequence(&row.key)) else {
+            let slot = self.slots.get_mut(&row.key).filter(|slot| slot.ticket.wanted());
+            let (Some(slot), Some(sequence)) = (slot, self.planner.sequence(&row.key)) else {
                 continue;
             };
             let last = self.output.sequence(index).next_back();
-            let chosen = row::choose(row, last, sequence, &seat.extras, &mut self.chooser);
-            row::score_prompt(row, &self.output, index, sequence, &mut seat.extras);
+            let chosen = row::choose(row, last, sequence, &slot.sampling_state, &mut self.chooser);
+            row::score_prompt(row, &self.output, index, sequence, &mut slot.sampling_state);
             let token = chosen.as_ref().map(|chosen| chosen.0);
             let Some(outcome) = self.planner.commit(row, token) else { continue };
             let sequence = self.planner.sequence(&row.key).expect("committed just now");
-            if let Some(event) = row::token_event(sequence, &mut seat.extras, chosen, &outcome) {
-                self.outbox.note(event);
+            if let Some(event) =
+                row::token_event(sequence, &mut slot.sampling_state, chosen, &outcome)
+            {
+                self.outbox.push(event);
             }
             if outcome.done || !outcome.sealed.is_empty() {
                 self.outcomes.push((row.key, outcome));
@@ -344,11 +349,11 @@ impl<C: Compute> StepLoop<C> {
     fn export_outcomes(&mut self) {
         let mut outcomes = std::mem::take(&mut self.outcomes);
         for (key, outcome) in outcomes.drain(..) {
-            for (_, name, page) in &outcome.sealed {
-                self.export(key, *name, *page, BLOCK_TOKENS);
+            for (_, hash, page) in &outcome.sealed {
+                self.export(key, *hash, *page, BLOCK_TOKENS);
             }
-            if let Some((name, page, tokens)) = outcome.tail.filter(|_| outcome.finish.is_none()) {
-                self.export(key, name, page, tokens);
+            if let Some((hash, page, tokens)) = outcome.tail.filter(|_| outcome.finish.is_none()) {
+                self.export(key, hash, page, tokens);
             }
             if outcome.done {
                 self.retire(&key);
@@ -358,20 +363,20 @@ impl<C: Compute> StepLoop<C> {
         self.outcomes = outcomes;
     }
 
-    fn export(&mut self, key: RequestKey, name: BlockHash, page: Page, tokens: usize) {
+    fn export(&mut self, key: RequestKey, hash: BlockHash, page: Page, tokens: usize) {
         let event = match self.compute.export_block(page, tokens as u32) {
             Ok(bytes) => {
-                BlockEvent::Sealed { key, name, tokens: tokens as u32, bytes: Bytes::from(bytes) }
+                BlockEvent::Sealed { key, hash, tokens: tokens as u32, bytes: Bytes::from(bytes) }
             }
             Err(error) => {
-                tracing::error!(%error, %name, "block not exported");
-                BlockEvent::Unstored { key, name }
+                tracing::error!(%hash, %error, "failed to export a block");
+                BlockEvent::Dropped { key, hash }
             }
         };
         self.outbox.block(event);
     }
 
-    fn note_times(&mut self, began: Instant, forward: Duration, exporting: Instant) {
+    fn record_times(&mut self, began: Instant, forward: Duration, exporting: Instant) {
         let ended = Instant::now();
         self.times.steps += 1;
         self.times.forward += forward;
@@ -379,17 +384,17 @@ impl<C: Compute> StepLoop<C> {
         self.times.whole += ended - began;
     }
 
-    fn give_up(&mut self, key: &RequestKey, error: &ComputeError) {
+    fn fail(&mut self, key: &RequestKey, error: &ComputeError) {
         self.retire(key);
         let refusal = Refusal::new(ErrorClass::Retry, format!("the engine failed: {error}"));
-        self.outbox.note(StepEvent::Failed { key: *key, refusal });
+        self.outbox.push(StepEvent::Failed { key: *key, refusal });
         self.outbox.send();
     }
 
     fn retire(&mut self, key: &RequestKey) {
         self.planner.retire(key);
-        if let Some(seat) = self.seats.remove(key) {
-            seat.ticket.gone();
+        if let Some(slot) = self.slots.remove(key) {
+            slot.ticket.gone();
         }
     }
 }

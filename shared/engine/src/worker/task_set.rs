@@ -5,26 +5,26 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Tasks of one worker: a fetch per admitted sequence, a put per block, a hand-over per prompt.
+/// The tasks of one worker: a fetch per admitted sequence, a put per block, a hand-over per prompt.
 #[derive(Debug, Default)]
-pub(crate) struct Crew {
+pub(crate) struct TaskSet {
     tasks: Mutex<JoinSet<()>>,
 }
 
-impl Crew {
-    /// Starts a task; its number is bounded by what starts it (sequences, put permits).
+impl TaskSet {
+    /// Spawns a task; callers bound the number of tasks (sequences, put permits).
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let mut tasks = self.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(task)
     }
 
-    /// Ends all tasks: they hold the worker that holds them.
+    /// Aborts all tasks, which hold the worker that owns them.
     pub(crate) fn abort(&self) {
         self.lock().abort_all();
     }
 
-    /// Tasks that have not ended.
+    /// Returns the number of tasks that have not ended.
     pub(crate) fn running(&self) -> usize {
         let mut tasks = self.lock();
         while tasks.try_join_next().is_some() {}

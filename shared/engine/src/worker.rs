@@ -1,7 +1,6 @@
-//! A worker service without its process: wiring, life cycle, and what its parts share.
+//! A worker service without its process: wiring, life cycle, and the state that its parts share.
 
 mod boot;
-mod crew;
 mod fetch;
 mod metrics;
 mod presence;
@@ -11,6 +10,7 @@ mod serve;
 mod spans;
 mod stages;
 mod store;
+mod task_set;
 mod times;
 
 use std::convert::Infallible;
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use bus::{Blocks, Bus, BusOptions, Call, Incoming, TAP_BYTES_MAX, Tap};
+use bus::{BlockSubscription, Blocks, Bus, BusOptions, Call, Incoming, LISTEN_BYTES_MAX};
 use chassis::http::{Readiness, health_router};
 use chassis::telemetry::{Telemetry, Tracer};
 use chassis::{Settings, StopToken, Tasks};
@@ -27,26 +27,26 @@ use protocol::subject::WorkerRequest;
 use protocol::{BLOCK_TOKENS, ModelFingerprint, RequestKey, Role, WorkerId};
 
 use crate::handle::EngineHandle;
-use crew::Crew;
 use metrics::Metrics;
 use registry::Registry;
+use task_set::TaskSet;
 
 /// Handlers of one kind that may run at the same time.
 const CALLS_MAX: usize = 256;
 
-/// What all parts of a worker share.
+/// The state that all parts of a worker share.
 pub(crate) struct Worker {
     id: WorkerId,
     role: Role,
     bus: Bus,
     blocks: Blocks,
-    tap: Tap,
+    subscription: BlockSubscription,
     engine: EngineHandle,
     fingerprint: ModelFingerprint,
     block_bytes: usize,
     tracer: Tracer,
     metrics: Metrics,
-    crew: Crew,
+    task_set: TaskSet,
     registry: Mutex<Registry>,
     draining: AtomicBool,
 }
@@ -56,27 +56,28 @@ impl Worker {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a job's key means here. A call of its own, so that no `match` on it holds the registry.
-    fn standing(&self, key: &RequestKey) -> registry::Standing {
-        self.registry().standing(key)
+    /// Returns the meaning of a job's key. A call of its own, so that no `match` on it holds the
+    /// registry.
+    fn key_status(&self, key: &RequestKey) -> registry::KeyStatus {
+        self.registry().key_status(key)
     }
 
-    /// Whether a prompt's blocks are taken as they are put: all of them together are not many.
+    /// Returns true if this worker listens for the blocks of a prompt: all of them together fit.
     fn listens_for(&self, tokens: usize) -> bool {
-        tokens.div_ceil(BLOCK_TOKENS) * self.block_bytes <= TAP_BYTES_MAX
+        tokens.div_ceil(BLOCK_TOKENS) * self.block_bytes <= LISTEN_BYTES_MAX
     }
 
     fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// The id of a request's trace, for log lines; empty for one that is not here any more.
+    /// Returns the id of a request's trace, for log lines; empty for an unknown request.
     fn trace_id(&self, key: &RequestKey) -> String {
         let registry = self.registry();
         registry.get(key).map(|entry| entry.trace.trace_id().to_string()).unwrap_or_default()
     }
 
-    /// The context that messages about a request carry.
+    /// Returns the context of messages about a request.
     fn context(&self, key: &RequestKey) -> bus::Context {
         let registry = self.registry();
         registry
@@ -86,7 +87,7 @@ impl Worker {
     }
 }
 
-/// Every instrument of a worker, for those who describe them.
+/// Returns every instrument of a worker, for METRICS.md.
 pub fn instruments(role: Role) -> chassis::metrics::Registry {
     let mut registry = chassis::metrics::registry(role.as_str());
     Metrics::new(&mut registry);
@@ -95,10 +96,10 @@ pub fn instruments(role: Role) -> chassis::metrics::Registry {
     registry
 }
 
-/// Serves until `stop` resolves, then finishes what runs, within the drain time.
+/// Serves until `stop` resolves, then finishes the running requests within the drain time.
 ///
 /// # Errors
-/// When the model cannot be loaded, or a part of the worker ends by itself.
+/// Fails if the model cannot be loaded, or a part of the worker ends by itself.
 pub async fn run(
     settings: Settings,
     role: Role,
@@ -107,25 +108,26 @@ pub async fn run(
     let instance = chassis::identity::instance_id(&settings.worker.id);
     let telemetry = Telemetry::start(role.as_str(), &instance, &settings.telemetry)?;
     let stopped = StopToken::new();
-    let told = stopped.clone();
-    let tell = async {
+    let stopping = stopped.clone();
+    let forward_stop = async {
         stop.await;
-        told.cancel();
+        stopping.cancel();
         std::future::pending::<Infallible>().await
     };
     let served = tokio::select! {
         served = serve(&settings, role, &instance, telemetry.tracer(), stopped) => served,
-        never = tell => match never {},
+        never = forward_stop => match never {},
     };
     telemetry.shutdown(settings.drain_timeout()).await;
     served
 }
 
-/// The worker's name on the bus: its own, or made from its instance's.
+/// Returns the worker's name on the bus: the configured one, or role and instance.
 fn name(settings: &Settings, role: Role, instance: &str) -> anyhow::Result<WorkerId> {
-    let name = match settings.worker.id.is_empty() {
-        true => format!("{}-{instance}", role.as_str()),
-        false => instance.to_owned(),
+    let name = if settings.worker.id.is_empty() {
+        format!("{}-{instance}", role.as_str())
+    } else {
+        instance.to_owned()
     };
     name.parse().context("name the worker")
 }
@@ -169,7 +171,7 @@ async fn serve(
     let info = engine.info;
     let blocks = bus.blocks(&info.fingerprint);
     let worker = Arc::new(Worker {
-        tap: blocks.tap(&id).await?,
+        subscription: blocks.subscribe(&id).await?,
         blocks,
         fingerprint: info.fingerprint,
         block_bytes: info.block_bytes,
@@ -179,22 +181,22 @@ async fn serve(
         bus,
         tracer,
         metrics,
-        crew: Crew::default(),
+        task_set: TaskSet::default(),
         registry: Mutex::default(),
         draining: AtomicBool::new(false),
     });
     tasks.spawn("relay", until(tasks.stop(), relay::run(worker.clone(), engine.steps)));
     tasks.spawn("store", until(tasks.stop(), store::run(worker.clone(), engine.blocks)));
     boot::listen(&worker, &mut tasks).await?;
-    boot::hear_verdicts(&worker, &mut tasks).await?;
+    boot::follow_verdicts(&worker, &mut tasks).await?;
     let stop = tasks.stop();
     let state = presence::State { info, health, readiness };
     tasks.spawn("presence", presence::run(worker.clone(), state, stop));
-    tracing::info!(worker = %worker.id, role = role.as_str(), "worker runs");
+    tracing::info!(worker = %worker.id, role = role.as_str(), "worker started");
 
     let drained = presence::drain(worker.clone(), stopped, settings.drain_timeout());
     let served = tasks.run_until(drained, settings.drain_timeout()).await;
-    worker.crew.abort();
+    worker.task_set.abort();
     drop(worker);
     boot::join(engine.thread).await;
     served
