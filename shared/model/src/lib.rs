@@ -3,8 +3,9 @@
 //! A [`Model`] is owned by one thread. It decides nothing: which sequences share a step and which
 //! pages they use is the caller's choice, token choice from logits is [`sampling`].
 //!
-//! **Invariant**: KV is stored as f16 in pages of [`BLOCK_TOKENS`] tokens on every device, and a page
-//! leaves and enters bit by bit, so that a sequence goes on anywhere as it would have gone on here.
+//! **Invariant**: KV is stored as f16 in pages of [`protocol::BLOCK_TOKENS`] tokens on every device,
+//! and a page leaves and enters bit by bit, so that a sequence goes on anywhere as it would have gone
+//! on here.
 
 mod activations;
 mod batch;
