@@ -8,7 +8,7 @@ use model::{
     StepOutput, Wanted,
 };
 use modelfile::ModelFile;
-use protocol::BLOCK_TOKENS;
+use protocol::{BLOCK_TOKENS, SplitMix64};
 
 use super::cases::{CONTEXT, Case, STEPS};
 
@@ -170,13 +170,8 @@ fn pages(tokens: usize) -> u32 {
 
 /// Returns meaningless tokens, like those of the peer's benchmarks, from a seed.
 fn random_tokens(count: usize, seed: u64, vocab: usize) -> Vec<u32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0xd1b5_4a32_d192_ed03;
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % vocab as u64) as u32
-    };
-    (0..count).map(|_| next()).collect()
+    let mut random = SplitMix64::new(seed);
+    (0..count).map(|_| (random.next_u64() % vocab as u64) as u32).collect()
 }
 
 #[cfg(test)]
