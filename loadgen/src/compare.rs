@@ -1,5 +1,7 @@
 //! Compares two runs of one schedule: differences of quantiles with bootstrap intervals, and gates.
 
+pub mod gate;
+
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Beta, Binomial, Distribution as _};
@@ -215,7 +217,7 @@ fn row(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::{Cause, Stream};
+    use traces::random::{Cause, Stream};
 
     fn exponential(n: usize, mean: f64, seed: u64) -> Vec<f64> {
         let mut random = Stream::new(seed, Cause::Arrivals);

@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use loadgen::cli::Cli;
-use loadgen::clock::SENDER_THREADS;
-use loadgen::session::execute;
+use loadgen::cli::{Cli, execute};
+use loadgen::send::clock::SENDER_THREADS;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 

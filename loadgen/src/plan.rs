@@ -1,13 +1,22 @@
 //! The plan of a run: every request with its absolute send time, made before anything is sent.
 
+pub mod args;
+pub mod arrivals;
+pub mod body;
+pub mod prompt;
+pub mod schedule;
+pub mod series;
+pub mod vocabulary;
+pub mod workload;
+
 use serde::{Deserialize, Serialize};
 
-use crate::prefix::{Chains, InfiniteCache};
-use crate::prompt::Block;
-use crate::random::{Cause, Stream};
-use crate::trace::Trace;
-use crate::trace::shape::Shaped;
-use crate::units::{Nanos, Range};
+use self::prompt::Block;
+use traces::Trace;
+use traces::prefix::{Chains, InfiniteCache};
+use traces::random::{Cause, Stream};
+use traces::shape::Shaped;
+use traces::units::{Nanos, Range};
 
 /// Whether a request is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

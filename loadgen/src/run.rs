@@ -1,171 +1,190 @@
-//! The run loop: sends every request at its time, waits for the last, and never slows the schedule.
+//! One run, from its flags to its report.
+
+mod args;
+mod files;
+mod repeat;
+mod reporting;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use chassis::Tracer;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use anyhow::{Context, Result, bail};
+use tokio::sync::mpsc;
 
-use crate::annotate::{Annotation, Planned};
-use crate::body::Endpoint;
-use crate::client::Client;
-use crate::clock::{ThreadTimes, cpu_seconds};
-use crate::flight::Flight;
-use crate::identity::Identity;
-use crate::live::Live;
-use crate::pacer::{DUE_QUEUE, Pace, Pacer};
-use crate::progress::Progress;
-use crate::record::RequestRecord;
-use crate::sending::Sender;
-use crate::turns::Chains;
+use chassis::settings::TelemetrySettings;
+use chassis::{Settings, Tasks, Telemetry};
 
-/// What happens to a request that is due while the limit of requests in flight is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum OnFull {
-    /// It waits, and its waiting counts as response time.
-    Queue,
-    /// It is not sent and counts as failed.
-    Drop,
-    /// The run ends.
-    Abort,
+use crate::plan::Plan;
+use crate::plan::body::BodyTemplate;
+use crate::report::output::write_file;
+use crate::report::{Limits, Mark, Report, Workload};
+use crate::send::client::{Client, ModelInfo};
+use crate::send::clock::Clock;
+use crate::send::identity::Identity;
+use crate::send::live::Live;
+use crate::send::overhead;
+use crate::send::pacer::Pace;
+use crate::send::{OnFull, RunOutcome, Runner, SendOptions};
+use crate::watch::annotate::{self, Annotations, Planned};
+use crate::watch::exposition;
+use crate::watch::progress::Progress;
+
+use crate::plan::workload::{self, Load, ServerLimits};
+pub use args::{RunArgs, SendingArgs, TargetArgs};
+pub use files::PageArgs;
+pub use reporting::ReportingArgs;
+use traces::units::Nanos;
+
+/// From the end of the preparations to the first intended time.
+const LEAD: Duration = Duration::from_millis(200);
+const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the last spans may take to be exported.
+const EXPORT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a scrape that is under way may take at the end.
+const METRICS_LIMIT: Duration = Duration::from_secs(2);
+
+/// A run that is over.
+pub struct Measurement {
+    /// What was to be sent.
+    pub plan: Arc<Plan>,
+    /// What became of it.
+    pub outcome: RunOutcome,
+    /// What that says.
+    pub report: Report,
 }
 
-/// How requests are sent.
-#[derive(Clone, Copy, Debug)]
-pub struct SendOptions {
-    /// The endpoint.
-    pub endpoint: Endpoint,
-    /// From when a request is due to when it must be over.
-    pub timeout: Duration,
-    /// Limit of requests in flight.
-    pub max_inflight: Option<usize>,
-    /// What happens at the limit.
-    pub on_full: OnFull,
-    /// How long requests in flight may go on once the run is stopped.
-    pub grace: Duration,
-    /// How many threads send and receive.
-    pub threads: usize,
+/// Makes a load and sends it, counted in `live`. Each message in `stop` stops more of it.
+pub async fn measure(
+    args: &RunArgs,
+    live: Arc<Live>,
+    stop: mpsc::Receiver<String>,
+) -> Result<Measurement> {
+    let identity = Identity::random(args.sending.trace_ratio);
+    let TargetArgs { url, ca_file, headers, .. } = &args.target;
+    let client =
+        Client::new(url, ca_file.as_deref(), headers, CONNECT_TIMEOUT, &identity.run_id())?;
+    let model = choose_model(&client, &args.target).await?;
+    let endpoint = args.target.endpoint;
+    let server = ServerLimits { context_tokens: model.max_model_len, vocabulary: model.vocab_size };
+    let mut load = workload::build(&args.load, &args.replay, endpoint, server)?;
+    let template = template(&args.sending, &args.target, model.id.clone())?;
+    overhead::leave_room(&client, &template, &identity, &mut load).await;
+    let workload = describe(args, &load, &model, &client);
+    let Load { plan, prompts, warnings, .. } = load;
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    let plan = Arc::new(plan);
+    if let Some(path) = &args.reporting.emit_schedule {
+        write_file(path, |out| plan.write(out))?;
+    }
+    let annotations = annotations(&args.sending)?;
+    let telemetry = telemetry(&args.sending, client.run_id())?;
+    let mut tasks = Tasks::new();
+    if let Some(listen) = &args.sending.metrics_listen {
+        exposition::start(listen, live.clone(), &mut tasks).await?;
+    }
+    let progress = Progress::new(args.reporting.progress, plan.requests.len());
+    let clock = Clock::starting_in(LEAD);
+    let pace = Pace { plan: plan.clone(), prompts, template, clock };
+    let tracer = telemetry.is_exporting().then(|| telemetry.tracer());
+    let options = send_options(args);
+    let annotations = Annotations::start(annotations, clock);
+    let runner = Runner { client, options, identity, live, tracer };
+    let outcome = runner.run(pace, stop, progress).await?;
+    let annotations = annotations.end().await;
+    telemetry.shutdown(EXPORT_LIMIT).await;
+    tasks.run_until(std::future::ready(()), METRICS_LIMIT).await?;
+    let mut report = Report::new(workload, &plan, &outcome, &limits(args));
+    report.marks = annotations.iter().map(Mark::of).collect();
+    Ok(Measurement { plan, outcome, report })
 }
 
-/// What a run left behind.
-#[derive(Debug, Default)]
-pub struct RunOutcome {
-    /// Requests that were offered and are over, in order of the plan, of every phase.
-    pub records: Vec<RequestRecord>,
-    /// Requests in flight that the operator cut off, in order of the plan.
-    pub cancelled: Vec<RequestRecord>,
-    /// Requests that the operator kept from being offered.
-    pub unsent: usize,
-    /// Turns of sessions that were not due before the end of the plan.
-    pub beyond_end: usize,
-    /// Requests of the cool-down that were not needed: not sent, or cut off once the last measured
-    /// request was over.
-    pub unneeded: usize,
-    /// Whether the load of the cool-down ran out before the last measured request was over.
-    pub cooldown_hit: bool,
-    /// Why the run was cut short.
-    pub cut_short: Option<String>,
-    /// What else happened, by intended time.
-    pub annotations: Vec<Annotation>,
-    /// What the generator itself used.
-    pub client: ClientUse,
-    /// CPU seconds of this process.
-    pub cpu_s: Option<f64>,
-    /// From the start of the schedule to the end of the last request.
-    pub wall_ns: i64,
+async fn choose_model(client: &Client, target: &TargetArgs) -> Result<ModelInfo> {
+    let models = client.models(PREFLIGHT_TIMEOUT).await?;
+    let names = || models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>().join(", ");
+    match &target.model {
+        Some(wanted) => models
+            .iter()
+            .find(|model| model.id == *wanted)
+            .cloned()
+            .with_context(|| format!("the server has no model {wanted:?}, only: {}", names())),
+        None => models.first().cloned().context("the server lists no model"),
+    }
 }
 
-/// What the generator used, and where it was held up.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ClientUse {
-    /// How many threads sent and received.
-    pub threads: usize,
-    /// Part of the time in which the busiest of them was on a CPU, if the system tells.
-    pub busiest: Option<f64>,
-    /// Part of the time in which one of them could have run and was given no CPU: the longest.
-    pub starved: Option<f64>,
-    /// Connections opened.
-    pub connections: u64,
+fn describe(args: &RunArgs, load: &Load, model: &ModelInfo, client: &Client) -> Workload {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Workload {
+        run_id: client.run_id().to_owned(),
+        started_unix_ms: since.as_millis() as u64,
+        url: client.base().to_owned(),
+        endpoint: args.target.endpoint.path().to_owned(),
+        model: model.id.clone(),
+        context_tokens: model.max_model_len,
+        source: load.source.clone(),
+        prompts: load.prompt_note.clone(),
+        seed: args.load.seed,
+        schedule_digest: load.plan.digest(),
+        command: repeat::command(std::env::args()),
+        warnings: load.warnings.clone(),
+    }
 }
 
-/// Why a run could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The pacing threads could not be started.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
-    /// A pacing thread panicked.
-    #[error("a pacing thread panicked")]
-    PacerPanicked,
-    /// A request task panicked.
-    #[error("a request task panicked: {0}")]
-    TaskPanicked(String),
+fn template(sending: &SendingArgs, target: &TargetArgs, model: String) -> Result<BodyTemplate> {
+    let extra = match &sending.extra_body {
+        None => serde_json::Map::new(),
+        Some(text) => match serde_json::from_str(text) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => bail!("--extra-body {text:?} is not a JSON object"),
+        },
+    };
+    Ok(BodyTemplate {
+        endpoint: target.endpoint,
+        model,
+        temperature: sending.temperature,
+        ignore_eos: !sending.heed_eos,
+        extra,
+    })
 }
 
-/// Sends with one client, counted in `live`.
-pub struct Runner {
-    /// The client.
-    pub client: Client,
-    /// How requests are sent.
-    pub options: SendOptions,
-    /// The ids they carry.
-    pub identity: Identity,
-    /// Counters for the progress display.
-    pub live: Arc<Live>,
-    /// What else shall happen in the course of the run.
-    pub annotations: Vec<Planned>,
-    /// Records a span for each request, if there is one.
-    pub tracer: Option<Tracer>,
+fn annotations(sending: &SendingArgs) -> Result<Vec<Planned>> {
+    let mut all = annotate::planned(&sending.at, true).context("--at TIME COMMAND")?;
+    all.extend(annotate::planned(&sending.mark, false).context("--mark TIME TEXT")?);
+    Ok(all)
 }
 
-impl Runner {
-    /// Runs the plan in `pace`. Each message in `stop` stops more: first the offering, with a
-    /// grace for what is in flight, then everything.
-    pub async fn run(
-        self,
-        pace: Pace,
-        mut stop: mpsc::Receiver<String>,
-        mut progress: Progress,
-    ) -> Result<RunOutcome, RunError> {
-        let (plan, clock) = (pace.plan.clone(), pace.clock);
-        let (cpu_before, threads_before) = (cpu_seconds(), ThreadTimes::of_senders());
-        let began_ns = clock.now_ns();
-        let (cancel, cancelled) = watch::channel(false);
-        let (options, live, client) = (self.options, self.live.clone(), self.client.clone());
-        let sender = Arc::new(Sender {
-            client: self.client,
-            options,
-            identity: self.identity,
-            tracer: self.tracer,
-            clock,
-            live: live.clone(),
-            slots: options.max_inflight.map(|n| Arc::new(Semaphore::new(n))),
-            cancelled,
-        });
-        let (over, ended) = watch::channel(false);
-        let mut annotations = JoinSet::new();
-        for planned in self.annotations {
-            annotations.spawn(planned.carry_out(clock, ended.clone()));
-        }
-        let chains = Chains::of(&plan);
-        let (due, mut jobs) = mpsc::channel(DUE_QUEUE);
-        let mut flight =
-            Flight::new(&plan, chains.clone(), Pacer::start(pace, chains.waiting(), due)?);
-        flight.offer(&sender, &mut jobs, &mut stop, &mut progress).await?;
-        drop(jobs);
-        flight.land(options.grace, &cancel, &mut stop, (&mut progress, &live)).await?;
-        let wall_ns = clock.now_ns();
-        let threads = ThreadTimes::of_senders();
-        let cpu_s = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);
-        over.send_replace(true);
-        let mut annotations = annotations.join_all().await;
-        annotations.sort_by_key(|annotation| annotation.intended_ns);
-        progress.finish(&live.snapshot());
-        let (busiest, starved) = threads_before.until(&threads, wall_ns - began_ns);
-        let connections = client.connections_opened();
-        let client = ClientUse { threads: options.threads, busiest, starved, connections };
-        let outcome = RunOutcome { annotations, client, cpu_s, wall_ns, ..RunOutcome::default() };
-        flight.finish(outcome).await
+/// The export of the requests' spans, if it is asked for.
+fn telemetry(sending: &SendingArgs, run_id: &str) -> Result<Telemetry> {
+    let settings = TelemetrySettings {
+        otlp_endpoint: sending.otlp_endpoint.clone().filter(|url| !url.is_empty()),
+        sample_ratio: sending.trace_ratio,
+        ..Settings::default().telemetry
+    };
+    Ok(Telemetry::start("loadgen", run_id, &settings)?)
+}
+
+fn send_options(args: &RunArgs) -> SendOptions {
+    let duration = |nanos: Nanos| Duration::from_nanos(nanos.0.unsigned_abs());
+    SendOptions {
+        endpoint: args.target.endpoint,
+        timeout: duration(args.sending.timeout),
+        max_inflight: args.sending.max_inflight.map(|n| n as usize),
+        on_full: args.sending.on_full,
+        grace: duration(args.sending.grace),
+        threads: args.sending.threads as usize,
+    }
+}
+
+fn limits(args: &RunArgs) -> Limits {
+    let reporting = &args.reporting;
+    Limits {
+        slos: reporting.slos.clone(),
+        lag: reporting.lag_limit,
+        drops_allowed: args.sending.on_full == OnFull::Drop,
+        server_block_tokens: reporting.server_block,
+        slowest: reporting.slowest,
+        warmup: reporting.warmup,
     }
 }

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use loadgen::cli::{Cli, Command};
-use loadgen::trace::stats::stats;
-use loadgen::trace::{Format, ReadOptions, Trace, read};
+use traces::stats::stats;
+use traces::{Format, ReadOptions, Trace, read};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/traces/tests").join(name)
 }
 
 const EXCERPT: &str = "data/mooncake_conversation_60s.jsonl";

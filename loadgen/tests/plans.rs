@@ -5,13 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use loadgen::body::Endpoint;
 use loadgen::cli::{Cli, Command};
+use loadgen::plan::body::Endpoint;
+use loadgen::plan::workload::{self, Load, ServerLimits};
 use loadgen::plan::{Phase, Plan, PlannedRequest, Turns, ideal_hits};
-use loadgen::workload::{self, Load, ServerLimits};
 
 fn fixture(name: &str) -> String {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name);
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/traces/tests").join(name);
     path.to_str().unwrap().to_owned()
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use loadgen::cli::{Cli, Command};
-use loadgen::session::{Ending, run};
+use loadgen::cli::{Ending, run::execute as run};
 use mock::{Act, Mock};
 use serde_json::Value;
 use tokio::sync::{Barrier, mpsc};

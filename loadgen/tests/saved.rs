@@ -9,9 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
-use loadgen::cli::{Cli, Command};
-use loadgen::session::Ending;
-use loadgen::{cli, session};
+use loadgen::cli::{self, Cli, Command, Ending};
 use mock::{Act, Mock};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -21,7 +19,7 @@ async fn carry_out(arguments: &str) -> anyhow::Result<(String, Ending)> {
     let (_stop, stopped) = mpsc::channel(1);
     let words = std::iter::once("loadgen").chain(arguments.split_whitespace());
     match Cli::try_parse_from(words)?.command {
-        Command::Run(args) => session::run(&args, stopped).await,
+        Command::Run(args) => cli::run::execute(&args, stopped).await,
         Command::Search(args) => cli::search::execute(*args, stopped).await,
         Command::Compare(args) => cli::compare::execute(&args),
         Command::Report(args) => cli::report::execute(&args),

@@ -7,9 +7,9 @@ use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
 use clap::Parser;
+use loadgen::calibrate::null::{NullOptions, NullServer};
 use loadgen::cli::{Cli, Command};
-use loadgen::null::{NullOptions, NullServer};
-use loadgen::session::{Ending, run};
+use loadgen::cli::{Ending, run::execute as run};
 use serde_json::Value;
 use testbed::OtlpReceiver;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

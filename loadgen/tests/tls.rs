@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use loadgen::calibrate::null::{NullOptions, NullServer};
 use loadgen::cli::{Cli, Command};
-use loadgen::null::{NullOptions, NullServer};
-use loadgen::session::{Ending, run};
+use loadgen::cli::{Ending, run::execute as run};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;

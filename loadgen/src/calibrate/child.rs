@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::clock::cpu_seconds_of;
+use crate::send::clock::cpu_seconds_of;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 

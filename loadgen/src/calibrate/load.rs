@@ -9,21 +9,22 @@ use tokio::time::Instant;
 
 use super::child::Server;
 use super::{Shape, Step, TTFT};
-use crate::arrivals::{Arrivals, Bounds, Gaps, Rate, intended_times};
-use crate::body::{BodyTemplate, Endpoint};
-use crate::client::Client;
-use crate::clock::{Clock, ThreadTimes};
-use crate::identity::Identity;
-use crate::live::Live;
-use crate::pacer::Pace;
+use crate::plan::arrivals::{Arrivals, Bounds, intended_times};
+use crate::plan::body::{BodyTemplate, Endpoint};
+use crate::plan::prompt::{PromptForm, PromptMaker};
+use crate::plan::vocabulary::Alphabet;
 use crate::plan::{Phase, Plan};
-use crate::progress::{Progress, ProgressMode};
-use crate::prompt::{PromptForm, PromptMaker};
-use crate::quantile::Quantiles;
-use crate::record::RequestRecord;
-use crate::run::{OnFull, RunOutcome, Runner, SendOptions};
-use crate::units::{Nanos, Range};
-use crate::vocabulary::Alphabet;
+use crate::send::client::Client;
+use crate::send::clock::{Clock, ThreadTimes};
+use crate::send::identity::Identity;
+use crate::send::live::Live;
+use crate::send::pacer::Pace;
+use crate::send::record::RequestRecord;
+use crate::send::{OnFull, RunOutcome, Runner, SendOptions};
+use traces::gaps::Gaps;
+use traces::quantile::Quantiles;
+use traces::rate::Rate;
+use traces::units::{Nanos, Range};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LEAD: Duration = Duration::from_millis(200);
@@ -75,11 +76,10 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
         threads: 1,
     };
     let live = Arc::new(Live::default());
-    let runner = Runner { client, options, identity, live, annotations: Vec::new(), tracer: None };
+    let runner = Runner { client, options, identity, live, tracer: None };
     let clock = Clock::starting_in(LEAD);
     let pace = Pace { plan: plan.clone(), prompts, template, clock };
     let (_stop, stopped) = mpsc::channel(1);
-    let progress = Progress::new(ProgressMode::None, plan.requests.len());
     let begin = Instant::from_std(clock.instant_of(nanos(shape.stream())));
     let watch = async {
         tokio::time::sleep_until(begin).await;
@@ -87,7 +87,7 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
         tokio::time::sleep_until(begin + shape.hold).await;
         (before, Cpu::now(server))
     };
-    let (outcome, (before, after)) = tokio::join!(runner.run(pace, stopped, progress), watch);
+    let (outcome, (before, after)) = tokio::join!(runner.run(pace, stopped, ()), watch);
     Ok(figures(shape, &plan, &outcome?, before.until(&after)))
 }
 

@@ -1,31 +1,15 @@
-//! `loadgen calibrate`: flags of finding out what this machine's generator can be trusted with.
+//! `loadgen calibrate`: finds out which load this machine's generator can be trusted with.
 
-use std::path::PathBuf;
+use std::path::Path;
 
-use clap::Args;
+use anyhow::Result;
 
-use crate::units::Nanos;
+use super::exit::Ending;
+use crate::calibrate::{self, CalibrateArgs};
 
-/// What is driven and for how long.
-#[derive(Debug, Args)]
-pub struct CalibrateArgs {
-    /// Streams at once, one step after the other; the ramp ends at the first that fails.
-    #[arg(long, value_delimiter = ',', default_value = "500,1000,2500,5000",
-          value_parser = clap::value_parser!(u32).range(1..=50_000))]
-    pub streams: Vec<u32>,
-    /// Time from one token of a stream to the next.
-    #[arg(long, default_value = "100ms")]
-    pub itl: Nanos,
-    /// Tokens of a stream.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..=10_000))]
-    pub tokens: u32,
-    /// How long each step is measured, once its streams are there.
-    #[arg(long, default_value = "5s")]
-    pub hold: Nanos,
-    /// Write the figures as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Exit with status 3 unless a step of so many streams succeeds.
-    #[arg(long, value_name = "STREAMS")]
-    pub require: Option<u32>,
+/// Drives the ramp against a server started from `program`, which is this program.
+pub async fn execute(args: &CalibrateArgs, program: &Path) -> Result<(String, Ending)> {
+    let calibrated = calibrate::run(args, program).await?;
+    let ending = if calibrated.enough { Ending::Good } else { Ending::Invalid };
+    Ok((calibrated.text, ending))
 }

@@ -8,11 +8,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 
+use super::exit::Ending;
+use crate::compare::gate::{Gate, Passage, passage};
 use crate::compare::{Comparison, Finding, Row, compare};
-use crate::gate::{Gate, Passage, passage};
 use crate::report::{output, saved};
-use crate::session::Ending;
-use crate::text::{line, table};
+use traces::text::{line, table};
 
 /// Two reports, and what may not happen between them.
 #[derive(Debug, Args)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::null::{NullOptions, NullServer};
-use crate::session::Ending;
-use crate::units::Nanos;
+use super::exit::Ending;
+use crate::calibrate::null::{NullOptions, NullServer};
+use traces::units::Nanos;
 
 /// What the server pretends.
 #[derive(Debug, Args)]

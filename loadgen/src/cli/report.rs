@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::PageArgs;
-use crate::report::{merged, output, saved, table};
-use crate::session::Ending;
+use super::exit::Ending;
+use crate::report::render::{merged, table};
+use crate::report::{output, saved};
+use crate::run::PageArgs;
 
 /// Which report, and what to make of it.
 #[derive(Debug, Args)]

@@ -1,97 +1,23 @@
-//! Flags of `loadgen run`: the server, and how requests are sent to it.
+//! `loadgen run`: sends a load and reports on it.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
-use clap::{ArgAction, Args};
+use anyhow::Result;
+use tokio::sync::mpsc;
 
-use super::{LoadArgs, ReplayArgs, ReportingArgs};
-use crate::body::Endpoint;
-use crate::run::OnFull;
-use crate::units::Nanos;
+use super::exit::Ending;
+use crate::report::output::{write_all, write_file};
+use crate::report::render::{lines, table};
+use crate::run::{Measurement, RunArgs, measure};
+use crate::send::live::Live;
 
-/// Everything about a run.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// The server.
-    #[command(flatten)]
-    pub target: TargetArgs,
-    /// The requests.
-    #[command(flatten)]
-    pub load: LoadArgs,
-    /// A trace to replay.
-    #[command(flatten)]
-    pub replay: ReplayArgs,
-    /// How requests are sent.
-    #[command(flatten)]
-    pub sending: SendingArgs,
-    /// How the run is judged and reported.
-    #[command(flatten)]
-    pub reporting: ReportingArgs,
-}
-
-/// The server.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Server")]
-pub struct TargetArgs {
-    /// Base URL, http or https, with or without /v1.
-    #[arg(long, default_value = "http://127.0.0.1:8080")]
-    pub url: String,
-    /// Certificates (PEM) of the authorities that an https server's certificate must come from,
-    /// instead of the system's.
-    #[arg(long, value_name = "FILE")]
-    pub ca_file: Option<PathBuf>,
-    /// Endpoint.
-    #[arg(long, value_enum, default_value = "completions")]
-    pub endpoint: Endpoint,
-    /// Model to ask for; the first one listed unless given.
-    #[arg(long)]
-    pub model: Option<String>,
-    /// Header to send with every request, NAME: VALUE.
-    #[arg(long = "header", value_name = "HEADER")]
-    pub headers: Vec<String>,
-}
-
-/// How requests are sent.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Sending")]
-pub struct SendingArgs {
-    /// From when a request is due to when it must be over.
-    #[arg(long, default_value = "120s")]
-    pub timeout: Nanos,
-    /// Limit of requests in flight; none unless given.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_inflight: Option<u32>,
-    /// What happens to a request that is due at the limit.
-    #[arg(long, value_enum, default_value = "queue")]
-    pub on_full: OnFull,
-    /// How long requests in flight may go on after Ctrl-C.
-    #[arg(long, default_value = "5s")]
-    pub grace: Nanos,
-    /// Threads that send and receive; one drives thousands of streams (see `loadgen calibrate`).
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub threads: u32,
-    /// Run a command at a time of the schedule, for example --at 60s 'kill -9 4711'. May be repeated.
-    #[arg(long, num_args = 2, value_names = ["TIME", "COMMAND"], action = ArgAction::Append)]
-    pub at: Vec<String>,
-    /// Mark a time of the schedule in the report. May be repeated.
-    #[arg(long, num_args = 2, value_names = ["TIME", "TEXT"], action = ArgAction::Append)]
-    pub mark: Vec<String>,
-    /// Export a span for each sampled request to this OTLP gRPC endpoint.
-    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    pub otlp_endpoint: Option<String>,
-    /// Serve /metrics (OpenMetrics) at this address while the run goes on.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub metrics_listen: Option<String>,
-    /// Part of the requests whose trace context asks to be sampled.
-    #[arg(long, default_value_t = 1.0)]
-    pub trace_ratio: f64,
-    /// Sampling temperature.
-    #[arg(long, default_value_t = 0.0)]
-    pub temperature: f64,
-    /// Let replies end before their length.
-    #[arg(long)]
-    pub heed_eos: bool,
-    /// JSON object of further fields of each body.
-    #[arg(long, value_name = "JSON")]
-    pub extra_body: Option<String>,
+/// Makes a load, sends it and reports. Each message in `stop` stops more of it.
+pub async fn execute(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String, Ending)> {
+    let live = Arc::new(Live::new(args.reporting.slos.clone()));
+    let Measurement { plan, outcome, report } = measure(args, live, stop).await?;
+    write_all(&args.reporting.files(), &report)?;
+    if let Some(path) = &args.reporting.jsonl {
+        write_file(path, |out| lines::write(out, &plan, &outcome))?;
+    }
+    Ok((table::render(&report), Ending::of(&report)))
 }

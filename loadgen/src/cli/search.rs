@@ -6,15 +6,16 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser};
 use tokio::sync::mpsc;
 
-use super::{LoadArgs, PageArgs, ReplayArgs, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
-use crate::progress::ProgressMode;
-use crate::report::{output, table};
-use crate::search::goal::{Bound, Requirement};
-use crate::search::machine::{Outcome, Space};
+use super::exit::Ending;
+use crate::plan::args::{LoadArgs, ReplayArgs};
+use crate::report::output;
+use crate::report::render::{search as search_table, table};
+use crate::report::search::{Outcome, Requirement, Space};
+use crate::run::{PageArgs, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
+use crate::search::goal::Bound;
 use crate::search::shell::Search;
-use crate::search::table as search_table;
-use crate::session::Ending;
-use crate::units::Nanos;
+use crate::watch::progress::ProgressMode;
+use traces::units::Nanos;
 
 /// Everything about a search. `--rate` says where it begins; with a trace its own rate does, and
 /// other rates replay it faster or slower.

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::session::Ending;
-use crate::trace::edit::{cut, dequantize, scale, thin};
-use crate::trace::shape::Dequantize;
-use crate::trace::stats::stats;
-use crate::trace::{self, Format, ReadOptions, Trace, summary, write};
-use crate::units::{Nanos, Window};
-use crate::vocabulary;
+use super::exit::Ending;
+use crate::plan::vocabulary;
+use traces::edit::{cut, dequantize, scale, thin};
+use traces::quantum::Dequantize;
+use traces::stats::stats;
+use traces::units::{Nanos, Window};
+use traces::{self, Format, ReadOptions, Trace, summary, write};
 
 /// What can be done with traces.
 #[derive(Debug, Subcommand)]

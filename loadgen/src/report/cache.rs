@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
-use crate::expected::{ExpectedHits, token_hit};
+use crate::measure::expected::{ExpectedHits, token_hit};
 use crate::plan::ideal_hits;
 
 /// Expected and observed hits.

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::series::Bins;
-use crate::expected::ExpectedHits;
+use super::bins::Bins;
+use crate::measure::expected::ExpectedHits;
 use crate::plan::PlannedRequest;
-use crate::record::RequestRecord;
+use crate::send::record::RequestRecord;
 
 /// Parts of the prompt tokens that were due in each bin; none where there were none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,8 +86,8 @@ fn parts(bins: &Bins, of: impl Iterator<Item = (i64, f64, f64)>) -> Vec<Option<f
 mod tests {
     use super::super::measured::tests::{outcome, plan};
     use super::*;
-    use crate::expected::expected_hits;
-    use crate::reply::Usage;
+    use crate::measure::expected::expected_hits;
+    use crate::send::reply::Usage;
 
     #[test]
     fn each_bin_has_its_own_expectation_and_what_the_server_said() {

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::measured::Measured;
 use super::ms;
 use crate::plan::Plan;
-use crate::record::{FailureClass, RequestRecord};
-use crate::run::RunOutcome;
-use crate::units::NS_PER_S;
+use crate::send::RunOutcome;
+use crate::send::record::{FailureClass, RequestRecord};
+use traces::units::NS_PER_S;
 
 /// Counts of all requests, warm-up included.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

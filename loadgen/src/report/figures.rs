@@ -7,12 +7,12 @@ use super::{
     FORMULAS, Limits, Mark, Report, SCHEMA_VERSION, SloBound, Workload, cache, counts, goodput, ms,
     samples, series, shapes, stages, timeline, verdict,
 };
-use crate::expected::expected_hits;
-use crate::intervals::Distribution;
+use crate::measure::expected::expected_hits;
+use crate::measure::intervals::Distribution;
 use crate::plan::Plan;
-use crate::record::RequestRecord;
-use crate::run::RunOutcome;
-use crate::units::{NS_PER_S, Nanos};
+use crate::send::RunOutcome;
+use crate::send::record::RequestRecord;
+use traces::units::{NS_PER_S, Nanos};
 
 /// What is sent up to this part of the schedule's span behind its end still counts as in time.
 const LATE_PART: f64 = 0.01;
@@ -83,7 +83,7 @@ impl Report {
             slos: limits.slos.iter().map(SloBound::of).collect(),
             stages: stages::stages(&run),
             slowest: counts::slowest(&run, limits.slowest),
-            marks: outcome.annotations.iter().map(Mark::of).collect(),
+            marks: Vec::new(),
             client_cpu_cores: cores,
             formulas: FORMULAS.map(str::to_owned).to_vec(),
             series: series::series(&run, &expected),
@@ -142,7 +142,7 @@ fn schedule(run: &Measured<'_>, limits: &Limits, lag_limit: Nanos) -> ScheduleRe
 mod tests {
     use super::super::measured::tests::{outcome, plan};
     use super::*;
-    use crate::windows::Warmup;
+    use crate::measure::windows::Warmup;
 
     const MS: i64 = 1_000_000;
 

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::quantile::wilson;
-use crate::record::RequestRecord;
-use crate::units::{Slo, SloMetric};
+use crate::measure::wilson::wilson;
+use crate::send::record::RequestRecord;
+use crate::send::slo::Slo;
 
 /// One SLO on its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,11 +45,11 @@ pub fn goodput(records: &[&RequestRecord], slos: &[Slo], span_s: f64) -> Option<
     }
     let offered = records.len();
     let part = |n: usize| if offered == 0 { 0.0 } else { n as f64 / offered as f64 };
-    let good = records.iter().filter(|r| slos.iter().all(|slo| meets(r, slo))).count();
+    let good = records.iter().filter(|r| slos.iter().all(|slo| r.meets(slo))).count();
     let (low, high) = wilson(good, offered);
     let per_slo = slos.iter().map(|slo| SloAttainment {
         slo: slo.to_string(),
-        attainment: part(records.iter().filter(|r| meets(r, slo)).count()),
+        attainment: part(records.iter().filter(|r| r.meets(slo)).count()),
         missed_only_this: records.iter().filter(|r| misses_only(r, slo, slos)).count(),
     });
     Some(Goodput {
@@ -65,19 +65,5 @@ pub fn goodput(records: &[&RequestRecord], slos: &[Slo], span_s: f64) -> Option<
 }
 
 fn misses_only(record: &RequestRecord, this: &Slo, slos: &[Slo]) -> bool {
-    record.succeeded() && slos.iter().all(|slo| meets(record, slo) != (slo == this))
-}
-
-/// Whether a request was answered within the bound, counted from its intended time. A reply of one
-/// token has no time per further token, so it meets any bound on that.
-pub fn meets(record: &RequestRecord, slo: &Slo) -> bool {
-    if !record.succeeded() {
-        return false;
-    }
-    let bound = slo.bound.0;
-    match slo.metric {
-        SloMetric::Ttft => record.ttft_ns(record.intended_ns).is_some_and(|ns| ns <= bound),
-        SloMetric::E2e => record.e2e_ns(record.intended_ns).is_some_and(|ns| ns <= bound),
-        SloMetric::Tpot => record.tpot_ns().is_none_or(|ns| ns <= bound as f64),
-    }
+    record.succeeded() && slos.iter().all(|slo| record.meets(slo) != (slo == this))
 }

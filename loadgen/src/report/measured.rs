@@ -1,10 +1,10 @@
 //! The requests of a run that its figures are taken from.
 
+use crate::measure::windows::{Warmup, WindowReport, left_out};
 use crate::plan::{Phase, Plan, PlannedRequest};
-use crate::record::{FailureClass, RequestRecord};
-use crate::run::RunOutcome;
-use crate::units::NS_PER_S;
-use crate::windows::{Warmup, WindowReport, left_out};
+use crate::send::RunOutcome;
+use crate::send::record::{FailureClass, RequestRecord};
+use traces::units::NS_PER_S;
 
 /// A run with its window.
 pub struct Measured<'a> {
@@ -86,13 +86,13 @@ impl<'a> Measured<'a> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::super::{Limits, Report, Workload};
     use super::*;
-    use crate::record::Failure;
-    use crate::reply::Reply;
-    use crate::stages::{Stage, Timings};
-    use crate::units::{Nanos, Range};
+    use crate::send::record::Failure;
+    use crate::send::reply::Reply;
+    use crate::send::stages::{Stage, Timings};
+    use traces::units::{Nanos, Range};
 
     const MS: i64 = 1_000_000;
 
@@ -101,12 +101,12 @@ pub(super) mod tests {
     }
 
     /// Requests of three tokens, 10 ms apart.
-    pub(in super::super) fn plan(n: usize) -> Plan {
+    pub(crate) fn plan(n: usize) -> Plan {
         Plan::synthetic(&times(n), Range { lo: 8, hi: 8 }, Range { lo: 3, hi: 3 }, 1)
     }
 
     /// A run of that plan, each request `lag_ms` late; tokens 50, 60 and 90 ms after the send.
-    pub(in super::super) fn outcome(n: usize, lag_ms: impl Fn(usize) -> i64) -> RunOutcome {
+    pub(crate) fn outcome(n: usize, lag_ms: impl Fn(usize) -> i64) -> RunOutcome {
         let record = |(index, at): (usize, &i64)| {
             let sent = at + lag_ms(index) * MS;
             let tokens = [50, 60, 90].map(|t| sent + t * MS).into_iter().collect();
@@ -129,7 +129,7 @@ pub(super) mod tests {
     }
 
     /// The server says of each request: 5 ms to route, 40 ms to compute.
-    pub(in super::super) fn with_stages(mut run: RunOutcome) -> (Plan, RunOutcome) {
+    pub(crate) fn with_stages(mut run: RunOutcome) -> (Plan, RunOutcome) {
         let stage = |name: &str, start_ms, duration_ms| Stage {
             name: name.to_owned(),
             start_ms,
@@ -143,12 +143,12 @@ pub(super) mod tests {
         (plan(run.records.len()), run)
     }
 
-    pub(in super::super) fn measured<'a>(plan: &'a Plan, run: &'a RunOutcome) -> Measured<'a> {
+    pub(crate) fn measured<'a>(plan: &'a Plan, run: &'a RunOutcome) -> Measured<'a> {
         Measured::new(plan, run, Warmup::None)
     }
 
     /// The report of a run, judged by one SLO.
-    pub(in super::super) fn report(plan: &Plan, run: &RunOutcome) -> Report {
+    pub(crate) fn report(plan: &Plan, run: &RunOutcome) -> Report {
         let workload = Workload {
             run_id: "0badcafe".to_owned(),
             started_unix_ms: 1_700_000_000_000,

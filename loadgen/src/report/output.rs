@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{Report, html, markdown, samples};
+use super::render::{html, markdown};
+use super::{Report, samples};
 
 /// The files to write.
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
 use super::{ms, round3};
-use crate::record::RequestRecord;
+use crate::send::record::RequestRecord;
 
 /// One entry in each column for each measured request, by intended time. Milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
 use super::{ms, round3};
-use crate::quantile::quantile;
-use crate::record::RequestRecord;
+use crate::send::record::RequestRecord;
+use traces::quantile::quantile;
 
 /// Bars of a histogram.
 const BARS: usize = 40;

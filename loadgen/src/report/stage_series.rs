@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bins::Bins;
 use super::round3;
-use super::series::Bins;
 use super::stages::{Split, names};
-use crate::record::RequestRecord;
+use crate::send::record::RequestRecord;
 
 /// One entry a bin in each column; none where no answer with stages was due.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::measured::Measured;
 use super::{ms, round3};
-use crate::quantile::quantile;
-use crate::record::RequestRecord;
-use crate::stages::{Stage, Timings};
+use crate::send::record::RequestRecord;
+use crate::send::stages::{Stage, Timings};
+use traces::quantile::quantile;
 
 /// From the intended time to the body being written.
 pub const CLIENT_WAIT: &str = "client wait";

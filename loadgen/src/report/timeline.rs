@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::round3;
 use super::stages::path;
-use crate::record::RequestRecord;
-use crate::run::RunOutcome;
-use crate::units::NS_PER_S;
+use crate::send::RunOutcome;
+use crate::send::record::RequestRecord;
+use traces::units::NS_PER_S;
 
 /// The most requests that are drawn.
 const LANES_MAX: usize = 200;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{ErrorCount, Latency, ScheduleReport};
-use crate::units::{NS_PER_MS, Nanos};
+use traces::units::{NS_PER_MS, Nanos};
 
 /// Part of the offered rate that must be achieved.
 const LEAST_ACHIEVED: f64 = 0.99;
@@ -149,7 +149,7 @@ fn reasons_of_cpu(facts: &Facts<'_>, found: &mut impl FnMut(String, &str)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intervals::Distribution;
+    use crate::measure::intervals::Distribution;
 
     fn schedule(lag_ms: f64, achieved_rps: f64) -> ScheduleReport {
         ScheduleReport {

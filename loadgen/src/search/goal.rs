@@ -1,12 +1,10 @@
 //! What a rate must keep to count as held: percentiles under bounds, and goodput.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::report::samples::Samples;
-use crate::units::{Slo, UnitError};
+use crate::report::search::Requirement;
+use crate::send::slo::{Slo, SloError};
 
 /// Part of the requests that must keep plain bounds when no goodput is asked for.
 const USUAL_GOODPUT: f64 = 0.99;
@@ -28,7 +26,7 @@ pub enum BoundError {
     Percentile(String),
     /// The rest is no SLO.
     #[error(transparent)]
-    Slo(#[from] UnitError),
+    Slo(#[from] SloError),
 }
 
 impl FromStr for Bound {
@@ -48,17 +46,6 @@ impl FromStr for Bound {
         let slo = format!("{metric}={bound}").parse()?;
         Ok(Self { slo, percentile: Some(percent / 100.0) })
     }
-}
-
-/// One thing that must hold: enough of the requests keep all its bounds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Requirement {
-    /// In words.
-    pub name: String,
-    /// Metric and bound in milliseconds.
-    pub bounds: Vec<(String, f64)>,
-    /// The part of the requests that must keep them.
-    pub needed: f64,
 }
 
 impl Requirement {
@@ -101,12 +88,6 @@ impl Requirement {
     /// The fewest requests that can show it to hold: with no miss at all among them.
     pub fn least_requests(&self) -> usize {
         (4.0 / (1.0 - self.needed)).ceil() as usize
-    }
-}
-
-impl fmt::Display for Requirement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
     }
 }
 

@@ -1,59 +1,13 @@
 //! Judges one probe: does the rate keep what is asked, surely or barely, and does a queue grow?
 
-use serde::{Deserialize, Serialize};
-
-use super::goal::Requirement;
 use super::growth::grows;
-use crate::quantile::wilson_of;
+use crate::measure::wilson::wilson_of;
 use crate::report::Report;
 use crate::report::samples::Samples;
+use crate::report::search::{Attained, Judgement, Probe, Requirement};
 
 /// Batches that tell how much neighbouring requests share their fate.
 const BATCHES: usize = 20;
-
-/// What a probe says of its rate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Judgement {
-    /// It is held.
-    Held,
-    /// It is not.
-    Missed,
-    /// The generator was at fault: nothing is said of the server.
-    Invalid,
-}
-
-/// How far one requirement was kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Attained {
-    /// The part of the requests that kept it.
-    pub part: f64,
-    /// Lower end of its 95 % interval.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
-}
-
-/// One rate tried.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Probe {
-    /// Requests offered a second.
-    pub rate: f64,
-    /// Requests measured.
-    pub requests: usize,
-    /// What it says.
-    pub judgement: Judgement,
-    /// Whether its intervals leave no doubt.
-    pub sure: bool,
-    /// Whether it was to confirm a rate.
-    pub confirming: bool,
-    /// One for each requirement.
-    pub attained: Vec<Attained>,
-    /// Time to first token: median and 99th percentile.
-    pub ttft_ms: (Option<f64>, Option<f64>),
-    /// Why it is judged so.
-    pub why: String,
-}
 
 /// Judges a run at `rate`; `overloaded` says that it was ended early because a queue grew.
 pub fn judge(rate: f64, report: &Report, asked: &[Requirement], overloaded: bool) -> Probe {

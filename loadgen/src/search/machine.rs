@@ -1,27 +1,10 @@
 //! Decides which rate to try next: doubling, halving, bisection, confirmation. It never waits and
 //! never measures; it is handed each probe and answers with the next step.
 
-use serde::{Deserialize, Serialize};
-
-use super::judge::{Judgement, Probe};
+use crate::report::search::{Judgement, Outcome, Probe, Space};
 
 /// Confirmations that may fail before the search settles for what it knows.
 const CONFIRMATIONS: usize = 4;
-
-/// Where and how finely to look.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Space {
-    /// The first rate.
-    pub start: f64,
-    /// The lowest rate that is tried.
-    pub lowest: f64,
-    /// The highest.
-    pub highest: f64,
-    /// How close the highest held and the lowest missed rate must come, as a part of the rate.
-    pub precision: f64,
-    /// The most probes.
-    pub probes: usize,
-}
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,43 +15,6 @@ pub enum Step {
     Confirm(f64),
     /// It is over.
     Done(Outcome),
-}
-
-/// How a search ends.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Outcome {
-    /// The capacity lies at a rate.
-    Found {
-        /// The highest rate that was held.
-        rate: f64,
-        /// Whether a longer run with other arrivals held it too.
-        confirmed: bool,
-    },
-    /// Even the lowest rate is not held.
-    MissedAtLowest {
-        /// That rate.
-        rate: f64,
-    },
-    /// Even the highest rate is held.
-    HeldAtHighest {
-        /// That rate.
-        rate: f64,
-    },
-    /// The generator could not keep its schedule: of the server nothing is known above a rate.
-    GeneratorLimited {
-        /// The rate that it could not offer.
-        rate: f64,
-        /// The highest rate that was held.
-        held: Option<f64>,
-        /// What was wrong.
-        why: String,
-    },
-    /// Nothing more may be tried.
-    OutOfProbes {
-        /// The highest rate that was held.
-        held: Option<f64>,
-    },
 }
 
 /// The next step after `probes`.

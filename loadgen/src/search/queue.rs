@@ -2,7 +2,7 @@
 
 use std::collections::BinaryHeap;
 
-use crate::random::{Cause, Stream};
+use traces::random::{Cause, Stream};
 
 /// How long a request is served.
 #[derive(Clone, Copy, Debug)]

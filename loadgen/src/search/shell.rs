@@ -7,18 +7,17 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::SearchReport;
-use super::goal::Requirement;
 use super::growth::Watch;
-use super::judge::{Judgement, Probe, judge};
-use super::machine::{self, Outcome, Space, Step};
-use crate::cli::RunArgs;
-use crate::live::Live;
+use super::judge::judge;
+use super::machine::{self, Step};
+use crate::measure::windows::Warmup;
+use crate::plan::workload::{self, ServerLimits};
 use crate::report::Report;
-use crate::session::measure;
-use crate::units::{NS_PER_S, Nanos};
-use crate::windows::Warmup;
-use crate::workload::{self, ServerLimits};
+use crate::report::search::{Judgement, Outcome, Probe, Requirement, SearchReport, Space};
+use crate::run::RunArgs;
+use crate::run::measure;
+use crate::send::live::Live;
+use traces::units::{NS_PER_S, Nanos};
 
 /// How often a probe is looked at.
 const LOOK: Duration = Duration::from_millis(250);

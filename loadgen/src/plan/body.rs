@@ -1,0 +1,94 @@
+//! The JSON bodies of requests to the OpenAI API.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::plan::prompt::Prompt;
+
+/// Which endpoint is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Endpoint {
+    /// `POST /v1/completions`.
+    Completions,
+    /// `POST /v1/chat/completions`, the prompt as one user message.
+    Chat,
+}
+
+impl Endpoint {
+    /// Its path below the base URL.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Completions => "/v1/completions",
+            Self::Chat => "/v1/chat/completions",
+        }
+    }
+}
+
+/// What all bodies of a run have in common.
+#[derive(Clone, Debug)]
+pub struct BodyTemplate {
+    /// The endpoint they go to.
+    pub endpoint: Endpoint,
+    /// The model asked for.
+    pub model: String,
+    /// Sampling temperature.
+    pub temperature: f64,
+    /// Whether the server must go on to `max_tokens`.
+    pub ignore_eos: bool,
+    /// Further fields, put over the others.
+    pub extra: Map<String, Value>,
+}
+
+impl BodyTemplate {
+    /// The body for one prompt.
+    pub fn body(&self, prompt: Prompt, max_tokens: u32) -> Bytes {
+        let mut body = Map::new();
+        body.insert("model".to_owned(), json!(self.model));
+        let prompt = match prompt {
+            Prompt::Tokens(ids) => json!(ids),
+            Prompt::Text(text) => json!(text),
+        };
+        match self.endpoint {
+            Endpoint::Completions => body.insert("prompt".to_owned(), prompt),
+            Endpoint::Chat => {
+                body.insert("messages".to_owned(), json!([{ "role": "user", "content": prompt }]))
+            }
+        };
+        body.insert("max_tokens".to_owned(), json!(max_tokens));
+        body.insert("temperature".to_owned(), json!(self.temperature));
+        body.insert("stream".to_owned(), json!(true));
+        body.insert("stream_options".to_owned(), json!({ "include_usage": true }));
+        if self.ignore_eos {
+            body.insert("ignore_eos".to_owned(), json!(true));
+        }
+        body.extend(self.extra.clone());
+        Bytes::from(Value::Object(body).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_ask_for_a_stream_with_usage_and_the_whole_length() {
+        let template = BodyTemplate {
+            endpoint: Endpoint::Completions,
+            model: "m".to_owned(),
+            temperature: 0.0,
+            ignore_eos: true,
+            extra: json!({ "top_k": 3, "temperature": 1 }).as_object().unwrap().clone(),
+        };
+        let body: Value =
+            serde_json::from_slice(&template.body(Prompt::Tokens(vec![5, 6]), 7)).unwrap();
+        let expected = json!({
+            "model": "m", "prompt": [5, 6], "max_tokens": 7, "temperature": 1, "stream": true,
+            "stream_options": { "include_usage": true }, "ignore_eos": true, "top_k": 3,
+        });
+        assert_eq!(body, expected);
+        let chat = BodyTemplate { endpoint: Endpoint::Chat, ..template };
+        let body: Value =
+            serde_json::from_slice(&chat.body(Prompt::Text("hi".to_owned()), 7)).unwrap();
+        assert_eq!(body["messages"], json!([{ "role": "user", "content": "hi" }]));
+    }
+}

@@ -1,0 +1,338 @@
+//! The HTTP client: one streamed completion with its stamps, and the list of models.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use hyper::{Method, Request, Response, Uri};
+use serde::Deserialize;
+
+use crate::plan::body::Endpoint;
+use crate::send::clock::Clock;
+use crate::send::connection::{ConnectError, Connection, Pool};
+use crate::send::live::Live;
+use crate::send::record::{Failure, FailureClass, RequestRecord};
+use crate::send::reply::{ReplyError, error_message, shorten};
+use crate::send::sse::{SseDecoder, SseError};
+use crate::send::stages::{TIMINGS_HEADER, TIMINGS_STAGES};
+use crate::send::tls::{Tls, TlsError};
+
+/// The most bytes read of an error answer or of the list of models.
+const MAX_PLAIN_BYTES: usize = 1 << 20;
+
+/// Why the server cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The base URL is not one.
+    #[error("{0:?} is not an http:// or https:// URL")]
+    Url(String),
+    /// Authorities for a server that shows no certificate.
+    #[error("--ca-file is for https://, and {0:?} is not")]
+    NoTls(String),
+    /// TLS cannot be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A header of the command line is not one.
+    #[error("{0:?} is not a header: write NAME: VALUE")]
+    Header(String),
+    /// The server does not answer.
+    #[error("no answer from {url}: {message}")]
+    Unreachable {
+        /// Where it was asked.
+        url: String,
+        /// The chain of causes.
+        message: String,
+    },
+    /// The answer is not a list of models.
+    #[error("{url} does not list models: {message}")]
+    Models {
+        /// Where it was asked.
+        url: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A model that the server offers.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Its name.
+    pub id: String,
+    /// Prompt and output tokens it can hold together, if the server says.
+    pub max_model_len: Option<u32>,
+    /// Token ids it knows, if the server says.
+    pub vocab_size: Option<u32>,
+}
+
+/// What one request sends besides its stamps.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Which API it goes to.
+    pub endpoint: Endpoint,
+    /// The JSON body.
+    pub body: Bytes,
+    /// W3C trace context.
+    pub traceparent: String,
+}
+
+/// A client for one server; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pool: Arc<Pool>,
+    base: String,
+    /// What stands before `/v1` in a path.
+    prefix: String,
+    headers: HeaderMap,
+    run_id: String,
+}
+
+impl Client {
+    /// A client for `base` (with or without `/v1`), which sends `headers` with every request. The
+    /// certificate behind `https` is one of an authority of the system, or of `ca_file`.
+    pub fn new(
+        base: &str,
+        ca_file: Option<&Path>,
+        headers: &[String],
+        connect_timeout: Duration,
+        run_id: &str,
+    ) -> Result<Self, ClientError> {
+        let base = base.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches('/');
+        let wrong = || ClientError::Url(base.to_owned());
+        let url: Uri = base.parse().map_err(|_| wrong())?;
+        let host = url.host().ok_or_else(wrong)?;
+        if url.query().is_some() {
+            return Err(wrong());
+        }
+        let (tls, port) = match (url.scheme_str(), ca_file) {
+            (Some("https"), _) => (Some(Tls::new(host, ca_file)?), 443),
+            (Some("http"), None) => (None, 80),
+            (Some("http"), Some(_)) => return Err(ClientError::NoTls(base.to_owned())),
+            _ => return Err(wrong()),
+        };
+        let authority = format!("{host}:{}", url.port_u16().unwrap_or(port));
+        let own = |value: &str| value.parse().map_err(|_: InvalidHeaderValue| wrong());
+        let mut all = HeaderMap::new();
+        all.insert(HOST, own(url.authority().map_or(host, |authority| authority.as_str()))?);
+        all.insert(TIMINGS_HEADER, HeaderValue::from_static(TIMINGS_STAGES));
+        all.insert("baggage", own(&format!("loadgen.run_id={run_id}"))?);
+        for text in headers {
+            let (name, value) = header(text)?;
+            all.insert(name, value);
+        }
+        Ok(Self {
+            pool: Arc::new(Pool::new(authority, connect_timeout, tls)),
+            base: base.to_owned(),
+            prefix: url.path().trim_end_matches('/').to_owned(),
+            headers: all,
+            run_id: run_id.to_owned(),
+        })
+    }
+
+    /// The base URL, without `/v1`.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The run that its requests belong to.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// How many connections it has opened.
+    pub fn connections_opened(&self) -> u64 {
+        self.pool.opened()
+    }
+
+    /// Asks for the list of models.
+    pub async fn models(&self, timeout: Duration) -> Result<Vec<ModelInfo>, ClientError> {
+        #[derive(Deserialize)]
+        struct List {
+            data: Vec<ModelInfo>,
+        }
+        let url = format!("{}/v1/models", self.base);
+        let models = |message: String| ClientError::Models { url: url.clone(), message };
+        let unreachable = |message| ClientError::Unreachable { url: url.clone(), message };
+        let asked = tokio::time::timeout(timeout, self.get("/v1/models")).await;
+        let late = || unreachable(format!("nothing after {timeout:?}"));
+        let (status, text) =
+            asked.map_err(|_| late())?.map_err(|failure| unreachable(failure.message))?;
+        if status != 200 {
+            return Err(models(format!("http {status}: {}", shorten(&text))));
+        }
+        let list: List = serde_json::from_str(&text).map_err(|e| models(e.to_string()))?;
+        Ok(list.data)
+    }
+
+    /// Status and body of the answer to a `GET`.
+    async fn get(&self, path: &str) -> Result<(u16, String), Failure> {
+        let request = self.request(Method::GET, path, Bytes::new())?;
+        let mut connection = self.pool.take().await.map_err(|e| no_connection(&e))?;
+        let answer = connection.send(request, |_| {}).await.map_err(|e| broken(&e))?;
+        let (status, mut body) = (answer.status().as_u16(), answer.into_body());
+        Ok((status, plain_body(&mut connection, &mut body).await))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
+        let uri = format!("{}{path}", self.prefix);
+        let built = Request::builder().method(method).uri(uri).body(Full::new(body));
+        let mut request = built.map_err(|e| malformed(e.to_string()))?;
+        *request.headers_mut() = self.headers.clone();
+        Ok(request)
+    }
+
+    /// Sends one request and reads its stream to the end, filling in `record` as it goes. The
+    /// caller bounds the time; what is in `record` by then stays.
+    pub async fn exchange(
+        &self,
+        call: Call,
+        clock: Clock,
+        live: &Live,
+        record: &mut RequestRecord,
+    ) -> Result<(), Failure> {
+        let mut request = self.request(Method::POST, call.endpoint.path(), call.body)?;
+        let own =
+            |value: &str| value.parse().map_err(|e: InvalidHeaderValue| malformed(e.to_string()));
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert("traceparent", own(&call.traceparent)?);
+        headers.insert("x-request-id", own(&record.request_id)?);
+        record.dispatched_ns = Some(clock.now_ns());
+        live.sent();
+        let mut connection = self.pool.take().await.map_err(|e| no_connection(&e))?;
+        let written = &mut record.written_ns;
+        let note = |at: Option<_>| *written = written.or(at.map(|at| clock.ns_of(at)));
+        let answer = connection.send(request, note).await;
+        record.first_byte_ns = connection.first_read().map(|at| clock.ns_of(at));
+        let answer = answer.map_err(|e| broken(&e))?;
+        read_stream(&mut connection, answer, (clock, live), record).await?;
+        self.pool.give_back(connection).await;
+        Ok(())
+    }
+}
+
+async fn read_stream(
+    connection: &mut Connection,
+    answer: Response<Incoming>,
+    (clock, live): (Clock, &Live),
+    record: &mut RequestRecord,
+) -> Result<(), Failure> {
+    let (head, mut body) = answer.into_parts();
+    let status = head.status.as_u16();
+    if status != 200 {
+        let text = plain_body(connection, &mut body).await;
+        let message = serde_json::from_str(&text).map_or(shorten(&text), |v| error_message(&v));
+        return Err(Failure { class: FailureClass::Http(status), message });
+    }
+    let kind = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if !kind.starts_with("text/event-stream") {
+        let message = format!("content-type {kind:?} instead of text/event-stream");
+        return Err(malformed(message));
+    }
+    let mut decoder = SseDecoder::default();
+    let reply = &mut record.reply;
+    while let Some(bytes) = connection.next(&mut body).await.map_err(|e| broken(&e))? {
+        let now_ns = connection.last_read().map_or_else(|| clock.now_ns(), |at| clock.ns_of(at));
+        let before = reply.tokens.len();
+        let read = decoder.push(&bytes, |event| reply.accept(event, now_ns).map_err(Broken::Reply));
+        if before == 0 && !reply.tokens.is_empty() {
+            live.begun();
+        }
+        live.tokens((reply.tokens.len() - before) as u64);
+        read.map_err(Failure::from)?;
+    }
+    reply.check_end().map_err(|e| Broken::Reply(e).into())
+}
+
+/// What ends the reading of a stream.
+enum Broken {
+    Events(SseError),
+    Reply(ReplyError),
+}
+
+impl From<SseError> for Broken {
+    fn from(error: SseError) -> Self {
+        Self::Events(error)
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        let (class, message) = match broken {
+            Broken::Events(error) => (FailureClass::Malformed, error.to_string()),
+            Broken::Reply(error) => {
+                let class = match error {
+                    ReplyError::Server(_) => FailureClass::SseError,
+                    ReplyError::Malformed(_) => FailureClass::Malformed,
+                    ReplyError::Truncated { .. } => FailureClass::Truncated,
+                };
+                (class, error.to_string())
+            }
+        };
+        Self { class, message }
+    }
+}
+
+/// As much of a body as is read of one that is no stream.
+async fn plain_body(connection: &mut Connection, body: &mut Incoming) -> String {
+    let mut all = Vec::new();
+    while let Ok(Some(bytes)) = connection.next(body).await {
+        let room = MAX_PLAIN_BYTES - all.len();
+        all.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if all.len() == MAX_PLAIN_BYTES {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), ClientError> {
+    let bad = || ClientError::Header(text.to_owned());
+    let (name, value) = text.split_once(':').ok_or_else(bad)?;
+    let name = name.trim().parse().map_err(|_| bad())?;
+    Ok((name, value.trim().parse().map_err(|_| bad())?))
+}
+
+fn malformed(message: String) -> Failure {
+    Failure { class: FailureClass::Malformed, message }
+}
+
+fn no_connection(error: &ConnectError) -> Failure {
+    Failure { class: FailureClass::Connect, message: shorten(&error.to_string()) }
+}
+
+/// A connection that broke, or that speaks something other than HTTP.
+fn broken(error: &hyper::Error) -> Failure {
+    let class = if error.is_parse() { FailureClass::Malformed } else { FailureClass::Broken };
+    let mut causes = vec![error.to_string()];
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        causes.push(cause.to_string());
+        source = cause.source();
+    }
+    causes.dedup();
+    Failure { class, message: shorten(&causes.join(": ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_http_is_refused() {
+        let client = |url: &str| Client::new(url, None, &[], Duration::from_secs(1), "r");
+        for wrong in ["a", "http://", "http://a/?q=1", "ftp://a"] {
+            assert!(matches!(client(wrong), Err(ClientError::Url(_))), "{wrong}");
+        }
+        let under = client("http://a:81/x/v1/").unwrap();
+        assert_eq!((under.base(), under.prefix.as_str()), ("http://a:81/x", "/x"));
+    }
+}

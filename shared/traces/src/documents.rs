@@ -1,0 +1,78 @@
+//! Files of one or more JSON documents, read piece by piece with the line of every error.
+
+use std::cell::Cell;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+use std::rc::Rc;
+
+use serde::de::DeserializeSeed;
+
+use super::error::{Problem, TraceError};
+use super::input::Guarded;
+
+/// Where a reader leaves what it found wrong, since a parser only carries text.
+#[derive(Default)]
+pub(crate) struct Stop {
+    problem: Option<(Problem, u64)>,
+    line: Rc<Cell<u64>>,
+}
+
+impl Stop {
+    /// Keeps the problem; an error for the parser.
+    pub(crate) fn note<E: serde::de::Error>(&mut self, problem: Problem) -> E {
+        let error = E::custom(&problem);
+        self.problem = Some((problem, self.line.get()));
+        error
+    }
+}
+
+/// What takes the content of documents.
+pub(crate) trait Sink {
+    /// What it found wrong.
+    fn stop(&mut self) -> &mut Stop;
+}
+
+/// Counts the lines that a parser has read: the parser itself goes on before it tells its line.
+struct Counted {
+    file: BufReader<Guarded>,
+    line: Rc<Cell<u64>>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        let ends = buffer[..read].iter().filter(|b| **b == b'\n').count();
+        self.line.set(self.line.get() + ends as u64);
+        Ok(read)
+    }
+}
+
+/// Lets `sink` read every document of a file; the digest of the file.
+pub(crate) fn read<S: Sink>(path: &Path, sink: &mut S) -> Result<[u8; 32], TraceError>
+where
+    for<'s, 'de> &'s mut S: DeserializeSeed<'de, Value = ()>,
+{
+    let line = Rc::new(Cell::new(1));
+    sink.stop().line = line.clone();
+    let mut file = Counted { file: BufReader::new(Guarded::open(path, false)?), line };
+    let mut parser = serde_json::Deserializer::from_reader(&mut file);
+    while parser.end().is_err() {
+        if let Err(error) = DeserializeSeed::deserialize(&mut *sink, &mut parser) {
+            let problem = sink.stop().problem.take();
+            return Err(locate(path, problem, &error));
+        }
+    }
+    drop(parser);
+    Ok(file.file.get_ref().digest())
+}
+
+fn locate(path: &Path, found: Option<(Problem, u64)>, error: &serde_json::Error) -> TraceError {
+    let (problem, line) = found.unwrap_or_else(|| {
+        let text = error.to_string();
+        let place = format!(" at line {} column {}", error.line(), error.column());
+        let what = text.strip_suffix(&place).unwrap_or(&text);
+        let value = format!("broken at column {}", error.column());
+        (Problem::new("the document", value, what), error.line().max(1) as u64)
+    });
+    problem.at(path, line)
+}

@@ -1,0 +1,172 @@
+//! RAGPulse: JSON lines that name chunks, and five tables with the tokens of each chunk.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{ReadOptions, TraceFormat};
+use crate::draft::{Arrival, Draft, MAX_TOKENS, Order};
+use crate::error::{Problem, TraceError};
+use crate::fields::{Fields, object, seconds_ns};
+use crate::input::{Lines, files_of};
+use crate::sample::Sample;
+use crate::trace::BlockSizes;
+
+const FIELDS: [&str; 5] = ["timestamp", "input_length", "output_length", "hash_ids", "session_id"];
+/// The parts of a prompt in the order in which they are put together.
+const PARTS: [&str; 5] = ["sys_prompt", "passages_ids", "history", "web_search", "user_input"];
+const TRACE_FILE: &str = "0_trace.jsonl";
+/// The published file has a request that stands behind a later one.
+const BACKWARDS_NS: i64 = 3_600_000_000_000;
+
+pub(crate) struct RagPulse;
+
+impl TraceFormat for RagPulse {
+    fn about(&self) -> &'static str {
+        "RAGPulse JSONL with length tables, time stamps in seconds"
+    }
+
+    fn recognises(&self, sample: &Sample) -> bool {
+        let named = sample.files.iter().any(|name| name == TRACE_FILE);
+        named || (!sample.is_list && sample.has(&FIELDS) && sample.keys.len() == FIELDS.len())
+    }
+
+    fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
+        let mut draft = Draft::new(Order::Within(BACKWARDS_NS));
+        let (trace, folder) = if path.is_dir() {
+            (path.join(TRACE_FILE), path.to_owned())
+        } else {
+            (path.to_owned(), path.parent().map_or(PathBuf::from("."), Path::to_owned))
+        };
+        let mut chunks = Chunks::default();
+        let lines = Lines::open(&trace)?;
+        let tables = files_of(&folder)?;
+        for table in tables.iter().filter(|table| is_table(table) && **table != trace) {
+            chunks.read(table, &mut draft)?;
+        }
+        if chunks.tokens.is_empty() {
+            let expected = "tables such as 1_sys_prompt.jsonl beside the trace";
+            return Err(Problem::new("the folder", "without chunk lengths", expected).at(&trace, 1));
+        }
+        lines.drain(&mut draft, |text, draft| chunks.record(text, draft))?;
+        draft.sizes = BlockSizes::Each(chunks.sizes);
+        if draft.coverage_bad > 0 {
+            draft.notes.push(format!(
+                "in {} of {} requests the chunks do not add up to input_length: what is over is \
+                 cut off, what is missing is filled with tokens that no other prompt has",
+                draft.coverage_bad,
+                draft.len()
+            ));
+        }
+        Ok(draft)
+    }
+}
+
+/// `1_sys_prompt.jsonl` and the like.
+fn is_table(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let numbered = name.strip_suffix(".jsonl").and_then(|name| name.split_once('_'));
+    numbered.is_some_and(|(number, _)| number != "0" && number.parse::<u32>().is_ok())
+}
+
+/// The chunks and how many tokens each has.
+#[derive(Default)]
+struct Chunks {
+    tokens: HashMap<u64, u32>,
+    /// Tokens by block number.
+    sizes: Vec<u32>,
+    fillers: u64,
+}
+
+impl Chunks {
+    fn read(&mut self, table: &Path, draft: &mut Draft) -> Result<(), TraceError> {
+        Lines::open(table)?.drain(draft, |text, _| self.chunk(text))
+    }
+
+    /// `{"sys_prompt_id": 8302, "token_length": 512}`
+    fn chunk(&mut self, text: &str) -> Result<(), Problem> {
+        let object = object(text)?;
+        let fields = Fields::new(&object, "");
+        let tokens = fields.tokens("token_length", 0)?;
+        let mut names = object.keys().filter(|name| *name != "token_length");
+        let (Some(name), None) = (names.next(), names.next()) else {
+            let expected = "an id and token_length";
+            return Err(Problem::new("the line", text, expected));
+        };
+        let id = fields.whole(name)?;
+        match self.tokens.insert(id, tokens) {
+            Some(before) if before != tokens => {
+                let expected = format!("{before}, as said before of chunk {id}");
+                Err(Problem::new("token_length", tokens, expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn record(&mut self, text: &str, draft: &mut Draft) -> Result<(), Problem> {
+        let object = object(text)?;
+        let fields = Fields::new(&object, "");
+        fields.only(&FIELDS)?;
+        let at_ns = seconds(&fields)?;
+        let input_tokens = fields.tokens("input_length", 1)?;
+        let output_tokens = fields.tokens("output_length", 0)?;
+        let parts = match fields.get("hash_ids") {
+            Some(Value::Object(parts)) => parts,
+            other => {
+                let found = other.map_or("missing".to_owned(), Value::to_string);
+                return Err(Problem::new("hash_ids", found, format!("lists of {PARTS:?}")));
+            }
+        };
+        let parts = Fields::new(parts, "hash_ids.");
+        parts.only(&PARTS)?;
+        let mut blocks = Vec::new();
+        let mut sum = 0_u64;
+        for part in PARTS {
+            for (at, id) in parts.ids(part)?.into_iter().enumerate() {
+                let tokens = *self.tokens.get(&id).ok_or_else(|| {
+                    let expected = "a chunk of one of the length tables";
+                    Problem::new(format!("hash_ids.{part}[{at}]"), id, expected)
+                })?;
+                if tokens > 0 && sum < u64::from(input_tokens) {
+                    blocks.push(self.block(draft, 0, id, tokens)?);
+                }
+                sum += u64::from(tokens);
+            }
+        }
+        if sum != u64::from(input_tokens) {
+            draft.coverage_bad += 1;
+        }
+        if let Some(missing) = u64::from(input_tokens).checked_sub(sum).filter(|n| *n > 0) {
+            self.fillers += 1;
+            let missing = u32::try_from(missing).unwrap_or(MAX_TOKENS);
+            blocks.push(self.block(draft, 1, self.fillers, missing)?);
+        }
+        let session = Some(draft.session(fields.text("session_id")?));
+        let arrival =
+            Arrival { at_ns, input_tokens, output_tokens, session, blocks, ..Default::default() };
+        draft.push(arrival, "timestamp")
+    }
+
+    fn block(
+        &mut self,
+        draft: &mut Draft,
+        scope: u32,
+        id: u64,
+        tokens: u32,
+    ) -> Result<u32, Problem> {
+        let number = draft.block(scope, id)?;
+        if self.sizes.len() == number as usize {
+            self.sizes.push(tokens);
+        }
+        Ok(number)
+    }
+}
+
+/// The time stamp, which is a text that holds seconds.
+fn seconds(fields: &Fields<'_>) -> Result<i64, Problem> {
+    let text = fields.text("timestamp")?;
+    text.parse().ok().and_then(seconds_ns).ok_or_else(|| {
+        Problem::new("timestamp", format!("{text:?}"), "a text of seconds, not negative")
+    })
+}

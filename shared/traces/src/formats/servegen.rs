@@ -1,0 +1,236 @@
+//! ServeGen: a folder of clients, each with rates over time and distributions of lengths; requests
+//! are drawn from them.
+
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::{ReadOptions, TraceFormat};
+use crate::columns::{Row, Table};
+use crate::draft::{Arrival, Draft, MAX_TOKENS, Order};
+use crate::error::{Problem, TraceError};
+use crate::gaps::Gaps;
+use crate::input::{Guarded, files_of};
+use crate::random::{Cause, Stream};
+use crate::rate::{Clock, Rate, Steps};
+use crate::sample::Sample;
+use crate::units::{NS_PER_S, Nanos, Window};
+
+const COLUMNS: [&str; 6] = ["window start", "rate", "cv", "pattern", "shape", "scale"];
+/// How long the last window is where there is no other one to compare with.
+const WINDOW_S: f64 = 600.0;
+/// The most requests per second of one client.
+const MAX_RATE: f64 = 1e6;
+const MAX_DATASET_BYTES: u64 = 256 << 20;
+
+pub(crate) struct ServeGen;
+
+impl TraceFormat for ServeGen {
+    fn about(&self) -> &'static str {
+        "ServeGen folder of clients, a generator, windows in seconds"
+    }
+
+    fn recognises(&self, sample: &Sample) -> bool {
+        sample.files.iter().any(|name| name.ends_with("-trace.csv"))
+            && sample.files.iter().any(|name| name.ends_with("-dataset.json"))
+    }
+
+    fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError> {
+        let mut draft = Draft::new(Order::PerSession);
+        draft.generated = true;
+        let window = options.window.unwrap_or(Window { from: Nanos(0), to: None });
+        let mut without_lengths = 0;
+        let files = files_of(path)?;
+        let clients = files.iter().filter_map(|file| Some((file, dataset_of(file)?)));
+        for (number, (trace, dataset)) in clients.enumerate() {
+            let lengths = lengths(&dataset, &mut draft)?;
+            let client = Client::read(trace, lengths, &mut draft)?;
+            if client.lengths.is_empty() {
+                without_lengths += 1;
+                continue;
+            }
+            let drawn = client.draw(window, (options.seed, number as u64), &mut draft);
+            drawn.map_err(|problem| problem.at(trace, 1))?;
+        }
+        draft.notes.push(format!("requests are drawn with seed {}", options.seed));
+        if without_lengths > 0 {
+            let note = "clients say nothing about lengths and were left out";
+            draft.notes.push(format!("{without_lengths} {note}"));
+        }
+        Ok(draft)
+    }
+}
+
+/// `chunk-7-dataset.json` for `chunk-7-trace.csv`.
+fn dataset_of(file: &Path) -> Option<PathBuf> {
+    let name = file.file_name()?.to_str()?.strip_suffix("-trace.csv")?;
+    Some(file.with_file_name(format!("{name}-dataset.json")))
+}
+
+/// Lengths of prompts and outputs from a time on.
+struct Lengths {
+    from_s: f64,
+    input: Weights,
+    output: Weights,
+}
+
+/// Values with their cumulated weights.
+struct Weights(Vec<(f64, u32)>);
+
+impl Weights {
+    /// The value below which a part `unit` of the weights lies.
+    fn at(&self, unit: f64) -> u32 {
+        let all = self.0.last().map_or(0.0, |last| last.0);
+        let at = self.0.partition_point(|(sum, _)| *sum <= unit * all);
+        self.0.get(at).or(self.0.last()).map_or(0, |weight| weight.1)
+    }
+}
+
+/// One client.
+struct Client {
+    steps: Steps,
+    gaps: Vec<Gaps>,
+    lengths: Vec<Lengths>,
+}
+
+impl Client {
+    fn read(path: &Path, lengths: Vec<Lengths>, draft: &mut Draft) -> Result<Self, TraceError> {
+        let mut client = Self { steps: Steps::default(), gaps: Vec::new(), lengths };
+        Table::headless(path, &COLUMNS)?.drain(draft, |row, _| client.window(row))?;
+        let steps = &mut client.steps;
+        let Some((last_s, _)) = steps.steps.last().copied() else {
+            return Err(TraceError::Empty { path: path.to_owned() });
+        };
+        let before = steps.steps.len().checked_sub(2).map(|at| steps.steps[at].0);
+        steps.end_s = last_s + before.map_or(WINDOW_S, |before| last_s - before);
+        Ok(client)
+    }
+
+    fn window(&mut self, row: &Row<'_>) -> Result<(), Problem> {
+        let start_s = row.seconds(COLUMNS[0])? as f64 / 1e9;
+        if self.steps.steps.last().is_some_and(|(before, _)| *before >= start_s) {
+            return Err(Problem::new(COLUMNS[0], start_s, "windows in ascending order"));
+        }
+        let rate = row.number(COLUMNS[1])?;
+        if rate > MAX_RATE {
+            let expected = format!("requests per second up to {MAX_RATE}");
+            return Err(Problem::new(COLUMNS[1], rate, expected));
+        }
+        row.number(COLUMNS[2])?;
+        let shape = row.number(COLUMNS[4])?;
+        row.number(COLUMNS[5])?;
+        let gaps = match row.cell(COLUMNS[3]) {
+            // A client that sends nothing in this window.
+            "" if rate == 0.0 => Gaps::Exponential,
+            "Gamma" => Gaps::Gamma { cv: 1.0 / shape.sqrt() },
+            "Weibull" => Gaps::Weibull { shape },
+            other => {
+                let expected = "Gamma, Weibull, or nothing with a rate of 0";
+                return Err(Problem::new(COLUMNS[3], format!("{other:?}"), expected));
+            }
+        };
+        if !gaps.is_sound() {
+            let expected = "a shape whose gaps can be drawn (0.0001 to 10000 for Gamma, 0.01 to \
+                            100 for Weibull)";
+            return Err(Problem::new(COLUMNS[4], shape, expected));
+        }
+        self.steps.steps.push((start_s, rate));
+        self.gaps.push(gaps);
+        Ok(())
+    }
+
+    /// A client goes on from window to window: its gaps are those of the window, on a clock that
+    /// runs at the window's rate.
+    fn draw(
+        &self,
+        window: Window,
+        (seed, number): (u64, u64),
+        draft: &mut Draft,
+    ) -> Result<(), Problem> {
+        let stream = |cause| Stream::of_source(seed, cause, number);
+        let (mut gaps, mut inputs) = (stream(Cause::Arrivals), stream(Cause::InputLengths));
+        let mut outputs = stream(Cause::OutputLengths);
+        let mut clock = Clock::new(Rate::Steps(self.steps.clone()), stream(Cause::States));
+        let mut expected = self.gaps[0].draw_first(&mut gaps);
+        while let Some(at_s) = clock.when(expected) {
+            let at_ns = (at_s * NS_PER_S as f64).round() as i64;
+            if window.to.is_some_and(|to| at_ns >= to.0) {
+                break;
+            }
+            let input = inputs.unit();
+            let output = outputs.unit();
+            if at_ns >= window.from.0 {
+                let known = self.lengths.partition_point(|lengths| lengths.from_s <= at_s);
+                let lengths = &self.lengths[known.saturating_sub(1)];
+                let arrival = Arrival {
+                    at_ns,
+                    input_tokens: lengths.input.at(input).max(1),
+                    output_tokens: lengths.output.at(output),
+                    ..Default::default()
+                };
+                draft.push(arrival, COLUMNS[0])?;
+            }
+            expected += self.gaps[clock.step()].draw(&mut gaps);
+        }
+        Ok(())
+    }
+}
+
+/// The lengths of a client, window by window; windows without any are left out.
+fn lengths(path: &Path, draft: &mut Draft) -> Result<Vec<Lengths>, TraceError> {
+    let mut file = BufReader::new(Guarded::open(path, false)?);
+    let mut text = String::new();
+    let read = (&mut file).take(MAX_DATASET_BYTES + 1).read_to_string(&mut text);
+    read.map_err(TraceError::io(path))?;
+    let refuse =
+        |field: &str, value: &str, expected: &str| Problem::new(field, value, expected).at(path, 1);
+    if text.len() as u64 > MAX_DATASET_BYTES {
+        return Err(refuse("the file", "longer", &format!("at most {MAX_DATASET_BYTES} bytes")));
+    }
+    draft.absorb(file.get_ref().digest());
+    let windows: Map<String, Value> = serde_json::from_str(&text).map_err(|e| {
+        let line = e.line().max(1) as u64;
+        Problem::new("the document", "broken", format!("windows of lengths ({e})")).at(path, line)
+    })?;
+    let mut lengths = Vec::new();
+    for (start, fields) in &windows {
+        let from_s = start.parse::<u32>().map_err(|_| refuse("window", start, "seconds"))?;
+        let weights = |name: &str| {
+            let field = format!("{start}.{name}");
+            weights(&field, fields.get(name)).map_err(|problem| problem.at(path, 1))
+        };
+        if let (Some(input), Some(output)) = (weights("input_tokens")?, weights("output_tokens")?) {
+            lengths.push(Lengths { from_s: f64::from(from_s), input, output });
+        }
+    }
+    lengths.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
+    Ok(lengths)
+}
+
+/// Reads `"{100: 0.25, 200: 0.75}"`, none if it is empty.
+fn weights(field: &str, value: Option<&Value>) -> Result<Option<Weights>, Problem> {
+    let expected = "a text such as \"{100: 0.25, 200: 0.75}\" whose parts are 1 together";
+    let missing = || Problem::new(field, "missing", expected);
+    let text = value.ok_or_else(missing)?;
+    let bad = || Problem::new(field, text, expected);
+    let inside = text.as_str().and_then(|text| text.trim().strip_prefix('{')?.strip_suffix('}'));
+    let inside = inside.ok_or_else(bad)?.trim();
+    if inside.is_empty() {
+        return Ok(None);
+    }
+    let mut sum = 0.0;
+    let mut weights = Vec::new();
+    for pair in inside.trim_end_matches(',').split(',') {
+        let (tokens, part) = pair.split_once(':').ok_or_else(bad)?;
+        let tokens = tokens.trim().parse::<u32>().ok().filter(|n| *n <= MAX_TOKENS);
+        let part = part.trim().parse::<f64>().ok().filter(|p| (0.0..=1.0).contains(p));
+        let (Some(tokens), Some(part)) = (tokens, part) else { return Err(bad()) };
+        sum += part;
+        weights.push((sum, tokens));
+    }
+    if (sum - 1.0).abs() > 1e-3 {
+        return Err(Problem::new(field, format!("parts of {sum} together"), expected));
+    }
+    Ok(Some(Weights(weights)))
+}

@@ -1,0 +1,285 @@
+//! Weka / kv-cache-tester JSON: one document a session, time in seconds from the session's start.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value, json};
+
+use super::{Holds, ReadOptions, TraceFormat, block_ids};
+use crate::documents::{self, Sink, Stop};
+use crate::draft::{Arrival, Draft, Order};
+use crate::error::{Problem, TraceError};
+use crate::fields::{Fields, covers};
+use crate::input::files_of;
+use crate::sample::Sample;
+use crate::trace::{BlockSizes, Trace};
+
+const BLOCK_TOKENS: u32 = 64;
+/// How far a request of a session may lie before the one above it: pairs of a streamed and a plain
+/// request are written in either order.
+const BACKWARDS_NS: i64 = 60_000_000_000;
+
+pub(crate) struct Weka;
+
+impl TraceFormat for Weka {
+    fn about(&self) -> &'static str {
+        "Weka kv-cache-tester JSON, one document a session, time stamps in seconds from its start"
+    }
+
+    fn recognises(&self, sample: &Sample) -> bool {
+        sample.has(&["requests", "block_size"])
+    }
+
+    fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
+        let mut draft = Draft::new(Order::PerSession);
+        let mut files = vec![path.to_owned()];
+        if path.is_dir() {
+            files = files_of(path)?;
+            files.retain(|file| is_json(file));
+        }
+        for file in &files {
+            let mut session = Session { draft: &mut draft, stop: Stop::default(), place: None };
+            let digest = documents::read(file, &mut session)?;
+            draft.absorb(digest);
+        }
+        Ok(draft)
+    }
+
+    fn holds(&self) -> Option<Holds> {
+        Some(Holds { blocks: true, sessions: true, thinking: true, clock: false, step_ns: 1 })
+    }
+
+    fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {
+        let block_tokens = trace.sizes.uniform().unwrap_or(BLOCK_TOKENS);
+        let mut sessions: Vec<(Option<u32>, i64, Vec<Value>)> = Vec::new();
+        let mut places = std::collections::HashMap::new();
+        for (record, ids) in trace.records.iter().zip(block_ids(trace, block_tokens)) {
+            let fresh = sessions.len();
+            let place = match record.session {
+                Some(session) => *places.entry(session).or_insert(fresh),
+                None => fresh,
+            };
+            if place == fresh {
+                sessions.push((record.session, record.at_ns, Vec::new()));
+            }
+            let (_, start_ns, requests) = &mut sessions[place];
+            requests.push(json!({
+                "t": (record.at_ns - *start_ns) as f64 / 1e9,
+                "type": "s",
+                "model": "unknown",
+                "in": record.input_tokens,
+                "out": record.output_tokens,
+                "hash_ids": ids,
+                "think_time": record.think_ns as f64 / 1e9,
+            }));
+        }
+        for (id, (_, _, requests)) in sessions.into_iter().enumerate() {
+            let session = json!({
+                "id": format!("session-{id}"),
+                "block_size": block_tokens,
+                "hash_id_scope": "global",
+                "tool_tokens": 0,
+                "system_tokens": 0,
+                "requests": requests,
+            });
+            writeln!(out, "{session}")?;
+        }
+        Ok(())
+    }
+}
+
+fn is_json(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "json" || extension == "jsonl")
+}
+
+/// Reads a session, or a list of them, request by request.
+struct Session<'a> {
+    draft: &'a mut Draft,
+    stop: Stop,
+    /// Where the next requests stand; none until the block size is known.
+    place: Option<Place>,
+}
+
+impl Sink for Session<'_> {
+    fn stop(&mut self) -> &mut Stop {
+        &mut self.stop
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Session<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Session<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a session or a list of them")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(&mut *self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut session: A) -> Result<(), A::Error> {
+        let mut head = Map::new();
+        self.place = None;
+        while let Some(key) = session.next_key::<String>()? {
+            match key.as_str() {
+                "block_size" | "hash_id_scope" if self.place.is_none() => {
+                    head.insert(key, session.next_value()?);
+                }
+                "block_size" | "hash_id_scope" => {
+                    let problem = Problem::new(key, "behind requests", "its place before requests");
+                    return Err(self.stop.note(problem));
+                }
+                "requests" => {
+                    let place = self.open(&head).map_err(|problem| self.stop.note(problem))?;
+                    self.place = Some(place);
+                    session.next_value_seed(Requests { session: self, place, latest_ns: 0 })?;
+                }
+                _ => {
+                    session.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        match self.place {
+            Some(_) => Ok(()),
+            None => Err(self.stop.note(Problem::new("requests", "missing", "a list"))),
+        }
+    }
+}
+
+/// The list of a session's requests.
+struct Requests<'s, 'a> {
+    session: &'s mut Session<'a>,
+    place: Place,
+    latest_ns: i64,
+}
+
+impl<'de> DeserializeSeed<'de> for Requests<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Requests<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of requests")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        let mut at = 0;
+        while let Some(request) = list.next_element::<Map<String, Value>>()? {
+            let within = format!("requests[{at}].");
+            let taken = self.session.request(&request, &within, self.place, &mut self.latest_ns);
+            taken.map_err(|problem| self.session.stop.note(problem))?;
+            at += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Session<'_> {
+    fn open(&mut self, head: &Map<String, Value>) -> Result<Place, Problem> {
+        let fields = Fields::new(head, "");
+        let block_tokens = fields.tokens("block_size", 1)?;
+        match self.draft.sizes.uniform() {
+            Some(other) if other != block_tokens => {
+                let expected = format!("{other}, as in the sessions before");
+                return Err(Problem::new("block_size", block_tokens, expected));
+            }
+            _ => self.draft.sizes = BlockSizes::Uniform(block_tokens),
+        }
+        let session = self.draft.new_session();
+        let scope =
+            fields.get("hash_id_scope").map(|_| fields.text("hash_id_scope")).transpose()?;
+        let scope = match scope {
+            None | Some("local") => session + 1,
+            Some("global") => 0,
+            Some(other) => {
+                return Err(Problem::new("hash_id_scope", other, "\"local\" or \"global\""));
+            }
+        };
+        Ok(Place { session, scope, start_ns: 0, block_tokens })
+    }
+
+    fn request(
+        &mut self,
+        request: &Map<String, Value>,
+        within: &str,
+        place: Place,
+        latest_ns: &mut i64,
+    ) -> Result<(), Problem> {
+        let fields = Fields::new(request, within);
+        let at_ns = fields.seconds("t")?;
+        if *latest_ns - at_ns > BACKWARDS_NS {
+            let expected = "at most 60 s before the request above";
+            return Err(Problem::new(fields.name("t"), at_ns as f64 / 1e9, expected));
+        }
+        *latest_ns = at_ns.max(*latest_ns);
+        match fields.text("type")? {
+            "n" | "s" => self.push(&fields, place, at_ns),
+            "subagent" => self.subagent(&fields, place, at_ns),
+            other => {
+                let expected = "\"n\", \"s\" or \"subagent\"";
+                Err(Problem::new(fields.name("type"), other, expected))
+            }
+        }
+    }
+
+    /// An agent's requests are a session of their own, whose clock starts with the agent; it shares
+    /// the blocks of the session that started it.
+    fn subagent(&mut self, fields: &Fields<'_>, place: Place, at_ns: i64) -> Result<(), Problem> {
+        let within = fields.name("requests");
+        let session = self.draft.new_session();
+        let place = Place { session, start_ns: place.start_ns + at_ns, ..place };
+        let mut latest_ns = 0;
+        for (at, value) in fields.list("requests")?.iter().enumerate() {
+            let Value::Object(request) = value else {
+                return Err(Problem::new(format!("{within}[{at}]"), value, "a request"));
+            };
+            self.request(request, &format!("{within}[{at}]."), place, &mut latest_ns)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, fields: &Fields<'_>, place: Place, at_ns: i64) -> Result<(), Problem> {
+        let input_tokens = fields.tokens("in", 1)?;
+        let output_tokens = fields.tokens("out", 0)?;
+        let ids = fields.ids("hash_ids")?;
+        covers(&fields.name("hash_ids"), ids.len(), input_tokens, place.block_tokens)?;
+        let blocks = ids.iter().map(|id| self.draft.block(place.scope, *id));
+        let arrival = Arrival {
+            at_ns: place.start_ns + at_ns,
+            input_tokens,
+            output_tokens,
+            session: Some(place.session),
+            think_ns: fields.optional_seconds("think_time")?,
+            service_ns: fields.optional_seconds("api_time")?,
+            blocks: blocks.collect::<Result<_, _>>()?,
+        };
+        self.draft.push(arrival, &fields.name("t"))
+    }
+}
+
+/// Where requests stand.
+#[derive(Clone, Copy)]
+struct Place {
+    session: u32,
+    scope: u32,
+    start_ns: i64,
+    block_tokens: u32,
+}

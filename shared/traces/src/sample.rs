@@ -1,0 +1,126 @@
+//! The beginning of a file or folder, from which its format is told.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::columns::header_of;
+use super::error::TraceError;
+use super::input::files_of;
+
+const SAMPLE_BYTES: u64 = 1 << 20;
+const SHOWN_CHARS: usize = 80;
+
+/// How a file or folder begins.
+#[derive(Debug, Default)]
+pub(crate) struct Sample {
+    /// The names of the files, if it is a folder.
+    pub(crate) files: Vec<String>,
+    /// The first line in columns.
+    pub(crate) columns: Vec<String>,
+    /// The names of the first JSON object's fields, as far as the sample shows them.
+    pub(crate) keys: Vec<String>,
+    /// Whether that object is the first of a list.
+    pub(crate) is_list: bool,
+    /// Its first characters.
+    pub(crate) start: String,
+}
+
+impl Sample {
+    /// Whether the first object has all these fields.
+    pub(crate) fn has(&self, fields: &[&str]) -> bool {
+        fields.iter().all(|field| self.keys.iter().any(|key| key == field))
+    }
+
+    pub(crate) fn of(path: &Path) -> Result<Self, TraceError> {
+        if !path.is_dir() {
+            return Self::of_file(path);
+        }
+        let files = files_of(path)?;
+        let name = |file: &std::path::PathBuf| {
+            file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        };
+        let names: Vec<String> = files.iter().map(name).collect();
+        let is_client =
+            |name: &String| name.ends_with("-trace.csv") || name.ends_with("-dataset.json");
+        let first = files.iter().zip(&names).find(|(_, name)| {
+            (name.ends_with(".json") || name.ends_with(".jsonl")) && !is_client(name)
+        });
+        let inside = match first {
+            Some((file, _)) => Self::of_file(file)?,
+            None => Self {
+                start: names.join(", ").chars().take(SHOWN_CHARS).collect(),
+                ..Self::default()
+            },
+        };
+        Ok(Self { files: names, columns: Vec::new(), ..inside })
+    }
+
+    fn of_file(path: &Path) -> Result<Self, TraceError> {
+        let io = TraceError::io(path);
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).map_err(&io)?;
+        file.take(SAMPLE_BYTES).read_to_end(&mut bytes).map_err(&io)?;
+        if bytes.is_empty() {
+            return Err(TraceError::Empty { path: path.to_owned() });
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let line = text.lines().next().unwrap_or_default();
+        let (keys, is_list) = first_keys(&text);
+        let columns = header_of(line.get(..4096).unwrap_or(line));
+        let start = line.chars().take(SHOWN_CHARS).collect();
+        Ok(Self { files: Vec::new(), columns, keys, is_list, start })
+    }
+}
+
+/// The names of the fields of the first object in `text`, which may be cut off, and whether it
+/// stands in a list.
+fn first_keys(text: &str) -> (Vec<String>, bool) {
+    let found = Found::default();
+    let mut parser = serde_json::Deserializer::from_str(text);
+    // A sample that is cut off ends in an error, and so does text that is not JSON: what was seen
+    // before the error counts.
+    (&found).deserialize(&mut parser).ok();
+    (found.keys.into_inner(), found.is_list.into_inner())
+}
+
+#[derive(Default)]
+struct Found {
+    keys: RefCell<Vec<String>>,
+    is_list: RefCell<bool>,
+}
+
+impl<'de> DeserializeSeed<'de> for &Found {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &Found {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or a list of objects")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        while let Some(key) = object.next_key::<String>()? {
+            self.keys.borrow_mut().push(key);
+            object.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        self.is_list.replace(true);
+        list.next_element_seed(self)?;
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
