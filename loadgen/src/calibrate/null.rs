@@ -1,40 +1,52 @@
-//! A server that speaks the OpenAI API and costs next to nothing: it makes no tokens, it only sends
-//! them at the times it is told. What a load generator measures against it is known beforehand.
+//! The null server: an OpenAI API that computes nothing and sends tokens at given times. A load
+//! generator must measure exactly those times.
 
 mod answer;
-mod wire;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
-use answer::{Ask, Chunks};
-use wire::Incoming;
+use crate::send::stages::{TIMINGS_HEADER, TIMINGS_STAGES};
+use answer::{Chunks, Completion, Times};
 
-/// What the server pretends.
+/// Largest body of a request.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// Settings of the null server.
 #[derive(Clone, Debug)]
 pub struct NullOptions {
-    /// From a request's turn to its first token.
+    /// Time from a free slot to the first token.
     pub ttft: Duration,
-    /// Further time to the first token for each token of the prompt.
+    /// Additional time to the first token per token of the prompt.
     pub ttft_per_token: Duration,
-    /// From one token to the next.
+    /// Time from one token to the next.
     pub itl: Duration,
-    /// Tokens answered to a request that names no limit.
+    /// Number of tokens for a request without a limit.
     pub tokens: u32,
-    /// Requests served at once, the others wait in order; no limit unless given.
+    /// Number of requests served at once, if limited. The others wait in order.
     pub slots: Option<usize>,
-    /// Prompt and output tokens a request may have together.
+    /// Largest sum of prompt and output tokens of a request.
     pub context: u32,
-    /// The model it says it serves.
+    /// Name of the model.
     pub model: String,
 }
 
@@ -55,10 +67,10 @@ impl Default for NullOptions {
 struct Shared {
     options: NullOptions,
     chunks: [Chunks; 2],
-    slots: Option<Semaphore>,
+    slots: Option<Arc<Semaphore>>,
 }
 
-/// A server that listens; it ends when dropped.
+/// A running null server. Dropping it ends it.
 #[derive(Debug)]
 pub struct NullServer {
     address: SocketAddr,
@@ -66,29 +78,29 @@ pub struct NullServer {
 }
 
 impl NullServer {
-    /// Listens at `address`, where port 0 is any that is free.
+    /// Starts a server at `address`. Port 0 is any free port.
     pub async fn start(address: &str, options: NullOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let chunks = [false, true].map(|chat| Chunks::new(&options.model, chat));
-        let slots = options.slots.map(Semaphore::new);
+        let slots = options.slots.map(|slots| Arc::new(Semaphore::new(slots)));
         let shared = Arc::new(Shared { options, chunks, slots });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, shared));
         Ok(Self { address, tasks })
     }
 
-    /// Where it listens.
+    /// Returns the address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its base URL.
+    /// Returns the base URL of the server.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Serves until it can no longer accept connections, and says why.
+    /// Waits until the server can no longer accept connections. Returns the error.
     pub async fn failed(&mut self) -> io::Error {
         match self.tasks.join_next().await {
             Some(Ok(error)) => error,
@@ -106,93 +118,137 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Error {
                 Ok((stream, _)) => { connections.spawn(serve(stream, shared.clone())); }
                 Err(error) => return error,
             },
-            // A client that goes away, however it does, ends only its own connection.
+            // The end of a client, for whatever reason, ends only its own connection.
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn serve(mut stream: TcpStream, shared: Arc<Shared>) -> io::Result<()> {
+async fn serve(stream: TcpStream, shared: Arc<Shared>) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
-    let mut incoming = Incoming::default();
-    while let Some(request) = incoming.next(&mut stream).await? {
-        let arrived = Instant::now();
-        let chat = match (request.method.as_str(), request.path.as_str()) {
-            ("POST", "/v1/completions") => false,
-            ("POST", "/v1/chat/completions") => true,
-            ("GET", "/v1/models") => {
-                let options = &shared.options;
-                let model = json!({ "id": options.model, "object": "model", "created": 0,
-                    "owned_by": "loadgen", "max_model_len": options.context });
-                wire::plain(&mut stream, 200, &json!({ "object": "list", "data": [model] }))
-                    .await?;
-                continue;
-            }
-            ("GET", "/health" | "/ready") => {
-                wire::plain(&mut stream, 200, &json!({ "status": "ok" })).await?;
-                continue;
-            }
-            (method, path) => {
-                let message = format!("there is no {method} {path} here");
-                wire::refuse(&mut stream, 404, &message).await?;
-                continue;
-            }
-        };
-        match Ask::read(&request.body, &shared.options) {
-            Ok(ask) => {
-                let answer = Answer { shared: &shared, ask, chat, stages: request.wants_stages };
-                answer.send(&mut stream, arrived).await?;
-            }
-            Err(message) => wire::refuse(&mut stream, 400, &message).await?,
-        }
-    }
-    Ok(())
+    let service = service_fn(|request| respond(shared.clone(), request));
+    Ok(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await?)
 }
 
-/// One answer in the making.
-struct Answer<'a> {
-    shared: &'a Shared,
-    ask: Ask,
+/// Body of a response: all at once, or a stream of tokens.
+type Body = Either<Full<Bytes>, TokenStream>;
+
+async fn respond(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let (head, body) = request.into_parts();
+    let chat = match (&head.method, head.uri.path()) {
+        (&Method::POST, "/v1/completions") => false,
+        (&Method::POST, "/v1/chat/completions") => true,
+        (&Method::GET, "/v1/models") => {
+            let options = &shared.options;
+            let model = json!({ "id": options.model, "object": "model", "created": 0,
+                "owned_by": "loadgen", "max_model_len": options.context });
+            let list = json!({ "object": "list", "data": [model] });
+            return Ok(whole(StatusCode::OK, &list));
+        }
+        (&Method::GET, "/health" | "/ready") => {
+            return Ok(whole(StatusCode::OK, &json!({ "status": "ok" })));
+        }
+        (method, path) => {
+            return Ok(refuse(StatusCode::NOT_FOUND, &format!("there is no {method} {path} here")));
+        }
+    };
+    let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return Ok(refuse(StatusCode::BAD_REQUEST, &error.to_string())),
+    };
+    let arrived = Instant::now();
+    let completion = match Completion::parse(&body, &shared.options) {
+        Ok(completion) => completion,
+        Err(message) => return Ok(refuse(StatusCode::BAD_REQUEST, &message)),
+    };
+    let slot = match &shared.slots {
+        Some(slots) => Some(slots.clone().acquire_owned().await.map_err(io::Error::other)?),
+        None => None,
+    };
+    let options = &shared.options;
+    let started = Instant::now();
+    let first = started + options.ttft + options.ttft_per_token * completion.prompt_tokens;
+    tokio::time::sleep_until(first).await;
+    let stages = head.headers.get(TIMINGS_HEADER).is_some_and(|value| value == TIMINGS_STAGES);
+    let times = Times { arrived, started, first: Instant::now() };
+    if completion.stream {
+        let timer = Box::pin(tokio::time::sleep_until(first));
+        let stream =
+            TokenStream { shared, completion, chat, stages, times, first, sent: 0, timer, slot };
+        let mut response = Response::new(Either::Right(stream));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        return Ok(response);
+    }
+    tokio::time::sleep_until(first + options.itl * (completion.output_tokens - 1)).await;
+    let timings = stages.then(|| answer::timings(times, Instant::now()));
+    let value = answer::whole(&completion, &options.model, chat, timings);
+    Ok(whole(StatusCode::OK, &value))
+}
+
+/// A stream of tokens, each at its time, and the ending. The first token is due when the stream is
+/// made, so that it leaves with the head of the response.
+struct TokenStream {
+    shared: Arc<Shared>,
+    completion: Completion,
     chat: bool,
     stages: bool,
+    times: Times,
+    /// Intended time of the first token.
+    first: Instant,
+    /// Tokens sent; one more once the ending is sent.
+    sent: u32,
+    timer: Pin<Box<Sleep>>,
+    /// Slot of the request, until the stream ends.
+    slot: Option<OwnedSemaphorePermit>,
 }
 
-impl Answer<'_> {
-    async fn send(&self, stream: &mut TcpStream, arrived: Instant) -> io::Result<()> {
-        let options = &self.shared.options;
-        let _slot = match &self.shared.slots {
-            Some(slots) => Some(slots.acquire().await.map_err(io::Error::other)?),
-            None => None,
+impl hyper::body::Body for TokenStream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let stream = &mut *self;
+        let tokens = stream.completion.output_tokens;
+        if stream.sent > tokens {
+            return Poll::Ready(None);
+        }
+        // Every token has a time of its own, so that a late one delays no other. The ending follows
+        // the last token at once.
+        let due = stream.first + stream.shared.options.itl * stream.sent.min(tokens - 1);
+        if due > Instant::now() {
+            if stream.timer.deadline() != due {
+                stream.timer.as_mut().reset(due);
+            }
+            std::task::ready!(stream.timer.as_mut().poll(cx));
+        }
+        let chunks = &stream.shared.chunks[usize::from(stream.chat)];
+        let data = if stream.sent < tokens {
+            chunks.token.clone()
+        } else {
+            stream.slot = None;
+            let timings = stream.stages.then(|| answer::timings(stream.times, Instant::now()));
+            Bytes::from(chunks.ending(&stream.completion, timings))
         };
-        let begun = Instant::now();
-        let first = begun + options.ttft + options.ttft_per_token * self.ask.prompt_tokens;
-        let chunks = &self.shared.chunks[usize::from(self.chat)];
-        let timer = tokio::time::sleep_until(first);
-        tokio::pin!(timer);
-        let mut first_sent = begun;
-        for at in 0..self.ask.output_tokens {
-            let due = first + options.itl * at;
-            // Every token has its own time, so that one that was late makes no other late.
-            if due > Instant::now() {
-                timer.as_mut().reset(due);
-                timer.as_mut().await;
-            }
-            if at == 0 {
-                first_sent = Instant::now();
-            }
-            match (self.ask.stream, at) {
-                (true, 0) => stream.write_all(&chunks.opening).await?,
-                (true, _) => stream.write_all(&chunks.token).await?,
-                (false, _) => {}
-            }
-        }
-        let times = [arrived, begun, first_sent, Instant::now()];
-        let timings = self.stages.then(|| answer::timings(times));
-        if self.ask.stream {
-            let end = chunks.ending(&self.ask, timings);
-            return stream.write_all(end.as_bytes()).await;
-        }
-        wire::plain(stream, 200, &answer::whole(&self.ask, &options.model, self.chat, timings))
-            .await
+        stream.sent += 1;
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
+}
+
+/// Returns a JSON response.
+fn whole(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::from(value.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Returns an error response.
+fn refuse(status: StatusCode, message: &str) -> Response<Body> {
+    let error = json!({ "message": message, "type": "invalid_request_error" });
+    whole(status, &json!({ "error": error }))
 }

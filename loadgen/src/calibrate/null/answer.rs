@@ -1,8 +1,9 @@
-//! What the null server is asked for, and the bytes it answers with.
+//! Requests to the null server, and the content of its responses.
 
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use chassis::telemetry::names::stage;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
@@ -11,9 +12,9 @@ use tokio::time::Instant;
 
 use super::NullOptions;
 
-/// A request as far as the server heeds it.
+/// The parts of a request that the server uses.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ask {
+pub(super) struct Completion {
     pub(super) prompt_tokens: u32,
     pub(super) output_tokens: u32,
     pub(super) stream: bool,
@@ -42,7 +43,7 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-/// How many tokens a prompt is taken to have: its ids, or its words.
+/// The number of tokens of a prompt: its ids, or its words.
 struct Length(u32);
 
 impl<'de> Deserialize<'de> for Length {
@@ -71,9 +72,9 @@ impl<'de> Deserialize<'de> for Length {
     }
 }
 
-impl Ask {
-    /// Reads the body of a request, or says what is wrong with it.
-    pub(super) fn read(body: &[u8], options: &NullOptions) -> Result<Self, String> {
+impl Completion {
+    /// Parses the body of a request. The error says what is wrong with it.
+    pub(super) fn parse(body: &[u8], options: &NullOptions) -> Result<Self, String> {
         let fields: Fields = serde_json::from_slice(body).map_err(|e| e.to_string())?;
         let prompt_tokens = match (&fields.prompt, &fields.messages) {
             (Some(prompt), None) => prompt.0,
@@ -102,46 +103,45 @@ impl Ask {
     }
 }
 
-/// The bytes that every stream has in common, made once.
+/// Bytes that all streams have in common, made once.
 pub(super) struct Chunks {
-    /// Head of the answer and first token, in one write.
-    pub(super) opening: Vec<u8>,
-    /// Every further token.
-    pub(super) token: Vec<u8>,
+    /// Event of one token.
+    pub(super) token: Bytes,
     model: String,
     chat: bool,
 }
 
 impl Chunks {
     pub(super) fn new(model: &str, chat: bool) -> Self {
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
-                    cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
-        let token =
-            event(&body(model, chat, json!([choice(chat, Some(" the"), None)])).to_string());
-        let opening = format!("{head}{token}").into_bytes();
-        Self { opening, token: token.into_bytes(), model: model.to_owned(), chat }
+        let token = body(model, chat, json!([choice(chat, Some(" the"), None)]));
+        Self { token: event(&token.to_string()).into(), model: model.to_owned(), chat }
     }
 
-    /// Everything behind the last token.
-    pub(super) fn ending(&self, ask: &Ask, timings: Option<Value>) -> String {
+    /// Returns everything after the last token.
+    pub(super) fn ending(&self, completion: &Completion, timings: Option<Value>) -> String {
         let mut last =
             body(&self.model, self.chat, json!([choice(self.chat, None, Some("length"))]));
         let mut text = String::new();
-        if ask.usage {
+        if completion.usage {
             text += &event(&last.to_string());
             last = body(&self.model, self.chat, json!([]));
-            last["usage"] = ask.token_counts();
+            last["usage"] = completion.token_counts();
         }
         if let Some(timings) = timings {
             last["timings"] = timings;
         }
-        text + &event(&last.to_string()) + &event("[DONE]") + "0\r\n\r\n"
+        text + &event(&last.to_string()) + &event("[DONE]")
     }
 }
 
-/// The answer to a request that asked for no stream.
-pub(super) fn whole(ask: &Ask, model: &str, chat: bool, timings: Option<Value>) -> Value {
-    let text = " the".repeat(ask.output_tokens as usize);
+/// Returns the response to a request without a stream.
+pub(super) fn whole(
+    completion: &Completion,
+    model: &str,
+    chat: bool,
+    timings: Option<Value>,
+) -> Value {
+    let text = " the".repeat(completion.output_tokens as usize);
     let mut choice = json!({ "index": 0, "finish_reason": "length" });
     if chat {
         choice["message"] = json!({ "role": "assistant", "content": text });
@@ -152,16 +152,27 @@ pub(super) fn whole(ask: &Ask, model: &str, chat: bool, timings: Option<Value>) 
     if chat {
         answer["object"] = json!("chat.completion");
     }
-    answer["usage"] = ask.token_counts();
+    answer["usage"] = completion.token_counts();
     if let Some(timings) = timings {
         answer["timings"] = timings;
     }
     answer
 }
 
-/// The account of a request that arrived, had its turn, and sent its first and its last token at
-/// these times.
-pub(super) fn timings([arrived, begun, first, last]: [Instant; 4]) -> Value {
+/// Times of a request at the server.
+#[derive(Clone, Copy)]
+pub(super) struct Times {
+    /// Arrival of the whole request.
+    pub(super) arrived: Instant,
+    /// Start, once the request had its slot.
+    pub(super) started: Instant,
+    /// First token.
+    pub(super) first: Instant,
+}
+
+/// Returns the stage times of a request whose last token was sent at `last`.
+pub(super) fn timings(times: Times, last: Instant) -> Value {
+    let Times { arrived, started, first } = times;
     let ms = |span: Duration| span.as_secs_f64() * 1e3;
     let stage = |name: &str, from: Instant, to: Instant| {
         let (start, duration) = (ms(from - arrived), ms(to - from));
@@ -170,8 +181,8 @@ pub(super) fn timings([arrived, begun, first, last]: [Instant; 4]) -> Value {
     json!({
         "ttft_ms": ms(first - arrived),
         "stages": [
-            stage(stage::PREFILL_QUEUE, arrived, begun),
-            stage(stage::PREFILL_COMPUTE, begun, first),
+            stage(stage::PREFILL_QUEUE, arrived, started),
+            stage(stage::PREFILL_COMPUTE, started, first),
             stage(stage::DECODE_GENERATE, first, last),
         ],
     })
@@ -195,10 +206,8 @@ fn choice(chat: bool, text: Option<&str>, finish: Option<&str>) -> Value {
     }
 }
 
-/// One event in an HTTP chunk of its own.
 fn event(data: &str) -> String {
-    let text = format!("data: {data}\n\n");
-    format!("{:x}\r\n{text}\r\n", text.len())
+    format!("data: {data}\n\n")
 }
 
 #[cfg(test)]
@@ -208,14 +217,19 @@ mod tests {
     #[test]
     fn prompts_are_counted_and_the_context_kept() {
         let options = NullOptions { context: 20, tokens: 4, ..NullOptions::default() };
-        let read = |text: &str| Ask::read(text.as_bytes(), &options);
-        let ask = read(r#"{"prompt":[5,6,7],"max_tokens":9,"stream":true,"ignore_eos":true}"#);
-        let expected = Ask { prompt_tokens: 3, output_tokens: 9, stream: true, usage: false };
-        assert_eq!(ask, Ok(expected));
+        let read = |text: &str| Completion::parse(text.as_bytes(), &options);
+        let completion =
+            read(r#"{"prompt":[5,6,7],"max_tokens":9,"stream":true,"ignore_eos":true}"#);
+        let expected =
+            Completion { prompt_tokens: 3, output_tokens: 9, stream: true, usage: false };
+        assert_eq!(completion, Ok(expected));
         let chat = r#"{"messages":[{"role":"user","content":"a b c"},{"content":"d"}],
                        "stream_options":{"include_usage":true}}"#;
-        let ask = read(chat).unwrap();
-        assert_eq!((ask.prompt_tokens, ask.output_tokens, ask.usage), (4, 4, true));
+        let completion = read(chat).unwrap();
+        assert_eq!(
+            (completion.prompt_tokens, completion.output_tokens, completion.usage),
+            (4, 4, true)
+        );
         let long = read(r#"{"prompt":"a b","max_tokens":19}"#);
         assert_eq!(long, Err("2 + 19 tokens exceed the context of 20".to_owned()));
         for wrong in ["", "{}", r#"{"prompt":5}"#, r#"{"prompt":"a","messages":[]}"#] {
