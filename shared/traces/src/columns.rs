@@ -1,4 +1,4 @@
-//! CSV files with a header: columns by name, cells with their checks.
+//! CSV files with checked columns and cells.
 
 use std::path::{Path, PathBuf};
 
@@ -6,47 +6,48 @@ use csv::StringRecord;
 
 use super::draft::Draft;
 use super::error::{Problem, TraceError};
-use super::fields::{in_tokens, seconds_ns};
+use super::fields::{seconds_ns, token_count};
 use super::input::Guarded;
 
-/// A CSV file whose header was found right.
+/// A CSV file with a valid header.
 pub(crate) struct Table {
     reader: csv::Reader<Guarded>,
     path: PathBuf,
     header: Vec<String>,
-    /// The line that was read last.
+    /// Number of the last line read.
     line: u64,
 }
 
-/// One row of it.
+/// A row of a table.
 pub(crate) struct Row<'a> {
     header: &'a [String],
     cells: StringRecord,
-    /// Its line in the file, from 1.
+    /// Number of the line in the file, from 1.
     pub(crate) line: u64,
 }
 
-/// The header line in columns, without a byte-order mark.
+/// Splits a header line into column names, without a byte-order mark.
 pub(crate) fn header_of(line: &str) -> Vec<String> {
     let line = line.trim_start_matches('\u{feff}').trim_end();
     line.split(',').map(|name| name.trim().to_owned()).collect()
 }
 
 impl Table {
-    /// Opens a file that must have the columns `needed`, may have those of `allowed`, and no other.
+    /// Opens a file that has the columns `needed`, perhaps those of `allowed`, and no other.
     pub(crate) fn open(path: &Path, needed: &[&str], allowed: &[&str]) -> Result<Self, TraceError> {
-        let mut table = Self::headless(path, &[])?;
+        let mut table = Self::without_header(path, &[])?;
         let Some(row) = table.next_row()? else {
             return Err(TraceError::Empty { path: path.to_owned() });
         };
         let line: Vec<&str> = row.cells.iter().collect();
         let header = header_of(&line.join(","));
-        let known = |name: &String| needed.contains(&&**name) || allowed.contains(&&**name);
+        let known =
+            header.iter().all(|name| needed.contains(&&**name) || allowed.contains(&&**name));
         let mut once = header.clone();
         once.sort_unstable();
         once.dedup();
         let whole = needed.iter().all(|name| header.iter().any(|column| column == name));
-        if !whole || !header.iter().all(known) || once.len() < header.len() {
+        if !whole || !known || once.len() < header.len() {
             let expected = format!("the columns {}", needed.join(","));
             return Err(Problem::new("the header", header.join(","), expected).at(path, row.line));
         }
@@ -54,7 +55,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Hands every row that is left to `take`, and notes the file's content in `draft`.
+    /// Passes every remaining row to `take`, and adds the digest of the file to `draft`.
     pub(crate) fn drain(
         mut self,
         draft: &mut Draft,
@@ -64,24 +65,24 @@ impl Table {
         while let Some(row) = self.next_row()? {
             take(&row, draft).map_err(|problem| problem.at(&path, row.line))?;
         }
-        draft.absorb(self.digest());
+        draft.add_digest(self.digest());
         Ok(())
     }
 
     /// Opens a file without a header whose columns are `names`.
-    pub(crate) fn headless(path: &Path, names: &[&str]) -> Result<Self, TraceError> {
+    pub(crate) fn without_header(path: &Path, names: &[&str]) -> Result<Self, TraceError> {
         let reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
             .quoting(false)
-            // What stands before the end of a line is cut off with the spaces around a cell.
+            // A carriage return before the end of a line is trimmed with the spaces around a cell.
             .terminator(csv::Terminator::Any(b'\n'))
             .from_reader(Guarded::open(path, true)?);
         let header = names.iter().map(|name| (*name).to_owned()).collect();
         Ok(Self { reader, path: path.to_owned(), header, line: 0 })
     }
 
-    /// The next row, none at the end of the file.
+    /// Reads the next row; `None` at the end of the file.
     pub(crate) fn next_row(&mut self) -> Result<Option<Row<'_>>, TraceError> {
         let mut cells = StringRecord::new();
         let line = self.reader.position().line();
@@ -121,40 +122,40 @@ impl Table {
         }
     }
 
-    /// Digest of everything read so far.
+    /// Returns the digest of everything read so far.
     pub(crate) fn digest(self) -> [u8; 32] {
         self.reader.into_inner().digest()
     }
 }
 
 impl Row<'_> {
-    /// The cell of a column; empty where the file has no such column.
+    /// Returns the cell of a column; empty if the file has no such column.
     pub(crate) fn cell(&self, column: &str) -> &str {
         let at = self.header.iter().position(|name| name == column);
         at.and_then(|at| self.cells.get(at)).unwrap_or("").trim()
     }
 
-    /// The cell as a number that is not negative.
+    /// Parses the cell as a number that is not negative.
     pub(crate) fn number(&self, column: &str) -> Result<f64, Problem> {
         let cell = self.cell(column);
         let number = cell.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
         number.ok_or_else(|| Problem::new(column, quoted(cell), "a number, not negative"))
     }
 
-    /// The cell as a whole number that is not negative.
+    /// Parses the cell as a whole number that is not negative.
     pub(crate) fn whole(&self, column: &str) -> Result<u64, Problem> {
         let cell = self.cell(column);
         let expected = "a whole number, not negative";
         cell.parse().map_err(|_| Problem::new(column, quoted(cell), expected))
     }
 
-    /// The cell as a count of tokens that is not absurd.
+    /// Parses the cell as a token count within the limits.
     pub(crate) fn tokens(&self, column: &str, least: u32) -> Result<u32, Problem> {
         let count = self.whole(column)?;
-        in_tokens(count, least).map_err(|expected| Problem::new(column, count, expected))
+        token_count(count, least).map_err(|expected| Problem::new(column, count, expected))
     }
 
-    /// The cell as seconds, in nanoseconds.
+    /// Parses the cell as seconds; returns nanoseconds.
     pub(crate) fn seconds(&self, column: &str) -> Result<i64, Problem> {
         let number = self.number(column)?;
         seconds_ns(number).ok_or_else(|| Problem::new(column, number, "seconds within 120 years"))

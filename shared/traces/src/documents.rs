@@ -1,4 +1,4 @@
-//! Files of one or more JSON documents, read piece by piece with the line of every error.
+//! Streaming reader of files with JSON documents, with the line of every error.
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Read};
@@ -10,7 +10,7 @@ use serde::de::DeserializeSeed;
 use super::error::{Problem, TraceError};
 use super::input::Guarded;
 
-/// Where a reader leaves what it found wrong, since a parser only carries text.
+/// Slot for the problem that stopped a sink, because an error of the parser only carries text.
 #[derive(Default)]
 pub(crate) struct Stop {
     problem: Option<(Problem, u64)>,
@@ -18,7 +18,7 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Keeps the problem; an error for the parser.
+    /// Stores the problem and returns an error for the parser.
     pub(crate) fn note<E: serde::de::Error>(&mut self, problem: Problem) -> E {
         let error = E::custom(&problem);
         self.problem = Some((problem, self.line.get()));
@@ -26,13 +26,13 @@ impl Stop {
     }
 }
 
-/// What takes the content of documents.
+/// A consumer of documents.
 pub(crate) trait Sink {
-    /// What it found wrong.
+    /// Returns the slot for the problem that stopped the sink.
     fn stop(&mut self) -> &mut Stop;
 }
 
-/// Counts the lines that a parser has read: the parser itself goes on before it tells its line.
+/// A reader that counts lines. The parser's own count is late, because it reads ahead.
 struct Counted {
     file: BufReader<Guarded>,
     line: Rc<Cell<u64>>,
@@ -47,7 +47,7 @@ impl Read for Counted {
     }
 }
 
-/// Lets `sink` read every document of a file; the digest of the file.
+/// Passes every document of a file to `sink`; returns the digest of the file.
 pub(crate) fn read<S: Sink>(path: &Path, sink: &mut S) -> Result<[u8; 32], TraceError>
 where
     for<'s, 'de> &'s mut S: DeserializeSeed<'de, Value = ()>,

@@ -1,38 +1,38 @@
-//! Collects the requests of a trace under limits and makes a trace of them.
+//! A trace while it is read: its requests, collected under limits.
 
 use std::collections::HashMap;
 
 use super::error::Problem;
 use super::trace::{BlockSizes, Record};
 
-/// The most requests a trace may hold.
-pub const MAX_RECORDS: usize = 10_000_000;
-/// The longest prompt or output accepted.
-pub const MAX_TOKENS: u32 = 1 << 24;
-/// The most block names of all prompts together.
-const MAX_BLOCK_REFS: usize = 200_000_000;
+/// Largest number of requests in a trace.
+pub const RECORDS_MAX: usize = 10_000_000;
+/// Largest prompt or output, in tokens.
+pub const TOKENS_MAX: u32 = 1 << 24;
+/// Largest number of block references of all prompts together.
+const BLOCK_REFS_MAX: usize = 200_000_000;
 
-/// How far a time stamp may lie before the one above it.
+/// How far a time stamp may go back behind an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Not at all.
+    /// Never.
     Ascending,
-    /// By this much, in ns; such requests are counted and put in order.
+    /// By up to this many nanoseconds. Such requests are counted and sorted.
     Within(i64),
-    /// The clocks of several sessions are mixed.
+    /// By any amount: each session has a clock of its own.
     PerSession,
 }
 
-/// One request as a format gives it.
+/// A request as a format gives it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arrival {
     pub(crate) at_ns: i64,
     pub(crate) input_tokens: u32,
     pub(crate) output_tokens: u32,
     pub(crate) session: Option<u32>,
-    /// From the end of the turn before, if the trace says.
+    /// Time from the end of the preceding turn, if the trace has it.
     pub(crate) think_ns: Option<i64>,
-    /// How long the recorded answer took, if the trace says.
+    /// Duration of the recorded response, if the trace has it.
     pub(crate) service_ns: Option<i64>,
     pub(crate) blocks: Vec<u32>,
 }
@@ -47,17 +47,17 @@ pub(crate) struct Draft {
     order: Order,
     latest_ns: i64,
     digests: Vec<[u8; 32]>,
-    /// Requests whose time stamp lay before the one above.
+    /// Requests whose time stamp is earlier than the one before it.
     pub(crate) out_of_order: usize,
-    /// Prompts whose blocks do not add up to their length.
+    /// Prompts whose blocks do not add up to the prompt's length.
     pub(crate) coverage_bad: usize,
-    /// Tokens of the blocks.
+    /// Tokens per block.
     pub(crate) sizes: BlockSizes,
-    /// Whether the trace says when requests arrive.
+    /// True if the trace has arrival times.
     pub(crate) timed: bool,
-    /// Whether the requests were drawn, within the window asked for.
+    /// True if the requests were drawn by a generator, within the requested window.
     pub(crate) generated: bool,
-    /// What a reader of the figures must know.
+    /// Notes for a reader of the figures.
     pub(crate) notes: Vec<String>,
 }
 
@@ -81,23 +81,23 @@ impl Draft {
         }
     }
 
-    /// The dense number of a block; ids are told apart within `scope` only.
+    /// Returns the dense number of a block. An `id` is unique within its `scope`.
     pub(crate) fn block(&mut self, scope: u32, id: u64) -> Result<u32, Problem> {
         self.interner.intern(scope, id)
     }
 
-    /// The dense numbers of blocks whose ids hold in the whole trace.
+    /// Returns the dense numbers of blocks whose ids are unique in the whole trace.
     pub(crate) fn blocks(&mut self, ids: &[u64]) -> Result<Vec<u32>, Problem> {
         ids.iter().map(|id| self.interner.intern(0, *id)).collect()
     }
 
-    /// A session that no name leads to.
+    /// Creates a session without a name.
     pub(crate) fn new_session(&mut self) -> u32 {
         self.session_count += 1;
         self.session_count - 1
     }
 
-    /// The session of this name.
+    /// Returns the session with this name, creating it if needed.
     pub(crate) fn session(&mut self, name: &str) -> u32 {
         if let Some(session) = self.sessions.get(name) {
             return *session;
@@ -107,11 +107,11 @@ impl Draft {
         session
     }
 
-    /// Adds one request; `field` is where its time stamp stands.
+    /// Adds a request. `field` names its time stamp in errors.
     pub(crate) fn push(&mut self, arrival: Arrival, field: &str) -> Result<(), Problem> {
         self.refs += arrival.blocks.len();
-        if self.arrivals.len() == MAX_RECORDS || self.refs > MAX_BLOCK_REFS {
-            let expected = format!("at most {MAX_RECORDS} and {MAX_BLOCK_REFS} (see --window)");
+        if self.arrivals.len() == RECORDS_MAX || self.refs > BLOCK_REFS_MAX {
+            let expected = format!("at most {RECORDS_MAX} and {BLOCK_REFS_MAX} (see --window)");
             let value = format!("{} requests of {} blocks", self.arrivals.len() + 1, self.refs);
             return Err(Problem::new("the trace", value, expected));
         }
@@ -137,23 +137,23 @@ impl Draft {
         Ok(())
     }
 
-    /// Notes the content of one more file.
-    pub(crate) fn absorb(&mut self, digest: [u8; 32]) {
+    /// Adds the digest of one more file.
+    pub(crate) fn add_digest(&mut self, digest: [u8; 32]) {
         self.digests.push(digest);
     }
 
-    /// How many requests there are so far.
+    /// Returns the number of requests so far.
     pub(crate) fn len(&self) -> usize {
         self.arrivals.len()
     }
 
-    /// The records in order of time, and the ids behind the block numbers.
+    /// Returns the records in order of time, and the ids by block number.
     pub(crate) fn finish(&mut self) -> (Vec<Record>, Vec<u64>) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         arrivals.sort_by_key(|arrival| arrival.at_ns);
         let start_ns = arrivals.first().map_or(0, |first| first.at_ns);
         let mut sessions = vec![Progress::default(); self.session_count as usize];
-        let record = |arrival: Arrival| {
+        let records = arrivals.into_iter().map(|arrival| {
             let at_ns = arrival.at_ns - start_ns;
             let progress = arrival.session.map(|s| &mut sessions[s as usize]);
             let (turn, think_ns) = progress.map_or((0, 0), |p| p.step(at_ns, &arrival));
@@ -166,12 +166,11 @@ impl Draft {
                 think_ns,
                 blocks: arrival.blocks,
             }
-        };
-        let records = arrivals.into_iter().map(record).collect();
-        (records, std::mem::take(&mut self.interner.ids))
+        });
+        (records.collect(), std::mem::take(&mut self.interner.ids))
     }
 
-    /// Digest of all files.
+    /// Returns the digest of all files.
     pub(crate) fn digest(&self) -> [u8; 32] {
         match self.digests[..] {
             [only] => only,
@@ -180,7 +179,7 @@ impl Draft {
     }
 }
 
-/// How far a session has come.
+/// State of a session after its latest turn.
 #[derive(Clone, Default)]
 struct Progress {
     turns: u32,
@@ -189,8 +188,8 @@ struct Progress {
 }
 
 impl Progress {
-    /// The turn and the think time before it. Where the trace does not say how long the answer
-    /// before took, the whole gap counts as thinking.
+    /// Returns the turn's index and the think time before it. Without a duration of the preceding
+    /// response, the whole gap counts as think time.
     fn step(&mut self, at_ns: i64, arrival: &Arrival) -> (u32, i64) {
         let turn = self.turns;
         let gap_ns = (at_ns - self.at_ns - self.service_ns).max(0);
@@ -200,7 +199,7 @@ impl Progress {
     }
 }
 
-/// Gives 64-bit block names dense numbers in order of first appearance, exactly.
+/// Dense numbers for 64-bit block ids, in order of first appearance.
 #[derive(Default)]
 struct Interner {
     numbers: HashMap<(u32, u64), u32>,
@@ -215,7 +214,7 @@ impl Interner {
         let number = u32::try_from(self.ids.len())
             .map_err(|_| Problem::new("the trace", "too many blocks", "fewer than 2^32"))?;
         self.numbers.insert((scope, id), number);
-        // An id of a session is made one of the whole trace.
+        // An id of a session becomes an id of the whole trace.
         let global = match scope {
             0 => id,
             _ => crate::random::mix(u64::from(scope) << 32 ^ crate::random::mix(id)),

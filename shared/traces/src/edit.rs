@@ -1,53 +1,43 @@
-//! Changes traces without breaking what makes a replay mean something: order, sessions, prefixes.
+//! Edits of traces that preserve what a replay depends on: order, sessions and shared prefixes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::quantum::{Dequantize, quantum_of, spread};
 use super::trace::{BlockSizes, Record, Trace};
-use crate::random::{Cause, Stream};
+use crate::random::{RngStream, Stream};
 use crate::units::{Nanos, Window};
 
-/// Why a trace cannot be changed as asked.
+/// An edit that a trace does not allow.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum EditError {
     /// The speed-up is zero, negative or not finite.
     #[error("the speed-up must be a positive number, not {0}")]
     Speedup(f64),
-    /// Scaling would tear the blocks.
+    /// The scale does not divide the block size.
     #[error("--scale {scale} does not divide the block size {block_tokens}")]
-    Scale {
-        /// The divisor asked for.
-        scale: u32,
-        /// Tokens in a block of the trace.
-        block_tokens: u32,
-    },
-    /// Nothing arrives in the window.
+    Scale { scale: u32, block_tokens: u32 },
+    /// No request arrives in the window.
     #[error("no request arrives in the window {window}; the trace spans 0s..{span}")]
-    EmptyWindow {
-        /// The window asked for.
-        window: Window,
-        /// The arrival of the last request.
-        span: Nanos,
-    },
+    EmptyWindow { window: Window, span: Nanos },
     /// The time stamps lie on no grid.
     #[error("--dequantize was asked for, but the time stamps lie on no grid")]
     NoQuantum,
-    /// The part to keep is no part.
+    /// The share to keep is not in (0, 1].
     #[error("--keep is {0}: expected a part above 0, up to 1")]
     Keep(f64),
-    /// Thinning left nothing.
+    /// Thinning removed every session.
     #[error("none of the {0} sessions was kept: try a larger --keep or another --seed")]
     NothingKept(usize),
-    /// There is nothing that requests could be kept together by.
+    /// The trace has neither sessions nor blocks to group requests by.
     #[error("the trace names neither sessions nor blocks: whole sessions cannot be told apart")]
     NoSessions,
 }
 
-/// Keeps what arrives in `window`, whose start becomes time 0.
+/// Keeps the requests that arrive in `window`. The start of the window becomes time 0.
 pub fn cut(trace: &mut Trace, window: Window) -> Result<(), EditError> {
     let span = Nanos(trace.records.last().map_or(0, |r| r.at_ns));
-    let inside = |r: &Record| r.at_ns >= window.from.0 && window.to.is_none_or(|to| r.at_ns < to.0);
-    trace.records.retain(inside);
+    trace.records.retain(|r| r.at_ns >= window.from.0 && window.to.is_none_or(|to| r.at_ns < to.0));
     if trace.records.is_empty() {
         return Err(EditError::EmptyWindow { window, span });
     }
@@ -55,7 +45,7 @@ pub fn cut(trace: &mut Trace, window: Window) -> Result<(), EditError> {
     Ok(())
 }
 
-/// Divides lengths and block sizes by `scale`; which blocks prompts share stays as it is.
+/// Divides lengths and block sizes by `scale`. Prompts share the same blocks afterwards.
 pub fn scale(trace: &mut Trace, scale: u32) -> Result<(), EditError> {
     match &mut trace.sizes {
         BlockSizes::None => {}
@@ -70,7 +60,7 @@ pub fn scale(trace: &mut Trace, scale: u32) -> Result<(), EditError> {
     let sizes = &trace.sizes;
     for record in &mut trace.records {
         record.input_tokens = match sizes {
-            // Blocks of unequal length are rounded each, and prompts are what they add up to.
+            // Each block of unequal length is rounded up, and the prompt is their sum.
             BlockSizes::Each(tokens) if !record.blocks.is_empty() => {
                 let whole = record.blocks.iter().map(|block| tokens[*block as usize]).sum::<u32>();
                 whole.min(record.input_tokens).max(1)
@@ -82,7 +72,7 @@ pub fn scale(trace: &mut Trace, scale: u32) -> Result<(), EditError> {
     Ok(())
 }
 
-/// Spreads arrivals that share a coarse time stamp. The order is kept.
+/// Spreads arrivals that share a coarse time stamp, in their order.
 pub fn dequantize(trace: &mut Trace, how: Dequantize, seed: u64) -> Result<(), EditError> {
     let quantum = quantum_of(trace).ok_or(EditError::NoQuantum)?;
     let times: Vec<i64> = trace.records.iter().map(|r| r.at_ns).collect();
@@ -91,14 +81,14 @@ pub fn dequantize(trace: &mut Trace, how: Dequantize, seed: u64) -> Result<(), E
     Ok(())
 }
 
-/// How many sessions there are; a request of none counts as one.
+/// Returns the number of sessions. A request without one counts as a session.
 pub fn session_count(trace: &Trace) -> usize {
     let sessions: HashSet<u32> = trace.records.iter().filter_map(|r| r.session).collect();
     sessions.len() + trace.records.iter().filter(|r| r.session.is_none()).count()
 }
 
-/// Begins the sessions at `times`, in the order in which they first appear; what follows in a
-/// session keeps its distance from the beginning.
+/// Moves the sessions to begin at `times`, in the order of their first requests. Later requests
+/// keep their distance from the beginning of their session.
 pub fn restart(trace: &mut Trace, times: &[i64]) {
     let mut times = times.iter().copied();
     let mut starts: HashMap<u32, (i64, i64)> = HashMap::new();
@@ -115,24 +105,24 @@ pub fn restart(trace: &mut Trace, times: &[i64]) {
     trace.records.sort_by_key(|record| record.at_ns);
 }
 
-/// What thinning did.
+/// Result of thinning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thinned {
-    /// Sessions, or trees of prefixes, that there were.
+    /// Sessions, or trees of prefixes, before thinning.
     pub groups: usize,
-    /// How many of them were kept.
+    /// Sessions, or trees of prefixes, that were kept.
     pub kept: usize,
 }
 
-/// Keeps each session, or each tree of prompts with a common beginning, with probability `keep`,
-/// and never a part of one.
+/// Keeps each whole session, or each whole tree of prompts with a common prefix, with probability
+/// `keep`.
 pub fn thin(trace: &mut Trace, keep: f64, seed: u64) -> Result<Thinned, EditError> {
     if !(keep > 0.0 && keep <= 1.0) {
         return Err(EditError::Keep(keep));
     }
     let groups = groups(trace)?;
-    let mut stream = Stream::new(seed, Cause::Thinning);
-    // In order of first appearance, so that the draw depends on the trace and the seed only.
+    let mut stream = Stream::new(seed, RngStream::Thinning);
+    // In order of first appearance, so that the draw depends only on the trace and the seed.
     let mut kept: BTreeMap<usize, bool> = BTreeMap::new();
     for group in &groups {
         kept.entry(*group).or_insert_with(|| stream.unit() < keep);
@@ -148,28 +138,32 @@ pub fn thin(trace: &mut Trace, keep: f64, seed: u64) -> Result<Thinned, EditErro
     Ok(thinned)
 }
 
-/// A number for each record: the first record of its group. Records of one session belong
-/// together; without sessions, those whose prompts begin with the same blocks, not counting a
-/// beginning that nearly all prompts have.
+/// Returns, for each record, the index of the first record of its group. A group is a session. In a
+/// trace without sessions it is the prompts with a common prefix, beyond the prefix that half of
+/// all prompts have.
 fn groups(trace: &Trace) -> Result<Vec<usize>, EditError> {
     let mut firsts: HashMap<u64, usize> = HashMap::new();
     let records = trace.records.iter().enumerate();
     if trace.records.iter().any(|r| r.session.is_some()) {
-        // A request without a session is one of its own.
-        let key = |at: usize, r: &Record| r.session.map_or(1 << 32 | at as u64, u64::from);
-        return Ok(records.map(|(at, r)| *firsts.entry(key(at, r)).or_insert(at)).collect());
+        // A request without a session is a group of its own.
+        let groups = records.map(|(at, r)| {
+            let key = r.session.map_or(1 << 32 | at as u64, u64::from);
+            *firsts.entry(key).or_insert(at)
+        });
+        return Ok(groups.collect());
     }
     if !trace.sizes.any() {
         return Err(EditError::NoSessions);
     }
     let shared = common_beginning(&trace.records);
-    let key = |at: usize, r: &Record| {
-        r.blocks.get(shared).map_or(1 << 32 | at as u64, |block| u64::from(*block))
-    };
-    Ok(records.map(|(at, r)| *firsts.entry(key(at, r)).or_insert(at)).collect())
+    let groups = records.map(|(at, r)| {
+        let key = r.blocks.get(shared).map_or(1 << 32 | at as u64, |block| u64::from(*block));
+        *firsts.entry(key).or_insert(at)
+    });
+    Ok(groups.collect())
 }
 
-/// How many leading blocks at least half of all prompts have in common.
+/// Counts the leading blocks that at least half of all prompts have in common.
 fn common_beginning(records: &[Record]) -> usize {
     let mut shared = 0;
     loop {
@@ -191,7 +185,7 @@ mod tests {
     use super::*;
     use crate::units::NS_PER_S;
 
-    /// Forty trees of three prompts each that grow, all behind one block that every prompt has.
+    /// Forty trees of three growing prompts each, all with the same first block.
     fn trees() -> Trace {
         let record = |i: u32| Record {
             at_ns: i64::from(i) * NS_PER_S,
@@ -201,7 +195,7 @@ mod tests {
             ..Record::default()
         };
         let records = (0..120).map(record).collect();
-        Trace::made_up(BlockSizes::Uniform(8), records, (0..200).collect())
+        Trace::synthetic(BlockSizes::Uniform(8), records, (0..200).collect())
     }
 
     fn token_hit(trace: &Trace) -> f64 {

@@ -1,23 +1,23 @@
-//! What is wrong with a trace: the file, the line, the field, its value, and what was expected.
+//! Errors of traces, with the file, the line, the field, its value and the expected value.
 
 use std::path::{Path, PathBuf};
 
-/// One wrong value.
+/// A wrong value in a line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} is {value}: expected {expected}")]
 pub struct Problem {
-    /// Where in the line it stands.
+    /// Field of the line.
     pub field: String,
-    /// What stands there, shortened.
+    /// Value of the field, shortened.
     pub value: String,
-    /// What should stand there.
+    /// Expected value.
     pub expected: String,
 }
 
 const SHOWN_CHARS: usize = 80;
 
 impl Problem {
-    /// `field` holds `value`, but `expected` belongs there.
+    /// Describes a `field` that has `value` instead of `expected`.
     pub fn new(
         field: impl Into<String>,
         value: impl ToString,
@@ -31,57 +31,31 @@ impl Problem {
         Self { field: field.into(), value: shown, expected: expected.into() }
     }
 
-    /// The problem at a line of a file.
+    /// Locates the problem at a line of a file.
     pub(crate) fn at(self, path: &Path, line: u64) -> TraceError {
         TraceError::Line { path: path.to_owned(), line, problem: self }
     }
 }
 
-/// Why a trace could not be read. Lines count from 1.
+/// A trace that could not be read. Lines count from 1.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum TraceError {
     /// A file could not be opened or read.
     #[error("{path}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A line is not what the format says.
+    Io { path: PathBuf, source: std::io::Error },
+    /// A line violates the format.
     #[error("{path}, line {line}: {problem}")]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// Its line, from 1.
-        line: u64,
-        /// What is wrong with it.
-        problem: Problem,
-    },
+    Line { path: PathBuf, line: u64, problem: Problem },
     /// The content fits none of the formats.
     #[error("{path}: starts with {found:?}, which is none of: {known} (see --format)")]
-    Unknown {
-        /// The file or folder.
-        path: PathBuf,
-        /// How it starts.
-        found: String,
-        /// The formats that can be read.
-        known: String,
-    },
+    Unknown { path: PathBuf, found: String, known: String },
     /// The content fits several formats.
     #[error("{path}: could be {}: name one with --format", .fits.join(" or "))]
-    Ambiguous {
-        /// The file or folder.
-        path: PathBuf,
-        /// The formats.
-        fits: Vec<String>,
-    },
-    /// No record at all.
+    Ambiguous { path: PathBuf, fits: Vec<String> },
+    /// The trace has no record.
     #[error("{path}: the trace holds no request")]
-    Empty {
-        /// The file or folder.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
 }
 
 impl TraceError {

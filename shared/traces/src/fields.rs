@@ -1,21 +1,21 @@
-//! The fields of a JSON record, taken out one by one with their checks.
+//! Checked access to the fields of a JSON record.
 
 use serde_json::{Map, Value};
 
-use super::draft::MAX_TOKENS;
+use super::draft::TOKENS_MAX;
 use super::error::Problem;
 use crate::units::NS_PER_S;
 
-/// The latest time accepted, in seconds: 300 years and more would not fit the clock.
-const MAX_SECONDS: f64 = 4e9;
+/// Latest time, in seconds. 300 years and more would not fit the clock.
+const SECONDS_MAX: f64 = 4e9;
 
-/// The fields of one object.
+/// Fields of one object.
 pub(crate) struct Fields<'a> {
     object: &'a Map<String, Value>,
     within: &'a str,
 }
 
-/// Parses one line that must be an object.
+/// Parses a line that holds one object.
 pub(crate) fn object(text: &str) -> Result<Map<String, Value>, Problem> {
     match serde_json::from_str(text) {
         Ok(Value::Object(object)) => Ok(object),
@@ -28,12 +28,12 @@ pub(crate) fn object(text: &str) -> Result<Map<String, Value>, Problem> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of `object`, which stands at `within` of its line (empty for the line itself).
+    /// Wraps `object`, found at the path `within` of its line (empty for the line itself).
     pub(crate) fn new(object: &'a Map<String, Value>, within: &'a str) -> Self {
         Self { object, within }
     }
 
-    /// Refuses fields with other names than these.
+    /// Refuses fields with other names than `known`.
     pub(crate) fn only(&self, known: &[&str]) -> Result<(), Problem> {
         match self.object.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(()),
@@ -44,12 +44,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Where the field stands, for people.
+    /// Returns the path of the field in its line.
     pub(crate) fn name(&self, field: &str) -> String {
         format!("{}{field}", self.within)
     }
 
-    /// The field's value, if it is there and not null.
+    /// Returns the value of the field, unless it is missing or null.
     pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
         self.object.get(field).filter(|value| !value.is_null())
     }
@@ -58,77 +58,79 @@ impl<'a> Fields<'a> {
         self.get(field).ok_or_else(|| Problem::new(self.name(field), "missing", expected))
     }
 
-    /// A whole number that is not negative.
+    /// Reads a whole number that is not negative.
     pub(crate) fn whole(&self, field: &str) -> Result<u64, Problem> {
         let expected = "a whole number, not negative";
         let value = self.need(field, expected)?;
         value.as_u64().ok_or_else(|| Problem::new(self.name(field), value, expected))
     }
 
-    /// A whole number that may be negative.
+    /// Reads a whole number that may be negative.
     pub(crate) fn integer(&self, field: &str) -> Result<i64, Problem> {
         let expected = "a whole number";
         let value = self.need(field, expected)?;
         value.as_i64().ok_or_else(|| Problem::new(self.name(field), value, expected))
     }
 
-    /// A count of tokens that is not absurd.
+    /// Reads a token count within the limits.
     pub(crate) fn tokens(&self, field: &str, least: u32) -> Result<u32, Problem> {
         let count = self.whole(field)?;
-        in_tokens(count, least).map_err(|expected| Problem::new(self.name(field), count, expected))
+        token_count(count, least)
+            .map_err(|expected| Problem::new(self.name(field), count, expected))
     }
 
-    /// A text.
+    /// Reads a string.
     pub(crate) fn text(&self, field: &str) -> Result<&'a str, Problem> {
         let value = self.need(field, "a text")?;
         value.as_str().ok_or_else(|| Problem::new(self.name(field), value, "a text"))
     }
 
-    /// A list.
+    /// Reads a list.
     pub(crate) fn list(&self, field: &str) -> Result<&'a Vec<Value>, Problem> {
         let value = self.need(field, "a list")?;
         value.as_array().ok_or_else(|| Problem::new(self.name(field), value, "a list"))
     }
 
-    /// A list of 64-bit ids.
+    /// Reads a list of 64-bit ids.
     pub(crate) fn ids(&self, field: &str) -> Result<Vec<u64>, Problem> {
-        let id = |(at, value): (usize, &Value)| {
+        let ids = self.list(field)?.iter().enumerate().map(|(at, value)| {
             value.as_u64().ok_or_else(|| {
                 let expected = "a whole number, not negative, below 2^64";
                 Problem::new(format!("{}[{at}]", self.name(field)), value, expected)
             })
-        };
-        self.list(field)?.iter().enumerate().map(id).collect()
+        });
+        ids.collect()
     }
 
-    /// Seconds, not negative, in nanoseconds.
+    /// Reads seconds that are not negative; returns nanoseconds.
     pub(crate) fn seconds(&self, field: &str) -> Result<i64, Problem> {
         let value = self.need(field, "seconds")?;
         value.as_f64().and_then(seconds_ns).ok_or_else(|| {
-            let expected = format!("seconds from 0 to {MAX_SECONDS}");
+            let expected = format!("seconds from 0 to {SECONDS_MAX}");
             Problem::new(self.name(field), value, expected)
         })
     }
 
-    /// Seconds that may be missing.
+    /// Reads seconds that may be missing.
     pub(crate) fn optional_seconds(&self, field: &str) -> Result<Option<i64>, Problem> {
         self.get(field).map(|_| self.seconds(field)).transpose()
     }
 }
 
-/// Nanoseconds of `seconds`, if they are a time from 0 on.
+/// Converts `seconds` to nanoseconds, if they are within the limits.
 pub(crate) fn seconds_ns(seconds: f64) -> Option<i64> {
-    (0.0..=MAX_SECONDS).contains(&seconds).then(|| (seconds * NS_PER_S as f64).round() as i64)
+    (0.0..=SECONDS_MAX).contains(&seconds).then(|| (seconds * NS_PER_S as f64).round() as i64)
 }
 
-/// A count of tokens between `least` and the most accepted, or what was expected.
-pub(crate) fn in_tokens(count: u64, least: u32) -> Result<u32, String> {
-    let tokens = u32::try_from(count).ok().filter(|n| (least..=MAX_TOKENS).contains(n));
-    tokens.ok_or_else(|| format!("tokens from {least} to {MAX_TOKENS}"))
+/// Checks that a token count is at least `least` and within the limits. The error is the expected
+/// range.
+pub(crate) fn token_count(count: u64, least: u32) -> Result<u32, String> {
+    let tokens = u32::try_from(count).ok().filter(|n| (least..=TOKENS_MAX).contains(n));
+    tokens.ok_or_else(|| format!("tokens from {least} to {TOKENS_MAX}"))
 }
 
-/// Checks that a list of block ids covers the prompt exactly.
-pub(crate) fn covers(
+/// Checks that a list of block ids check_coverage the prompt exactly.
+pub(crate) fn check_coverage(
     field: &str,
     ids: usize,
     input_tokens: u32,

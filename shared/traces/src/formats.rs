@@ -22,45 +22,45 @@ use super::trace::{Format, Record, Trace};
 use crate::units::{Nanos, Window};
 use crate::vocabulary::Vocabulary;
 
-/// How a trace is read.
+/// Options for reading a trace.
 #[derive(Clone, Default)]
 pub struct ReadOptions {
-    /// Its format; none means: find out from its content.
+    /// Format; detected from the content if `None`.
     pub format: Option<Format>,
-    /// Tokens in a full block, where the file does not say; none means what the format's publishers
-    /// use.
+    /// Tokens in a full block, for formats that do not state it; the publisher's size if `None`.
     pub block_tokens: Option<u32>,
-    /// Counts the tokens of formats that hold text.
+    /// Tokenizer that counts the tokens of texts.
     pub vocabulary: Option<Arc<dyn Vocabulary>>,
-    /// The piece of time that a generator makes requests for.
+    /// Window that a generator draws requests for.
     pub window: Option<Window>,
-    /// Seed of what a generator draws.
+    /// Seed of the generator.
     pub seed: u64,
 }
 
-/// What a format can do. Adding one takes this, a line in [`of`], and a name in [`Format`].
+/// A trace format. To add one, implement this trait, and add a line to [`of`] and a variant to
+/// [`Format`].
 pub(crate) trait TraceFormat: Sync {
-    /// Its name and the unit of its time stamps, for people.
+    /// Returns the name of the format and the unit of its time stamps, for people.
     fn about(&self) -> &'static str;
 
-    /// Whether content that begins like this is of this format.
-    fn recognises(&self, sample: &Sample) -> bool;
+    /// Returns whether content with this beginning has this format.
+    fn recognizes(&self, sample: &Sample) -> bool;
 
-    /// Reads a file or folder.
+    /// Reads a file or a folder.
     fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError>;
 
-    /// What a file of this format can hold; none if such files cannot be written.
-    fn holds(&self) -> Option<Holds> {
+    /// Returns what a file of this format can represent; `None` if the format is only read.
+    fn capabilities(&self) -> Option<Capabilities> {
         None
     }
 
-    /// Writes what it can hold of `trace`.
+    /// Writes as much of `trace` as the format can represent.
     fn write(&self, _trace: &Trace, _out: &mut dyn Write) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::Unsupported, "this format is only read"))
     }
 }
 
-/// What is known about a format.
+/// Returns the implementation of a format.
 pub(crate) fn of(format: Format) -> &'static dyn TraceFormat {
     match format {
         Format::Mooncake => &mooncake::Mooncake,
@@ -76,17 +76,17 @@ pub(crate) fn of(format: Format) -> &'static dyn TraceFormat {
 }
 
 impl Format {
-    /// The name and what its numbers mean, for people.
+    /// Returns the name of the format and the unit of its time stamps, for people.
     pub fn describe(self) -> &'static str {
         of(self).about()
     }
 }
 
-/// The format of a file or folder, if its content fits exactly one.
+/// Detects the format of a file or folder. Fails unless the content fits exactly one.
 pub(crate) fn detect(path: &Path) -> Result<Format, TraceError> {
     let sample = Sample::of(path)?;
     let fits: Vec<Format> =
-        Format::ALL.into_iter().filter(|format| of(*format).recognises(&sample)).collect();
+        Format::ALL.into_iter().filter(|format| of(*format).recognizes(&sample)).collect();
     match fits[..] {
         [only] => Ok(only),
         [] => {
@@ -101,23 +101,23 @@ pub(crate) fn detect(path: &Path) -> Result<Format, TraceError> {
     }
 }
 
-/// What a format can hold of a trace.
+/// The parts of a trace that a format can represent.
 #[derive(Clone, Copy)]
-pub(crate) struct Holds {
-    /// Names of blocks of one length.
+pub(crate) struct Capabilities {
+    /// Ids of blocks of one size.
     pub(crate) blocks: bool,
-    /// Which requests are turns of one session.
+    /// Sessions.
     pub(crate) sessions: bool,
-    /// How long users think before a turn, where that is not the gap since the turn before.
+    /// Think times that differ from the gap since the preceding turn.
     pub(crate) thinking: bool,
-    /// One clock for all sessions.
+    /// A common clock for all sessions.
     pub(crate) clock: bool,
-    /// The step of its time stamps.
+    /// Resolution of the time stamps.
     pub(crate) step_ns: i64,
 }
 
-impl Holds {
-    /// What it cannot hold of `trace`.
+impl Capabilities {
+    /// Lists the parts of `trace` that the format cannot represent.
     pub(crate) fn losses(self, trace: &Trace) -> Vec<String> {
         let mut lost = Vec::new();
         let mut lose = |what: &str| lost.push(what.to_owned());
@@ -132,8 +132,8 @@ impl Holds {
         if gaps(trace).any(|(record, gap_ns)| record.think_ns != gap_ns) && !self.thinking {
             lose("how long users think, apart from the gaps between time stamps");
         }
-        let begins_late = |r: &Record| r.at_ns != 0 && (r.turn == 0 || r.session.is_none());
-        if trace.timed && trace.records.iter().any(begins_late) && !self.clock {
+        let mut starts = trace.records.iter().filter(|r| r.turn == 0 || r.session.is_none());
+        if trace.timed && starts.any(|r| r.at_ns != 0) && !self.clock {
             lose("when sessions begin");
         }
         if trace.records.iter().any(|r| r.at_ns % self.step_ns != 0) {
@@ -143,7 +143,7 @@ impl Holds {
     }
 }
 
-/// The records that have a turn before them, with the time since then.
+/// Yields the records that follow another turn, with the time since that turn's arrival.
 fn gaps(trace: &Trace) -> impl Iterator<Item = (&Record, i64)> {
     let mut latest: HashMap<u32, i64> = HashMap::new();
     trace.records.iter().filter_map(move |record| {
@@ -152,8 +152,8 @@ fn gaps(trace: &Trace) -> impl Iterator<Item = (&Record, i64)> {
     })
 }
 
-/// The ids of each prompt's blocks in a format that must name blocks of one length: those of the
-/// trace, or, where it has none, blocks that no other prompt has.
+/// Yields the ids of each prompt's blocks for a format that needs blocks of one size: those of the
+/// trace or, if it has none, ids that no other prompt has.
 fn block_ids(trace: &Trace, block_tokens: u32) -> impl Iterator<Item = Vec<u64>> + '_ {
     let named = trace.sizes.uniform().is_some();
     let mut fresh = 0_u64;

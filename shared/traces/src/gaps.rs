@@ -1,34 +1,34 @@
-//! How the gaps of a renewal process are distributed, scaled to a mean of one.
+//! Distributions of the gaps of a renewal process, scaled to a mean of one.
 
 use rand_distr::Gamma;
 
 use crate::random::Stream;
 
-/// The distribution of gaps with mean 1.
+/// A distribution of gaps with mean 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Gaps {
-    /// All alike.
+    /// Constant gaps.
     Constant,
     /// Exponential: a Poisson process.
     Exponential,
-    /// Gamma with this coefficient of variation: bursts above 1, a beat below.
+    /// Gamma with this coefficient of variation: bursty above 1, regular below.
     Gamma {
         /// Standard deviation over mean.
         cv: f64,
     },
-    /// Weibull with this shape: bursts below 1, a beat above.
+    /// Weibull with this shape: bursty below 1, regular above.
     Weibull {
-        /// Its exponent.
+        /// Shape parameter.
         shape: f64,
     },
 }
 
-/// The bounds of `cv` and `shape`; outside of them numbers run out of digits.
+/// Range of `cv` and `shape`. Outside of it the arithmetic loses its precision.
 const PARAMETERS: std::ops::RangeInclusive<f64> = 0.01..=100.0;
 
 impl Gaps {
-    /// Whether the parameter makes sense.
-    pub fn is_sound(self) -> bool {
+    /// Returns whether the parameter is in range.
+    pub fn is_valid(self) -> bool {
         match self {
             Self::Constant | Self::Exponential => true,
             Self::Gamma { cv } => PARAMETERS.contains(&cv),
@@ -36,7 +36,7 @@ impl Gaps {
         }
     }
 
-    /// One gap.
+    /// Draws one gap.
     pub fn draw(self, stream: &mut Stream) -> f64 {
         match self {
             Self::Constant => 1.0,
@@ -48,9 +48,9 @@ impl Gaps {
         }
     }
 
-    /// From a moment that falls anywhere to the first arrival: what is left of the gap that it falls
-    /// into, which is more likely to be a long one. So the process is as dense at its start as
-    /// later. Constant gaps begin with an arrival.
+    /// Draws the time from a random moment to the first arrival: the rest of the gap around that
+    /// moment, which is more likely to be a long one. The process is therefore as dense at its
+    /// start as later. Constant gaps begin with an arrival.
     pub fn draw_first(self, stream: &mut Stream) -> f64 {
         match self {
             Self::Constant => 0.0,
@@ -67,12 +67,12 @@ impl Gaps {
     }
 }
 
-/// A gamma variate with this shape and scale 1; 0 for a shape that is no shape.
+/// Draws a gamma variate with this shape and scale 1; 0 for an invalid shape.
 fn gamma(shape: f64, stream: &mut Stream) -> f64 {
     Gamma::new(shape, 1.0).map_or(0.0, |distribution| stream.sample(&distribution))
 }
 
-/// The gamma function for positive arguments, by Lanczos' approximation.
+/// Computes the gamma function of a positive number, by Lanczos' approximation.
 fn gamma_function(x: f64) -> f64 {
     const G: f64 = 7.0;
     const TERMS: [f64; 9] = [
@@ -95,7 +95,7 @@ fn gamma_function(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Cause;
+    use crate::random::RngStream;
 
     fn moments(mut draw: impl FnMut() -> f64, n: usize) -> (f64, f64) {
         let samples: Vec<f64> = (0..n).map(|_| draw()).collect();
@@ -114,7 +114,7 @@ mod tests {
             (Gaps::Weibull { shape: 0.5 }, 5_f64.sqrt()),
             (Gaps::Weibull { shape: 2.0 }, 0.5227),
         ] {
-            let mut stream = Stream::new(11, Cause::Arrivals);
+            let mut stream = Stream::new(11, RngStream::Arrivals);
             let (mean, got) = moments(|| gaps.draw(&mut stream), 400_000);
             assert!((mean - 1.0).abs() < 0.02, "{gaps:?}: mean {mean}");
             assert!((got / cv - 1.0).abs() < 0.03, "{gaps:?}: CV {got}");
@@ -125,7 +125,7 @@ mod tests {
     fn the_first_gap_is_what_is_left_of_a_gap_that_a_moment_falls_into() {
         // Renewal theory: its mean is (1 + cv²) / 2.
         for (gaps, cv) in [(Gaps::Gamma { cv: 2.0 }, 2.0), (Gaps::Weibull { shape: 0.7 }, 1.4624)] {
-            let mut stream = Stream::new(12, Cause::Arrivals);
+            let mut stream = Stream::new(12, RngStream::Arrivals);
             let (mean, _) = moments(|| gaps.draw_first(&mut stream), 400_000);
             let expected = f64::midpoint(1.0, cv * cv);
             assert!((mean / expected - 1.0).abs() < 0.02, "{gaps:?}: {mean} for {expected}");

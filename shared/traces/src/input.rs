@@ -1,4 +1,4 @@
-//! Reads files of unknown origin within limits, hashing what is read.
+//! Bounded, hashed reading of files of unknown origin.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use super::draft::Draft;
 use super::error::{Problem, TraceError};
 
-/// The longest line accepted where a line is a record.
-pub(crate) const MAX_LINE_BYTES: u64 = 4 << 20;
-/// The largest file accepted.
-const MAX_FILE_BYTES: u64 = 4 << 30;
-/// The most files of a folder that are looked at.
-const MAX_FOLDER_FILES: usize = 100_000;
+/// Longest line in a file with one record per line.
+pub(crate) const LINE_BYTES_MAX: u64 = 4 << 20;
+/// Largest file.
+const FILE_BYTES_MAX: u64 = 4 << 30;
+/// Largest number of files in a folder.
+const FOLDER_FILES_MAX: usize = 100_000;
 
-/// A file that is hashed as it is read; reading ends with an error at a limit.
+/// A file that is hashed as it is read. Reading fails at a limit.
 pub(crate) struct Guarded {
     file: File,
     hasher: blake3::Hasher,
@@ -24,7 +24,7 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// Opens `path`; lines may be as long as the file unless `lines` are records.
+    /// Opens `path`. The length of a line is limited only if `lines` are records.
     pub(crate) fn open(path: &Path, lines: bool) -> Result<Self, TraceError> {
         let io = TraceError::io(path);
         let file = File::open(path).map_err(&io)?;
@@ -35,11 +35,11 @@ impl Guarded {
                 "is a folder: expected a file",
             )));
         }
-        let line_limit = lines.then_some(MAX_LINE_BYTES);
-        Ok(Self { file, hasher: blake3::Hasher::new(), left: MAX_FILE_BYTES, line_limit, line: 0 })
+        let line_limit = lines.then_some(LINE_BYTES_MAX);
+        Ok(Self { file, hasher: blake3::Hasher::new(), left: FILE_BYTES_MAX, line_limit, line: 0 })
     }
 
-    /// Digest of everything read so far.
+    /// Returns the digest of everything read so far.
     pub(crate) fn digest(&self) -> [u8; 32] {
         *self.hasher.finalize().as_bytes()
     }
@@ -64,14 +64,14 @@ impl Read for Guarded {
         let read = self.file.read(buffer)?;
         self.hasher.update(&buffer[..read]);
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
-            io::Error::other(format!("the file is larger than {MAX_FILE_BYTES} bytes"))
+            io::Error::other(format!("the file is larger than {FILE_BYTES_MAX} bytes"))
         })?;
         self.check_lines(&buffer[..read])?;
         Ok(read)
     }
 }
 
-/// The lines of a file that holds a record in each.
+/// Lines of a file with one record per line.
 pub(crate) struct Lines {
     reader: BufReader<Guarded>,
     path: PathBuf,
@@ -81,15 +81,15 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn open(path: &Path) -> Result<Self, TraceError> {
-        // The limit is kept here, where the number of the line is known.
+        // `next_line` checks the limit, because it has the number of the line.
         let reader = BufReader::new(Guarded::open(path, false)?);
         Ok(Self { reader, path: path.to_owned(), buffer: Vec::new(), number: 0 })
     }
 
-    /// The next line with its number, none at the end of the file.
+    /// Reads the next line and its number; `None` at the end of the file.
     pub(crate) fn next_line(&mut self) -> Result<Option<(u64, &str)>, TraceError> {
         self.buffer.clear();
-        let mut bounded = (&mut self.reader).take(MAX_LINE_BYTES + 1);
+        let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX + 1);
         let read =
             bounded.read_until(b'\n', &mut self.buffer).map_err(TraceError::io(&self.path))?;
         if read == 0 {
@@ -99,8 +99,8 @@ impl Lines {
         let bad = |value: String, expected: &str| {
             Problem::new("the line", value, expected).at(&self.path, self.number)
         };
-        if read as u64 > MAX_LINE_BYTES {
-            return Err(bad("longer".to_owned(), &format!("at most {MAX_LINE_BYTES} bytes")));
+        if read as u64 > LINE_BYTES_MAX {
+            return Err(bad("longer".to_owned(), &format!("at most {LINE_BYTES_MAX} bytes")));
         }
         let bytes = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
         let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
@@ -112,7 +112,7 @@ impl Lines {
         Ok(Some((self.number, text)))
     }
 
-    /// Hands every line that is left to `take`, and notes the file's content in `draft`.
+    /// Passes every remaining line to `take`, and adds the digest of the file to `draft`.
     pub(crate) fn drain(
         mut self,
         draft: &mut Draft,
@@ -122,17 +122,17 @@ impl Lines {
         while let Some((number, text)) = self.next_line()? {
             take(text, draft).map_err(|problem| problem.at(&path, number))?;
         }
-        draft.absorb(self.digest());
+        draft.add_digest(self.digest());
         Ok(())
     }
 
-    /// Digest of everything read so far.
+    /// Returns the digest of everything read so far.
     pub(crate) fn digest(&self) -> [u8; 32] {
         self.reader.get_ref().digest()
     }
 }
 
-/// The files of a folder by name, those whose names begin with a dot left out.
+/// Returns the files of a folder by name, without hidden ones.
 pub(crate) fn files_of(folder: &Path) -> Result<Vec<PathBuf>, TraceError> {
     let io = TraceError::io(folder);
     let mut files = Vec::new();
@@ -142,8 +142,8 @@ pub(crate) fn files_of(folder: &Path) -> Result<Vec<PathBuf>, TraceError> {
         if hidden || !path.is_file() {
             continue;
         }
-        if files.len() == MAX_FOLDER_FILES {
-            let message = format!("the folder holds more than {MAX_FOLDER_FILES} files");
+        if files.len() == FOLDER_FILES_MAX {
+            let message = format!("the folder holds more than {FOLDER_FILES_MAX} files");
             return Err(io(io::Error::other(message)));
         }
         files.push(path);

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! [`edit`] cuts, scales, thins and spreads a trace; [`shape`] makes the load of one run of it;
-//! [`write`] saves it in another format. [`prefix`] holds the cache models behind the reuse figures,
-//! [`gaps`] and [`rate`] the arrival processes that generated traces and synthetic loads share.
+//! [`write`] saves it in another format. [`prefix`] holds the cache models behind the reuse
+//! figures, [`gaps`] and [`rate`] the arrival processes that generated traces and synthetic loads
+//! share.
 
 mod columns;
 mod documents;
@@ -40,7 +41,7 @@ pub mod write;
 
 use std::path::Path;
 
-pub use draft::{MAX_RECORDS, MAX_TOKENS};
+pub use draft::{RECORDS_MAX, TOKENS_MAX};
 pub use error::{Problem, TraceError};
 pub use formats::ReadOptions;
 pub use trace::{BlockSizes, Format, Record, Trace};

@@ -1,31 +1,31 @@
-//! Prefix caches without a server: how much of each prompt earlier ones already hold.
+//! Models of prefix caches: how much of each prompt an earlier one has put into the cache.
 
 use std::collections::{HashMap, VecDeque};
 
-/// What the cache held of one prompt when it arrived.
+/// The part of a prompt that a cache held on arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hit {
-    /// Leading blocks that were there.
+    /// Leading blocks in the cache.
     pub blocks: usize,
-    /// Tokens in them.
+    /// Tokens in the leading blocks.
     pub tokens: u64,
-    /// Blocks that were there behind one that was not: a sign of a broken chain.
+    /// Cached blocks after a missing one: a sign of a broken chain of hashes.
     pub stray_blocks: usize,
-    /// Tokens in those.
+    /// Tokens in the stray blocks.
     pub stray_tokens: u64,
 }
 
 impl Hit {
-    fn of(blocks: impl Iterator<Item = (u32, u32)>, is_there: impl Fn(u32) -> bool) -> Self {
+    fn of(blocks: impl Iterator<Item = (u32, u32)>, is_cached: impl Fn(u32) -> bool) -> Self {
         let mut hit = Self::default();
         let mut leading = true;
         for (block, tokens) in blocks {
-            let there = is_there(block);
-            leading &= there;
+            let cached = is_cached(block);
+            leading &= cached;
             if leading {
                 hit.blocks += 1;
                 hit.tokens += u64::from(tokens);
-            } else if there {
+            } else if cached {
                 hit.stray_blocks += 1;
                 hit.stray_tokens += u64::from(tokens);
             }
@@ -34,16 +34,16 @@ impl Hit {
     }
 }
 
-/// Numbers blocks by what stands before them, so that a block is another one behind another
-/// beginning: what a cache of prefixes goes by.
+/// A numbering of blocks by their whole prefix: the same block behind another prefix has another
+/// number, as in a prefix cache.
 #[derive(Default)]
 pub struct Chains {
-    /// By the number of the beginning, 0 if there is none, and the block.
+    /// Number by the number of the prefix, 0 for none, and the block.
     numbers: HashMap<(u32, u32), u32>,
 }
 
 impl Chains {
-    /// The same blocks and tokens, numbered so.
+    /// Renumbers `blocks`; the tokens stay.
     pub fn of(&mut self, blocks: impl Iterator<Item = (u32, u32)>) -> Vec<(u32, u32)> {
         let mut before = 0;
         let chained = blocks.map(|(block, tokens)| {
@@ -55,17 +55,18 @@ impl Chains {
     }
 }
 
-/// Remembers every block it was shown, by interned number.
+/// A cache that keeps every block.
 #[derive(Default)]
 pub struct InfiniteCache {
     seen: Vec<bool>,
 }
 
 impl InfiniteCache {
-    /// Looks a prompt of these blocks and their tokens up, then stores all of it.
+    /// Looks up a prompt, given as blocks and their tokens, then stores all of it.
     pub fn admit(&mut self, blocks: impl Iterator<Item = (u32, u32)> + Clone) -> Hit {
-        let is_there = |block: u32| self.seen.get(block as usize).copied().unwrap_or(false);
-        let hit = Hit::of(blocks.clone(), is_there);
+        let hit = Hit::of(blocks.clone(), |block| {
+            self.seen.get(block as usize).copied().unwrap_or(false)
+        });
         blocks.for_each(|(block, _)| self.store(block));
         hit
     }
@@ -78,34 +79,35 @@ impl InfiniteCache {
         self.seen[at] = true;
     }
 
-    /// How many different blocks it holds.
+    /// Returns the number of different blocks in the cache.
     pub fn unique_blocks(&self) -> usize {
         self.seen.iter().filter(|seen| **seen).count()
     }
 }
 
-/// Holds a number of blocks; the one that was not used for longest makes room.
+/// A cache of limited size that evicts the least recently used block.
 pub struct LruCache {
     capacity: usize,
     held: usize,
-    /// When each block was used last, from 1; 0 means that it is not there.
+    /// Time of the last use by block, from 1; 0 for a block that is not in the cache.
     used: Vec<u64>,
-    /// Uses in their order; those that `used` no longer knows are stale.
+    /// Uses in their order. An entry is stale if `used` has a later time for its block.
     uses: VecDeque<(u32, u64)>,
     now: u64,
 }
 
 impl LruCache {
-    /// A cache of `capacity` blocks.
+    /// Creates a cache of `capacity` blocks.
     pub fn new(capacity: usize) -> Self {
         Self { capacity, held: 0, used: Vec::new(), uses: VecDeque::new(), now: 0 }
     }
 
-    /// Looks a prompt of these blocks and their tokens up, then uses all of them from the last to the
-    /// first, so that a prompt's end makes room before its beginning.
+    /// Looks up a prompt, given as blocks and their tokens, then uses all of it from the last block
+    /// to the first, so that the end of a prompt is evicted before its beginning.
     pub fn admit(&mut self, blocks: impl Iterator<Item = (u32, u32)> + Clone) -> Hit {
-        let is_there = |block: u32| self.used.get(block as usize).is_some_and(|at| *at > 0);
-        let hit = Hit::of(blocks.clone(), is_there);
+        let hit = Hit::of(blocks.clone(), |block| {
+            self.used.get(block as usize).is_some_and(|at| *at > 0)
+        });
         let blocks: Vec<u32> = blocks.map(|(block, _)| block).collect();
         blocks.into_iter().rev().for_each(|block| self.touch(block));
         hit
@@ -130,7 +132,7 @@ impl LruCache {
         self.drop_stale();
     }
 
-    /// Keeps the list of uses from growing where nothing makes room.
+    /// Bounds the list of uses where nothing is evicted.
     fn drop_stale(&mut self) {
         if self.uses.len() > 1024 + 2 * self.held {
             let used = &self.used;

@@ -1,8 +1,12 @@
 //! Quantiles of raw samples.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// The `q` quantile of ascending samples, interpolated linearly between neighbours; none if empty.
+/// Smallest number of samples for a 99.9th percentile.
+pub const P999_SAMPLES: usize = 1000;
+
+/// Returns the `q` quantile of ascending samples, interpolated linearly between neighbors; `None`
+/// without samples.
 pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     let rank = last as f64 * q.clamp(0.0, 1.0);
@@ -11,10 +15,10 @@ pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     Some(sorted[below] + (sorted[above] - sorted[below]) * (rank - below as f64))
 }
 
-/// What is reported of a set of samples.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+/// Count, mean and quantiles of a set of samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
-    /// How many samples there are.
+    /// Number of samples.
     pub count: usize,
     /// Arithmetic mean.
     pub mean: Option<f64>,
@@ -31,17 +35,22 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// The quantiles of `samples`, in their unit.
+    /// Computes the quantiles of `samples`, in their unit.
     pub fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_unstable_by(f64::total_cmp);
+        Self::of_sorted(&samples)
+    }
+
+    /// Computes the quantiles of ascending `samples`, in their unit.
+    pub fn of_sorted(samples: &[f64]) -> Self {
         let count = samples.len();
         Self {
             count,
             mean: (count > 0).then(|| samples.iter().sum::<f64>() / count as f64),
-            p50: quantile(&samples, 0.5),
-            p90: quantile(&samples, 0.9),
-            p99: quantile(&samples, 0.99),
-            p999: if count >= 1000 { quantile(&samples, 0.999) } else { None },
+            p50: quantile(samples, 0.5),
+            p90: quantile(samples, 0.9),
+            p99: quantile(samples, 0.99),
+            p999: if count >= P999_SAMPLES { quantile(samples, 0.999) } else { None },
             max: samples.last().copied(),
         }
     }

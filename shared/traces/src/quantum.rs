@@ -1,37 +1,38 @@
-//! Coarse time stamps: the grid they lie on, and arrivals spread over its steps.
+//! Coarse time stamps: detection of their grid, and arrivals spread over its steps.
 
 use super::trace::Trace;
-use crate::random::{Cause, Stream};
+use crate::random::{RngStream, Stream};
 
-/// What to do with arrivals that share one coarse time stamp.
+/// Treatment of arrivals that share one coarse time stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Dequantize {
-    /// Leave them: they arrive all at once.
+    /// Leave them together.
     None,
-    /// Spread them evenly up to the next time stamp.
+    /// Spread them evenly until the next time stamp.
     Uniform,
-    /// Spread them as a Poisson process would, given how many there are.
+    /// Spread them as a Poisson process with the same number of arrivals.
     Poisson,
 }
 
-/// A grid that the time stamps of a trace lie on.
+/// Grid of a trace's time stamps.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantum {
-    /// Distance of two neighbouring time stamps.
+    /// Distance of neighboring time stamps.
     pub step_ns: i64,
-    /// Most requests at one instant.
+    /// Largest number of requests at one instant.
     pub largest_burst: usize,
 }
 
-/// The grid of a trace's time stamps, if they lie on one.
+/// Finds the grid of a trace's time stamps, if they lie on one.
 pub fn quantum_of(trace: &Trace) -> Option<Quantum> {
     let times: Vec<i64> = trace.records.iter().map(|r| r.at_ns).collect();
     find_quantum(&times)
 }
 
-/// Finds the grid of ascending `times`: half of the requests or more share an instant with another
-/// one, and nine in ten gaps between instants are multiples of one step, within 1 % of it.
+/// Finds the grid of ascending `times`. There is one if at least half of the requests share an
+/// instant with another, and nine in ten gaps between instants are multiples of one step, within
+/// 1 % of it.
 pub fn find_quantum(times: &[i64]) -> Option<Quantum> {
     let mut instants = times.to_vec();
     instants.dedup();
@@ -41,20 +42,20 @@ pub fn find_quantum(times: &[i64]) -> Option<Quantum> {
     let mut gaps: Vec<i64> = instants.windows(2).map(|w| w[1] - w[0]).collect();
     gaps.sort_unstable();
     let step_ns = gaps[gaps.len() / 2];
-    let on_grid = |gap: &&i64| {
+    let on_grid = gaps.iter().filter(|gap| {
         let steps = ((**gap as f64) / step_ns as f64).round().max(1.0);
         (**gap as f64 - steps * step_ns as f64).abs() <= 0.01 * step_ns as f64
-    };
-    if gaps.iter().filter(on_grid).count() * 10 < gaps.len() * 9 {
+    });
+    if on_grid.count() * 10 < gaps.len() * 9 {
         return None;
     }
     let largest_burst = times.chunk_by(|a, b| a == b).map(<[i64]>::len).max().unwrap_or(0);
     Some(Quantum { step_ns, largest_burst })
 }
 
-/// Spreads each group of equal times over the span up to the next one. The order is kept.
+/// Spreads each group of equal times over the span until the next one, in their order.
 pub(crate) fn spread(times: &[i64], step_ns: i64, how: Dequantize, seed: u64) -> Vec<i64> {
-    let mut stream = Stream::new(seed, Cause::Dequantize);
+    let mut stream = Stream::new(seed, RngStream::Dequantize);
     let mut spread = Vec::with_capacity(times.len());
     let groups: Vec<&[i64]> = times.chunk_by(|a, b| a == b).collect();
     for (at, group) in groups.iter().enumerate() {

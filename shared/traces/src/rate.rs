@@ -1,46 +1,46 @@
-//! How many requests a second are offered over time, as a clock that runs fast where many are.
+//! Request rates over time, as a clock that runs faster where the rate is higher.
 
 use crate::random::Stream;
 
-/// A rate over time.
+/// A request rate over time.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rate {
-    /// Always this many requests per second.
+    /// Constant, in requests per second.
     Flat(f64),
-    /// A sine around the mean, beginning there and rising.
+    /// A sine around the mean, starting at the mean and rising.
     Sine {
-        /// Requests per second.
+        /// Mean requests per second.
         mean: f64,
-        /// How far it swings, as a part of the mean, up to 1.
+        /// Amplitude as a share of the mean, up to 1.
         swing: f64,
-        /// Seconds of one swing.
+        /// Period, in seconds.
         period_s: f64,
     },
-    /// Step by step.
+    /// A piecewise constant rate.
     Steps(Steps),
-    /// Bursts and silence in turns, both of exponential length.
+    /// Alternating bursts and silence, both of exponential length.
     OnOff {
-        /// Requests per second over both.
+        /// Mean requests per second over bursts and silence.
         mean: f64,
-        /// Mean seconds of a burst.
+        /// Mean length of a burst, in seconds.
         on_s: f64,
-        /// Mean seconds of silence.
+        /// Mean length of silence, in seconds.
         off_s: f64,
     },
 }
 
-/// Rates that hold from their start to the next one's.
+/// A piecewise constant rate: each rate holds until the next one starts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Steps {
-    /// Seconds and requests per second, ascending in time from 0.
+    /// Start in seconds and requests per second, ascending in time from 0.
     pub steps: Vec<(f64, f64)>,
-    /// When the last one ends.
+    /// End of the last step.
     pub end_s: f64,
 }
 
 impl Rate {
-    /// The mean rate, which scaling keeps the shape of.
-    pub fn is_sound(&self) -> bool {
+    /// Returns whether all parameters are in range.
+    pub fn is_valid(&self) -> bool {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         match self {
             Self::Flat(mean) => positive(*mean),
@@ -56,33 +56,33 @@ impl Rate {
 }
 
 impl Steps {
-    /// Expected requests up to the end.
+    /// Returns the expected number of requests until the end.
     pub fn total(&self) -> f64 {
         (0..self.steps.len())
             .map(|at| self.steps[at].1 * (self.end_of(at) - self.steps[at].0))
             .sum()
     }
 
-    /// Until when the step at `at` holds.
+    /// Returns the end of the step at `at`.
     fn end_of(&self, at: usize) -> f64 {
         self.steps.get(at + 1).map_or(self.end_s, |next| next.0)
     }
 }
 
-/// Tells when a number of requests is expected to have come. Questions must ascend.
+/// A clock that gives the time at which a number of requests is expected. Queries must ascend.
 pub struct Clock {
     rate: Rate,
     stream: Stream,
-    /// The step of `Steps` and of `OnOff` that has been reached.
+    /// Current step of `Steps` and of `OnOff`.
     step: usize,
-    /// Where that step begins: seconds, and requests expected by then.
+    /// Start of the current step: seconds, and requests expected by then.
     start: (f64, f64),
-    /// Where it ends, and its rate.
+    /// End of the current step in seconds, and its rate.
     end: (f64, f64),
 }
 
 impl Clock {
-    /// A clock for `rate`; `stream` decides when an on/off source changes.
+    /// Creates a clock for `rate`. `stream` draws the lengths of an on/off source.
     pub fn new(rate: Rate, mut stream: Stream) -> Self {
         let (start, end) = match &rate {
             Rate::Steps(steps) => {
@@ -100,7 +100,8 @@ impl Clock {
         Self { rate, stream, step: 0, start, end }
     }
 
-    /// When `expected` requests are expected to have come, in seconds; none if they never are.
+    /// Returns the time in seconds by which `expected` requests are expected; `None` if that is
+    /// never.
     pub fn when(&mut self, expected: f64) -> Option<f64> {
         match self.rate {
             Rate::Flat(mean) => Some(expected / mean),
@@ -117,7 +118,7 @@ impl Clock {
         }
     }
 
-    /// The step that has been reached.
+    /// Returns the index of the current step.
     pub fn step(&self) -> usize {
         self.step
     }
@@ -140,7 +141,7 @@ impl Clock {
     }
 }
 
-/// Solves `t + swing · period / 2π · (1 − cos(2πt / period)) = at` for `t` by halving.
+/// Solves `t + swing · period / 2π · (1 − cos(2πt / period)) = at` for `t` by bisection.
 fn sine(at: f64, swing: f64, period_s: f64) -> f64 {
     let turn = std::f64::consts::TAU / period_s;
     let (mut lo, mut hi) = (at - 2.0 * swing / turn, at);
@@ -154,10 +155,10 @@ fn sine(at: f64, swing: f64, period_s: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Cause;
+    use crate::random::RngStream;
 
     fn clock(rate: Rate) -> Clock {
-        Clock::new(rate, Stream::new(1, Cause::States))
+        Clock::new(rate, Stream::new(1, RngStream::States))
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The beginning of a file or folder, from which its format is told.
+//! The beginning of a file or folder, for the detection of its format.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,23 +15,23 @@ use super::input::files_of;
 const SAMPLE_BYTES: u64 = 1 << 20;
 const SHOWN_CHARS: usize = 80;
 
-/// How a file or folder begins.
+/// Beginning of a file or folder.
 #[derive(Debug, Default)]
 pub(crate) struct Sample {
-    /// The names of the files, if it is a folder.
+    /// Names of the files in a folder.
     pub(crate) files: Vec<String>,
-    /// The first line in columns.
+    /// Columns of the first line.
     pub(crate) columns: Vec<String>,
-    /// The names of the first JSON object's fields, as far as the sample shows them.
+    /// Names of the fields of the first JSON object, as far as the sample has them.
     pub(crate) keys: Vec<String>,
-    /// Whether that object is the first of a list.
+    /// True if that object is the first of a list.
     pub(crate) is_list: bool,
-    /// Its first characters.
+    /// First characters, for errors.
     pub(crate) start: String,
 }
 
 impl Sample {
-    /// Whether the first object has all these fields.
+    /// Returns whether the first object has all these fields.
     pub(crate) fn has(&self, fields: &[&str]) -> bool {
         fields.iter().all(|field| self.keys.iter().any(|key| key == field))
     }
@@ -41,10 +41,10 @@ impl Sample {
             return Self::of_file(path);
         }
         let files = files_of(path)?;
-        let name = |file: &std::path::PathBuf| {
-            file.file_name().unwrap_or_default().to_string_lossy().into_owned()
-        };
-        let names: Vec<String> = files.iter().map(name).collect();
+        let names: Vec<String> = files
+            .iter()
+            .map(|file| file.file_name().unwrap_or_default().to_string_lossy().into_owned())
+            .collect();
         let is_client =
             |name: &String| name.ends_with("-trace.csv") || name.ends_with("-dataset.json");
         let first = files.iter().zip(&names).find(|(_, name)| {
@@ -77,13 +77,13 @@ impl Sample {
     }
 }
 
-/// The names of the fields of the first object in `text`, which may be cut off, and whether it
-/// stands in a list.
+/// Finds the names of the fields of the first object in `text`, which may be cut off, and whether
+/// the object is in a list.
 fn first_keys(text: &str) -> (Vec<String>, bool) {
     let found = Found::default();
     let mut parser = serde_json::Deserializer::from_str(text);
-    // A sample that is cut off ends in an error, and so does text that is not JSON: what was seen
-    // before the error counts.
+    // A sample that is cut off ends in an error, and so does text that is not JSON. The keys found
+    // before the error count.
     (&found).deserialize(&mut parser).ok();
     (found.keys.into_inner(), found.is_list.into_inner())
 }

@@ -1,37 +1,37 @@
-//! Turns a trace into the load of one run: window, dequantize, scale, speed up.
+//! The load of one run, made of a trace: window, dequantize, scale, speed up.
 
 use super::edit::{self, EditError};
 use super::quantum::{Dequantize, Quantum, quantum_of};
 use super::trace::{BlockSizes, Record, Trace};
 use crate::units::Window;
 
-/// How a trace is replayed.
+/// Options for replaying a trace.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// The piece of trace time that is replayed.
+    /// Window of trace time to replay.
     pub window: Option<Window>,
-    /// Trace seconds per real second.
+    /// Trace seconds per second of the replay.
     pub speedup: f64,
-    /// Lengths and block size are divided by this.
+    /// Divisor of lengths and block sizes.
     pub scale: u32,
-    /// What happens to coarse time stamps.
+    /// Treatment of coarse time stamps.
     pub dequantize: Dequantize,
     /// Seed of the Poisson spread.
     pub seed: u64,
 }
 
-/// A trace made ready for a run.
+/// A trace that is ready for a run.
 #[derive(Clone, Debug)]
 pub struct Shaped {
-    /// The requests; times are real ones from the start of the window.
+    /// Requests. Times count from the start of the window, after the speed-up.
     pub records: Vec<Record>,
-    /// Tokens of the blocks after scaling.
+    /// Tokens per block after scaling.
     pub sizes: BlockSizes,
-    /// The grid that was found in the time stamps.
+    /// Grid of the original time stamps, if they lie on one.
     pub quantum: Option<Quantum>,
 }
 
-/// Applies `shape` to `trace`. Times are taken before `speedup`, from the start of the window.
+/// Applies `shape` to `trace`. The window refers to trace time, before the speed-up.
 pub fn shape(trace: &Trace, shape: &Shape) -> Result<Shaped, EditError> {
     if !(shape.speedup.is_finite() && shape.speedup > 0.0) {
         return Err(EditError::Speedup(shape.speedup));
@@ -45,10 +45,10 @@ pub fn shape(trace: &Trace, shape: &Shape) -> Result<Shaped, EditError> {
         edit::cut(&mut trace, window)?;
     }
     edit::scale(&mut trace, shape.scale.max(1))?;
-    let quicker = |ns: i64| (ns as f64 / shape.speedup).round() as i64;
+    let speed_up = |ns: i64| (ns as f64 / shape.speedup).round() as i64;
     for record in &mut trace.records {
-        record.at_ns = quicker(record.at_ns);
-        record.think_ns = quicker(record.think_ns);
+        record.at_ns = speed_up(record.at_ns);
+        record.think_ns = speed_up(record.think_ns);
     }
     Ok(Shaped { records: trace.records, sizes: trace.sizes, quantum })
 }
@@ -57,10 +57,11 @@ pub fn shape(trace: &Trace, shape: &Shape) -> Result<Shaped, EditError> {
 mod tests {
     use super::*;
     use crate::prefix::InfiniteCache;
+    use crate::quantum::find_quantum;
     use proptest::prelude::*;
 
     fn trace(records: Vec<Record>) -> Trace {
-        Trace::made_up(BlockSizes::Uniform(512), records, Vec::new())
+        Trace::synthetic(BlockSizes::Uniform(512), records, Vec::new())
     }
 
     fn plain() -> Shape {

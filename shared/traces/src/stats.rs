@@ -8,24 +8,24 @@ use crate::prefix::{Chains, InfiniteCache, LruCache};
 use crate::quantile::{Quantiles, quantile};
 use crate::units::NS_PER_S;
 
-/// The cache sizes, in blocks, that the hit rate is told for.
+/// The cache sizes, in blocks, that the hit rate is computed for.
 pub const LRU_BLOCKS: [usize; 5] = [1_000, 3_000, 10_000, 30_000, 50_000];
 
-/// Lengths of one side of the requests, in tokens.
+/// Token counts of the prompts, or of the outputs, of a trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lengths {
-    /// Their distribution.
+    /// Distribution of the lengths.
     pub quantiles: Quantiles,
-    /// The longest.
+    /// Largest length.
     pub max: u32,
-    /// All tokens together.
+    /// Sum of all lengths.
     pub sum: u64,
 }
 
-/// How requests arrive.
+/// Arrival rate of a trace and its variation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pace {
-    /// From the first arrival to the last.
+    /// Time from the first arrival to the last.
     pub duration_s: f64,
     /// Requests per second of that span.
     pub mean_rps: f64,
@@ -35,11 +35,11 @@ pub struct Pace {
     pub peak10_rps: f64,
     /// Most requests per second in any 60 s bin.
     pub peak60_rps: f64,
-    /// The grid that the time stamps lie on, if they do.
+    /// Grid of the time stamps, if they lie on one.
     pub quantum: Option<Quantum>,
 }
 
-/// Prefix reuse with an infinite cache and the rule that a hit needs all blocks before it.
+/// Prefix reuse with an infinite cache, under the rule that a hit needs all blocks before it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reuse {
     /// Tokens in a full block, if they have one size.
@@ -48,57 +48,57 @@ pub struct Reuse {
     pub unique_blocks: usize,
     /// Blocks of all prompts together.
     pub total_blocks: usize,
-    /// Part of the blocks that were there already.
+    /// Share of the blocks that were cached on arrival.
     pub block_hit: f64,
-    /// Part of the prompt tokens that were there already.
+    /// Share of the prompt tokens that were cached on arrival.
     pub token_hit: f64,
-    /// The same over the second half of the requests.
+    /// `token_hit` over the second half of the requests.
     pub token_hit_2nd_half: f64,
-    /// Part of the prompt tokens in blocks that were there, wherever they stood.
+    /// Share of the prompt tokens in cached blocks, at any position of the prompt.
     pub anywhere_token_hit: f64,
-    /// Part of the requests with any hit.
+    /// Share of the requests with any hit.
     pub reqs_with_hit: f64,
-    /// Part of the requests whose whole prompt was there.
+    /// Share of the requests whose whole prompt was cached.
     pub reqs_fully_cached: f64,
-    /// Blocks that were there behind one that was not.
+    /// Cached blocks that came after a missing one.
     pub non_prefix_seen: usize,
-    /// Part of the requests that hold the commonest block.
+    /// Share of the requests that hold the most common block.
     pub top1_block_share: f64,
-    /// Part of the different blocks that occur once.
+    /// Share of the different blocks that occur once.
     pub blocks_used_once: f64,
-    /// Part of the prompt tokens that caches of these many blocks held.
+    /// Capacities in blocks, with the share of the prompt tokens that an LRU cache of each held.
     pub lru_token_hit: Vec<(usize, f64)>,
 }
 
 /// Sessions of several turns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sessions {
-    /// How many.
+    /// Number of sessions.
     pub count: usize,
-    /// Turns of each, on average.
+    /// Mean number of turns.
     pub turns_mean: f64,
-    /// Turns of the longest.
+    /// Turns of the longest session.
     pub turns_max: usize,
     /// Median seconds from a session's first request to its last.
     pub span_p50_s: f64,
     /// Median seconds before a turn that follows another one.
     pub think_p50_s: f64,
-    /// 99th percentile of those.
+    /// 99th percentile of the seconds before a turn that follows another one.
     pub think_p99_s: f64,
 }
 
-/// What there is to say about a trace.
+/// Statistics of a trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceStats {
     /// Name of the file.
     pub name: String,
-    /// Its format and unit.
+    /// Format and unit of the time stamps.
     pub format: &'static str,
-    /// How many requests.
+    /// Number of requests.
     pub requests: usize,
-    /// How they arrive, if the trace says when.
+    /// Arrivals, if the trace has time stamps.
     pub pace: Option<Pace>,
-    /// Requests whose time stamp lay before the one above.
+    /// Requests whose time stamp is earlier than the one before it.
     pub out_of_order: usize,
     /// Requests without any output token.
     pub zero_output: usize,
@@ -106,13 +106,13 @@ pub struct TraceStats {
     pub input: Lengths,
     /// Output lengths.
     pub output: Lengths,
-    /// Prompts whose blocks do not add up to their length.
+    /// Prompts whose blocks do not add up to the prompt's length.
     pub coverage_bad: usize,
-    /// Sessions, if the trace tells them apart.
+    /// Sessions, if the trace names them.
     pub sessions: Option<Sessions>,
     /// Prefix reuse, if the format names blocks.
     pub reuse: Option<Reuse>,
-    /// What a reader of the figures must know.
+    /// Notes for a reader of the figures.
     pub notes: Vec<String>,
 }
 
@@ -219,7 +219,8 @@ fn reuse(records: &[Record], sizes: &BlockSizes) -> Reuse {
         ratio(hit as f64, all(&records[from..]) as f64)
     };
     let part = |n: usize| ratio(n as f64, records.len() as f64);
-    let full = |(hit, record): &(&crate::prefix::Hit, &Record)| hit.blocks == record.blocks.len();
+    let fully_cached =
+        hits.iter().zip(records).filter(|(hit, record)| hit.blocks == record.blocks.len()).count();
     let hit_blocks: usize = hits.iter().map(|h| h.blocks).sum();
     Reuse {
         block_tokens: sizes.uniform(),
@@ -230,7 +231,7 @@ fn reuse(records: &[Record], sizes: &BlockSizes) -> Reuse {
         token_hit_2nd_half: token_hit(records.len() / 2),
         anywhere_token_hit: ratio(anywhere as f64, all(records) as f64),
         reqs_with_hit: part(hits.iter().filter(|h| h.blocks > 0).count()),
-        reqs_fully_cached: part(hits.iter().zip(records).filter(full).count()),
+        reqs_fully_cached: part(fully_cached),
         non_prefix_seen: hits.iter().map(|h| h.stray_blocks).sum(),
         top1_block_share: part(uses.iter().copied().max().unwrap_or(0)),
         blocks_used_once: ratio(uses.iter().filter(|n| **n == 1).count() as f64, uses.len() as f64),
@@ -241,18 +242,19 @@ fn reuse(records: &[Record], sizes: &BlockSizes) -> Reuse {
     }
 }
 
-/// The blocks of each prompt with their tokens. Names of blocks of one size say what stands before
-/// them; chunks of unequal length are the same wherever they stand, and are told apart here.
+/// Returns the blocks of each prompt with their tokens. The hash of a block of uniform size
+/// check_coverage everything before it. Chunks of unequal length have the same id at every
+/// position, so this renumbers them by their prefix.
 fn prompts(records: &[Record], sizes: &BlockSizes) -> Vec<Vec<(u32, u32)>> {
     let mut chains = Chains::default();
-    let prompt = |record: &Record| match sizes {
+    let prompts = records.iter().map(|record| match sizes {
         BlockSizes::Each(_) => chains.of(sizes.split(record)),
         BlockSizes::None | BlockSizes::Uniform(_) => sizes.split(record).collect(),
-    };
-    records.iter().map(prompt).collect()
+    });
+    prompts.collect()
 }
 
-/// Part of the prompt tokens that a cache of `capacity` blocks held when they arrived.
+/// Returns the share of the prompt tokens that an LRU cache of `capacity` blocks held on arrival.
 fn lru_token_hit(prompts: &[Vec<(u32, u32)>], capacity: usize) -> f64 {
     let mut cache = LruCache::new(capacity);
     let hit: u64 = prompts.iter().map(|prompt| cache.admit(prompt.iter().copied()).tokens).sum();

@@ -1,4 +1,4 @@
-//! The statistics of a trace as one JSON object and as tables for people.
+//! Statistics of a trace as one JSON object and as tables for people.
 
 use std::fmt::Write as _;
 
@@ -8,8 +8,8 @@ use super::stats::{Lengths, Reuse, TraceStats};
 use super::trace::BlockSizes;
 use crate::text::{line, table};
 
-/// The object that `trace inspect --json` prints: the figures of the arrivals, the lengths and the
-/// reuse, each rounded as it is read.
+/// Returns the object that `trace inspect --json` prints: rounded figures of the arrivals, the
+/// lengths and the reuse.
 pub fn json(stats: &TraceStats) -> Value {
     let pace = |value: &dyn Fn(&super::stats::Pace) -> f64, digits| {
         stats.pace.as_ref().map(|pace| rounded(value(pace), digits))
@@ -32,11 +32,14 @@ pub fn json(stats: &TraceStats) -> Value {
             Some(block_tokens) => {
                 put("coverage_bad", json!(stats.coverage_bad));
                 put("reuse", prefix_reuse(reuse, block_tokens));
-                let hit =
-                    |(blocks, hit): &(usize, f64)| (blocks.to_string(), rounded(*hit, 4).into());
                 put(
                     "lru_token_hit_by_blocks",
-                    reuse.lru_token_hit.iter().map(hit).collect::<Map<_, _>>().into(),
+                    reuse
+                        .lru_token_hit
+                        .iter()
+                        .map(|(blocks, hit)| (blocks.to_string(), rounded(*hit, 4).into()))
+                        .collect::<Map<_, _>>()
+                        .into(),
                 );
             }
             None => {
@@ -90,7 +93,7 @@ fn rounded(value: f64, digits: usize) -> f64 {
     format!("{value:.digits$}").parse().unwrap_or(value)
 }
 
-/// The words of a file name, without its ending and the word "trace": "azure 2023 code".
+/// Returns the words of a file name without its extension and the word "trace": "azure 2023 code".
 fn title(name: &str) -> String {
     let stem = match name.rsplit_once('.') {
         Some((stem, ending)) if ["jsonl", "json", "csv"].contains(&ending) => stem,
@@ -109,7 +112,7 @@ fn title(name: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// The tables that `trace inspect` prints for people.
+/// Renders the tables that `trace inspect` prints for people.
 pub fn tables(stats: &TraceStats) -> String {
     let mut out = format!("{} · {}\n{} requests", stats.name, stats.format, stats.requests);
     match &stats.pace {
@@ -129,7 +132,7 @@ pub fn tables(stats: &TraceStats) -> String {
         line!(
             out,
             "warning: the time stamps lie on a grid of {:.3} s, up to {} requests at one \
-                 instant; the CV and the bursts are artefacts of it (see --dequantize)",
+                 instant; the CV and the bursts are artifacts of it (see --dequantize)",
             quantum.step_ns as f64 / 1e9,
             quantum.largest_burst
         );
@@ -211,7 +214,7 @@ fn reuse_tables(reuse: &Reuse, out: &mut String) {
     line!(out, "{lru}");
 }
 
-/// The blocks of a trace in words.
+/// Describes the blocks of a trace.
 pub fn blocks(sizes: &BlockSizes) -> String {
     match sizes {
         BlockSizes::None => "no block names".to_owned(),

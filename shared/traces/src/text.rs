@@ -12,7 +12,7 @@ macro_rules! line {
 }
 pub use line;
 
-/// A table whose first `names` columns lie to the left and all others, figures, to the right.
+/// Creates a table whose first `names` columns are aligned left and all others, figures, right.
 pub fn table<T: Into<comfy_table::Row>>(header: T, names: usize) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY).set_header(header);

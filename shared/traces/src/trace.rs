@@ -1,6 +1,6 @@
 //! A request trace: its format, its records and the sizes of their blocks.
 
-/// The formats that can be read.
+/// A trace format that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Format {
@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// All formats.
+    /// Every format.
     pub const ALL: [Self; 9] = [
         Self::Mooncake,
         Self::Bailian,
@@ -42,42 +42,42 @@ impl Format {
 /// One request of a trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Arrival, from the first record of the file.
+    /// Arrival, counted from the first record of the file.
     pub at_ns: i64,
     /// Prompt tokens, at least 1.
     pub input_tokens: u32,
     /// Output tokens; a few traces hold 0.
     pub output_tokens: u32,
-    /// The session it is a turn of, if the trace says.
+    /// Session that the request is a turn of, if the trace has sessions.
     pub session: Option<u32>,
-    /// Its place in the session, from 0.
+    /// Index of the turn in its session, from 0.
     pub turn: u32,
-    /// From the end of the turn before it; the whole gap between the two where the trace does not
-    /// say how long the answer took.
+    /// Time from the end of the preceding turn. Where the trace has no response times, it is the
+    /// whole gap between the two arrivals.
     pub think_ns: i64,
-    /// Interned names of the prompt's blocks, the last one perhaps partly filled. Empty when the
-    /// format names no blocks.
+    /// Dense numbers of the prompt's blocks. The last one may be partly filled. Empty if the format
+    /// has no blocks.
     pub blocks: Vec<u32>,
 }
 
-/// How many tokens the blocks of a trace hold.
+/// Tokens per block of a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockSizes {
-    /// The trace names no blocks.
+    /// The trace has no blocks.
     None,
-    /// All the same, the last one of a prompt perhaps fewer.
+    /// The same size for all. The last block of a prompt may hold fewer tokens.
     Uniform(u32),
-    /// Each its own, by block number.
+    /// A size for each block, by block number.
     Each(Vec<u32>),
 }
 
 impl BlockSizes {
-    /// Whether there are blocks.
+    /// Returns whether the trace has blocks.
     pub fn any(&self) -> bool {
         *self != Self::None
     }
 
-    /// The size of all blocks, if it is one.
+    /// Returns the common size of all blocks, if there is one.
     pub fn uniform(&self) -> Option<u32> {
         match self {
             Self::Uniform(tokens) => Some(*tokens),
@@ -93,7 +93,7 @@ impl BlockSizes {
         }
     }
 
-    /// The blocks of a record with the tokens that its prompt has of each.
+    /// Yields the blocks of a record with the tokens that its prompt has of each.
     pub fn split<'a>(
         &'a self,
         record: &'a Record,
@@ -107,37 +107,37 @@ impl BlockSizes {
     }
 }
 
-/// A trace, read and checked.
+/// A trace that was read and checked.
 #[derive(Clone, Debug)]
 pub struct Trace {
-    /// What the file is called.
+    /// Name of the file.
     pub name: String,
-    /// Its format.
+    /// Format of the file.
     pub format: Format,
-    /// Tokens of its blocks.
+    /// Tokens per block.
     pub sizes: BlockSizes,
     /// The requests in order of arrival.
     pub records: Vec<Record>,
-    /// The 64-bit names behind the interned ones.
+    /// Original 64-bit ids by block number.
     pub block_ids: Vec<u64>,
-    /// Digest of the bytes of all its files.
+    /// Digest of the bytes of all files.
     pub digest: [u8; 32],
-    /// Whether it says when requests arrive.
+    /// True if the trace has arrival times.
     pub timed: bool,
-    /// Whether it was drawn by a generator, within the window asked for.
+    /// True if the requests were drawn by a generator, within the requested window.
     pub generated: bool,
-    /// Requests whose time stamp lay before the one above.
+    /// Requests whose time stamp is earlier than the one before it.
     pub out_of_order: usize,
-    /// Prompts whose blocks do not add up to their length.
+    /// Prompts whose blocks do not add up to the prompt's length.
     pub coverage_bad: usize,
-    /// What a reader of the figures must know.
+    /// Notes for a reader of the figures.
     pub notes: Vec<String>,
 }
 
 #[cfg(test)]
 impl Trace {
-    /// A trace that no file holds, as a Mooncake one.
-    pub(crate) fn made_up(sizes: BlockSizes, records: Vec<Record>, block_ids: Vec<u64>) -> Self {
+    /// Creates a synthetic trace in the Mooncake format.
+    pub(crate) fn synthetic(sizes: BlockSizes, records: Vec<Record>, block_ids: Vec<u64>) -> Self {
         Self {
             name: "t".to_owned(),
             format: Format::Mooncake,

@@ -1,4 +1,4 @@
-//! Reads and writes quantities with their units: durations, windows and ranges.
+//! Quantities with units, as text: durations, windows and ranges.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,16 +8,16 @@ pub const NS_PER_S: i64 = 1_000_000_000;
 /// Nanoseconds in one millisecond.
 pub const NS_PER_MS: i64 = 1_000_000;
 
-/// Why a quantity on the command line was not understood.
+/// A text that is not a quantity.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// The number is missing, negative or too large.
     #[error("{0:?} is not a duration: write a number and one of ns, us, ms, s, m, h")]
     Duration(String),
-    /// A window needs two durations, the second one later.
+    /// Not two durations in ascending order.
     #[error("{0:?} is not a window: write FROM..TO, for example 0s..300s, with FROM before TO")]
     Window(String),
-    /// A range needs two whole numbers, the second one not smaller.
+    /// Not a whole number, or two in ascending order.
     #[error("{0:?} is not a count or range: write N or LO..HI with LO not above HI")]
     Range(String),
 }
@@ -71,12 +71,12 @@ fn trimmed(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A half-open piece of trace time, `from..to`.
+/// A half-open span of trace time, `from..to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// First instant that belongs to it.
+    /// First instant of the window.
     pub from: Nanos,
-    /// First instant that no longer belongs to it; none means to the end.
+    /// First instant after the window; `None` for the end of the trace.
     pub to: Option<Nanos>,
 }
 

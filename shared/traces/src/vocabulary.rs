@@ -1,16 +1,16 @@
-//! The tokenizer that counts the tokens of traces of texts, as its users provide it.
+//! The tokenizer interface of traces of texts.
 
-/// A text or a list of ids that a tokenizer did not accept.
+/// A text or a list of ids that a tokenizer refused.
 #[derive(Debug, thiserror::Error)]
 #[error("tokenizer: {0}")]
 pub struct TokenizerError(pub String);
 
-/// Turns text into token ids and back.
+/// A tokenizer: text to token ids and back.
 pub trait Vocabulary: Send + Sync {
-    /// The token ids of `text`, without special tokens around it.
+    /// Returns the token ids of `text`, without special tokens.
     fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError>;
-    /// The text of `ids`.
+    /// Returns the text of `ids`.
     fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError>;
-    /// How many ids there are.
+    /// Returns the number of token ids.
     fn size(&self) -> u32;
 }

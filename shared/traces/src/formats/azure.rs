@@ -7,7 +7,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Holds, ReadOptions, TraceFormat};
+use super::{Capabilities, ReadOptions, TraceFormat};
 use crate::columns::{Row, Table};
 use crate::draft::{Arrival, Draft, Order};
 use crate::error::{Problem, TraceError};
@@ -15,7 +15,7 @@ use crate::sample::Sample;
 use crate::trace::Trace;
 
 const COLUMNS: [&str; 3] = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"];
-/// When a written file begins: the day of the published trace.
+/// Start of a written file: the day of the published trace.
 const START: DateTime = jiff::civil::date(2023, 11, 16).at(18, 0, 0, 0);
 
 pub(crate) struct Azure;
@@ -25,7 +25,7 @@ impl TraceFormat for Azure {
         "Azure CSV, time stamps in wall-clock time with 100 ns digits"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         sample.columns.iter().eq(COLUMNS.iter())
     }
 
@@ -35,8 +35,14 @@ impl TraceFormat for Azure {
         Ok(draft)
     }
 
-    fn holds(&self) -> Option<Holds> {
-        Some(Holds { blocks: false, sessions: false, thinking: false, clock: true, step_ns: 100 })
+    fn capabilities(&self) -> Option<Capabilities> {
+        Some(Capabilities {
+            blocks: false,
+            sessions: false,
+            thinking: false,
+            clock: true,
+            step_ns: 100,
+        })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {
@@ -67,7 +73,7 @@ fn record(row: &Row<'_>, draft: &mut Draft) -> Result<(), Problem> {
     draft.push(Arrival { at_ns, input_tokens, output_tokens, ..Default::default() }, COLUMNS[0])
 }
 
-/// Nanoseconds since 1970 of `YYYY-MM-DD hh:mm:ss[.fraction][+hh:mm]`, in UTC unless it says.
+/// Parses `YYYY-MM-DD hh:mm:ss[.fraction][+hh:mm]`, in UTC by default, to nanoseconds since 1970.
 fn time_ns(text: &str) -> Option<i64> {
     let plain = text.len() >= 19
         && text.as_bytes()[..19].iter().all(|b| b.is_ascii_digit() || b"-: ".contains(b));

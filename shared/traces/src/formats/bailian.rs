@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Holds, ReadOptions, TraceFormat, block_ids};
+use super::{Capabilities, ReadOptions, TraceFormat, block_ids};
 use crate::draft::{Arrival, Draft, Order};
 use crate::error::{Problem, TraceError};
-use crate::fields::{Fields, covers, object};
+use crate::fields::{Fields, check_coverage, object};
 use crate::input::Lines;
 use crate::sample::Sample;
 use crate::trace::{BlockSizes, Trace};
@@ -34,7 +34,7 @@ impl TraceFormat for Bailian {
         "Qwen-Bailian JSONL, time stamps in seconds"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         !sample.is_list && sample.has(&["chat_id", "parent_chat_id", "timestamp", "hash_ids"])
     }
 
@@ -48,8 +48,8 @@ impl TraceFormat for Bailian {
         Ok(draft)
     }
 
-    fn holds(&self) -> Option<Holds> {
-        Some(Holds {
+    fn capabilities(&self) -> Option<Capabilities> {
+        Some(Capabilities {
             blocks: true,
             sessions: true,
             thinking: false,
@@ -80,7 +80,7 @@ impl TraceFormat for Bailian {
     }
 }
 
-/// A chat whose parent is not in the file begins a session of its own.
+/// Reads one chat. A chat whose parent is not in the file begins a session.
 fn record(
     text: &str,
     block_tokens: u32,
@@ -98,7 +98,7 @@ fn record(
     let input_tokens = fields.tokens("input_length", 1)?;
     let output_tokens = fields.tokens("output_length", 0)?;
     let ids = fields.ids("hash_ids")?;
-    covers("hash_ids", ids.len(), input_tokens, block_tokens)?;
+    check_coverage("hash_ids", ids.len(), input_tokens, block_tokens)?;
     let session = chats.get(&parent).copied().unwrap_or_else(|| draft.new_session());
     chats.insert(chat, session);
     let session = Some(session);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{Holds, ReadOptions, TraceFormat};
+use super::{Capabilities, ReadOptions, TraceFormat};
 use crate::columns::{Row, Table};
 use crate::draft::{Arrival, Draft, Order};
 use crate::error::{Problem, TraceError};
@@ -22,7 +22,7 @@ impl TraceFormat for BurstGpt {
         "BurstGPT CSV, time stamps in seconds"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         COLUMNS.iter().all(|name| sample.columns.iter().any(|column| column == name))
     }
 
@@ -32,8 +32,14 @@ impl TraceFormat for BurstGpt {
         Ok(draft)
     }
 
-    fn holds(&self) -> Option<Holds> {
-        Some(Holds { blocks: false, sessions: true, thinking: true, clock: true, step_ns: 1 })
+    fn capabilities(&self) -> Option<Capabilities> {
+        Some(Capabilities {
+            blocks: false,
+            sessions: true,
+            thinking: true,
+            clock: true,
+            step_ns: 1,
+        })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {
@@ -55,7 +61,7 @@ fn seconds(ns: i64) -> f64 {
     ns as f64 / 1e9
 }
 
-/// How long the answer to each request took, as its next turn tells; empty where none does.
+/// Derives the duration of each response from the next turn; empty for a last turn.
 fn services(trace: &Trace) -> Vec<String> {
     let mut services = vec![String::new(); trace.records.len()];
     let mut latest: HashMap<u32, usize> = HashMap::new();

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Holds, ReadOptions, TraceFormat, block_ids};
+use super::{Capabilities, ReadOptions, TraceFormat, block_ids};
 use crate::draft::{Arrival, Draft, Order};
 use crate::error::{Problem, TraceError};
-use crate::fields::{Fields, covers, object};
+use crate::fields::{Fields, check_coverage, object};
 use crate::input::Lines;
 use crate::sample::Sample;
 use crate::trace::{BlockSizes, Trace};
@@ -24,7 +24,7 @@ impl TraceFormat for Mooncake {
         "Mooncake JSONL, time stamps in milliseconds"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         !sample.is_list && sample.keys.len() == FIELDS.len() && sample.has(&FIELDS)
     }
 
@@ -36,8 +36,8 @@ impl TraceFormat for Mooncake {
         Ok(draft)
     }
 
-    fn holds(&self) -> Option<Holds> {
-        Some(Holds {
+    fn capabilities(&self) -> Option<Capabilities> {
+        Some(Capabilities {
             blocks: true,
             sessions: false,
             thinking: false,
@@ -76,7 +76,7 @@ fn record(text: &str, block_tokens: u32, draft: &mut Draft) -> Result<(), Proble
     let input_tokens = fields.tokens("input_length", 1)?;
     let output_tokens = fields.tokens("output_length", 0)?;
     let ids = fields.ids("hash_ids")?;
-    covers("hash_ids", ids.len(), input_tokens, block_tokens)?;
+    check_coverage("hash_ids", ids.len(), input_tokens, block_tokens)?;
     let blocks = draft.blocks(&ids)?;
     draft.push(
         Arrival { at_ns, input_tokens, output_tokens, blocks, ..Default::default() },

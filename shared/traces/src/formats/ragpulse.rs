@@ -1,4 +1,4 @@
-//! RAGPulse: JSON lines that name chunks, and five tables with the tokens of each chunk.
+//! RAGPulse: JSON lines with chunk ids, and five tables with the tokens of each chunk.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{ReadOptions, TraceFormat};
-use crate::draft::{Arrival, Draft, MAX_TOKENS, Order};
+use crate::draft::{Arrival, Draft, Order, TOKENS_MAX};
 use crate::error::{Problem, TraceError};
 use crate::fields::{Fields, object, seconds_ns};
 use crate::input::{Lines, files_of};
@@ -14,10 +14,10 @@ use crate::sample::Sample;
 use crate::trace::BlockSizes;
 
 const FIELDS: [&str; 5] = ["timestamp", "input_length", "output_length", "hash_ids", "session_id"];
-/// The parts of a prompt in the order in which they are put together.
+/// The parts of a prompt, in order.
 const PARTS: [&str; 5] = ["sys_prompt", "passages_ids", "history", "web_search", "user_input"];
 const TRACE_FILE: &str = "0_trace.jsonl";
-/// The published file has a request that stands behind a later one.
+/// The published file has one request after a later one.
 const BACKWARDS_NS: i64 = 3_600_000_000_000;
 
 pub(crate) struct RagPulse;
@@ -27,7 +27,7 @@ impl TraceFormat for RagPulse {
         "RAGPulse JSONL with length tables, time stamps in seconds"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         let named = sample.files.iter().any(|name| name == TRACE_FILE);
         named || (!sample.is_list && sample.has(&FIELDS) && sample.keys.len() == FIELDS.len())
     }
@@ -63,14 +63,14 @@ impl TraceFormat for RagPulse {
     }
 }
 
-/// `1_sys_prompt.jsonl` and the like.
+/// Returns whether `path` is a length table such as `1_sys_prompt.jsonl`.
 fn is_table(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let numbered = name.strip_suffix(".jsonl").and_then(|name| name.split_once('_'));
     numbered.is_some_and(|(number, _)| number != "0" && number.parse::<u32>().is_ok())
 }
 
-/// The chunks and how many tokens each has.
+/// The chunks with their token counts.
 #[derive(Default)]
 struct Chunks {
     tokens: HashMap<u64, u32>,
@@ -84,7 +84,7 @@ impl Chunks {
         Lines::open(table)?.drain(draft, |text, _| self.chunk(text))
     }
 
-    /// `{"sys_prompt_id": 8302, "token_length": 512}`
+    /// Reads a line such as `{"sys_prompt_id": 8302, "token_length": 512}`.
     fn chunk(&mut self, text: &str) -> Result<(), Problem> {
         let object = object(text)?;
         let fields = Fields::new(&object, "");
@@ -139,7 +139,7 @@ impl Chunks {
         }
         if let Some(missing) = u64::from(input_tokens).checked_sub(sum).filter(|n| *n > 0) {
             self.fillers += 1;
-            let missing = u32::try_from(missing).unwrap_or(MAX_TOKENS);
+            let missing = u32::try_from(missing).unwrap_or(TOKENS_MAX);
             blocks.push(self.block(draft, 1, self.fillers, missing)?);
         }
         let session = Some(draft.session(fields.text("session_id")?));
@@ -163,7 +163,7 @@ impl Chunks {
     }
 }
 
-/// The time stamp, which is a text that holds seconds.
+/// Reads the time stamp, a string of seconds.
 fn seconds(fields: &Fields<'_>) -> Result<i64, Problem> {
     let text = fields.text("timestamp")?;
     text.parse().ok().and_then(seconds_ns).ok_or_else(|| {

@@ -1,5 +1,5 @@
-//! ServeGen: a folder of clients, each with rates over time and distributions of lengths; requests
-//! are drawn from them.
+//! ServeGen: a folder of clients with rates over time and distributions of lengths, from which
+//! requests are drawn.
 
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -8,21 +8,21 @@ use serde_json::{Map, Value};
 
 use super::{ReadOptions, TraceFormat};
 use crate::columns::{Row, Table};
-use crate::draft::{Arrival, Draft, MAX_TOKENS, Order};
+use crate::draft::{Arrival, Draft, Order, TOKENS_MAX};
 use crate::error::{Problem, TraceError};
 use crate::gaps::Gaps;
 use crate::input::{Guarded, files_of};
-use crate::random::{Cause, Stream};
+use crate::random::{RngStream, Stream};
 use crate::rate::{Clock, Rate, Steps};
 use crate::sample::Sample;
 use crate::units::{NS_PER_S, Nanos, Window};
 
 const COLUMNS: [&str; 6] = ["window start", "rate", "cv", "pattern", "shape", "scale"];
-/// How long the last window is where there is no other one to compare with.
+/// Length of the only window of a client.
 const WINDOW_S: f64 = 600.0;
-/// The most requests per second of one client.
-const MAX_RATE: f64 = 1e6;
-const MAX_DATASET_BYTES: u64 = 256 << 20;
+/// Largest rate of one client, in requests per second.
+const RATE_MAX: f64 = 1e6;
+const DATASET_BYTES_MAX: u64 = 256 << 20;
 
 pub(crate) struct ServeGen;
 
@@ -31,7 +31,7 @@ impl TraceFormat for ServeGen {
         "ServeGen folder of clients, a generator, windows in seconds"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         sample.files.iter().any(|name| name.ends_with("-trace.csv"))
             && sample.files.iter().any(|name| name.ends_with("-dataset.json"))
     }
@@ -50,7 +50,7 @@ impl TraceFormat for ServeGen {
                 without_lengths += 1;
                 continue;
             }
-            let drawn = client.draw(window, (options.seed, number as u64), &mut draft);
+            let drawn = client.draw(window, options.seed, number as u64, &mut draft);
             drawn.map_err(|problem| problem.at(trace, 1))?;
         }
         draft.notes.push(format!("requests are drawn with seed {}", options.seed));
@@ -62,24 +62,24 @@ impl TraceFormat for ServeGen {
     }
 }
 
-/// `chunk-7-dataset.json` for `chunk-7-trace.csv`.
+/// Returns `chunk-7-dataset.json` for `chunk-7-trace.csv`.
 fn dataset_of(file: &Path) -> Option<PathBuf> {
     let name = file.file_name()?.to_str()?.strip_suffix("-trace.csv")?;
     Some(file.with_file_name(format!("{name}-dataset.json")))
 }
 
-/// Lengths of prompts and outputs from a time on.
+/// Distributions of prompt and output lengths from a time on.
 struct Lengths {
     from_s: f64,
     input: Weights,
     output: Weights,
 }
 
-/// Values with their cumulated weights.
+/// Values with their cumulative weights.
 struct Weights(Vec<(f64, u32)>);
 
 impl Weights {
-    /// The value below which a part `unit` of the weights lies.
+    /// Returns the value at the fraction `unit` of the cumulative weight.
     fn at(&self, unit: f64) -> u32 {
         let all = self.0.last().map_or(0.0, |last| last.0);
         let at = self.0.partition_point(|(sum, _)| *sum <= unit * all);
@@ -87,7 +87,7 @@ impl Weights {
     }
 }
 
-/// One client.
+/// A client of the generator.
 struct Client {
     steps: Steps,
     gaps: Vec<Gaps>,
@@ -97,7 +97,7 @@ struct Client {
 impl Client {
     fn read(path: &Path, lengths: Vec<Lengths>, draft: &mut Draft) -> Result<Self, TraceError> {
         let mut client = Self { steps: Steps::default(), gaps: Vec::new(), lengths };
-        Table::headless(path, &COLUMNS)?.drain(draft, |row, _| client.window(row))?;
+        Table::without_header(path, &COLUMNS)?.drain(draft, |row, _| client.window(row))?;
         let steps = &mut client.steps;
         let Some((last_s, _)) = steps.steps.last().copied() else {
             return Err(TraceError::Empty { path: path.to_owned() });
@@ -113,15 +113,15 @@ impl Client {
             return Err(Problem::new(COLUMNS[0], start_s, "windows in ascending order"));
         }
         let rate = row.number(COLUMNS[1])?;
-        if rate > MAX_RATE {
-            let expected = format!("requests per second up to {MAX_RATE}");
+        if rate > RATE_MAX {
+            let expected = format!("requests per second up to {RATE_MAX}");
             return Err(Problem::new(COLUMNS[1], rate, expected));
         }
         row.number(COLUMNS[2])?;
         let shape = row.number(COLUMNS[4])?;
         row.number(COLUMNS[5])?;
         let gaps = match row.cell(COLUMNS[3]) {
-            // A client that sends nothing in this window.
+            // The client sends nothing in this window.
             "" if rate == 0.0 => Gaps::Exponential,
             "Gamma" => Gaps::Gamma { cv: 1.0 / shape.sqrt() },
             "Weibull" => Gaps::Weibull { shape },
@@ -130,7 +130,7 @@ impl Client {
                 return Err(Problem::new(COLUMNS[3], format!("{other:?}"), expected));
             }
         };
-        if !gaps.is_sound() {
+        if !gaps.is_valid() {
             let expected = "a shape whose gaps can be drawn (0.0001 to 10000 for Gamma, 0.01 to \
                             100 for Weibull)";
             return Err(Problem::new(COLUMNS[4], shape, expected));
@@ -140,18 +140,19 @@ impl Client {
         Ok(())
     }
 
-    /// A client goes on from window to window: its gaps are those of the window, on a clock that
-    /// runs at the window's rate.
+    /// Draws the requests of the client. One process runs through all windows; each window sets the
+    /// distribution of the gaps and the rate of the clock.
     fn draw(
         &self,
         window: Window,
-        (seed, number): (u64, u64),
+        seed: u64,
+        number: u64,
         draft: &mut Draft,
     ) -> Result<(), Problem> {
-        let stream = |cause| Stream::of_source(seed, cause, number);
-        let (mut gaps, mut inputs) = (stream(Cause::Arrivals), stream(Cause::InputLengths));
-        let mut outputs = stream(Cause::OutputLengths);
-        let mut clock = Clock::new(Rate::Steps(self.steps.clone()), stream(Cause::States));
+        let stream = |purpose| Stream::of_source(seed, purpose, number);
+        let (mut gaps, mut inputs) = (stream(RngStream::Arrivals), stream(RngStream::InputLengths));
+        let mut outputs = stream(RngStream::OutputLengths);
+        let mut clock = Clock::new(Rate::Steps(self.steps.clone()), stream(RngStream::States));
         let mut expected = self.gaps[0].draw_first(&mut gaps);
         while let Some(at_s) = clock.when(expected) {
             let at_ns = (at_s * NS_PER_S as f64).round() as i64;
@@ -177,18 +178,18 @@ impl Client {
     }
 }
 
-/// The lengths of a client, window by window; windows without any are left out.
+/// Reads the lengths of a client for each window. Windows without lengths are left out.
 fn lengths(path: &Path, draft: &mut Draft) -> Result<Vec<Lengths>, TraceError> {
     let mut file = BufReader::new(Guarded::open(path, false)?);
     let mut text = String::new();
-    let read = (&mut file).take(MAX_DATASET_BYTES + 1).read_to_string(&mut text);
+    let read = (&mut file).take(DATASET_BYTES_MAX + 1).read_to_string(&mut text);
     read.map_err(TraceError::io(path))?;
     let refuse =
         |field: &str, value: &str, expected: &str| Problem::new(field, value, expected).at(path, 1);
-    if text.len() as u64 > MAX_DATASET_BYTES {
-        return Err(refuse("the file", "longer", &format!("at most {MAX_DATASET_BYTES} bytes")));
+    if text.len() as u64 > DATASET_BYTES_MAX {
+        return Err(refuse("the file", "longer", &format!("at most {DATASET_BYTES_MAX} bytes")));
     }
-    draft.absorb(file.get_ref().digest());
+    draft.add_digest(file.get_ref().digest());
     let windows: Map<String, Value> = serde_json::from_str(&text).map_err(|e| {
         let line = e.line().max(1) as u64;
         Problem::new("the document", "broken", format!("windows of lengths ({e})")).at(path, line)
@@ -208,11 +209,10 @@ fn lengths(path: &Path, draft: &mut Draft) -> Result<Vec<Lengths>, TraceError> {
     Ok(lengths)
 }
 
-/// Reads `"{100: 0.25, 200: 0.75}"`, none if it is empty.
+/// Parses `"{100: 0.25, 200: 0.75}"`; returns `None` for an empty set.
 fn weights(field: &str, value: Option<&Value>) -> Result<Option<Weights>, Problem> {
     let expected = "a text such as \"{100: 0.25, 200: 0.75}\" whose parts are 1 together";
-    let missing = || Problem::new(field, "missing", expected);
-    let text = value.ok_or_else(missing)?;
+    let text = value.ok_or_else(|| Problem::new(field, "missing", expected))?;
     let bad = || Problem::new(field, text, expected);
     let inside = text.as_str().and_then(|text| text.trim().strip_prefix('{')?.strip_suffix('}'));
     let inside = inside.ok_or_else(bad)?.trim();
@@ -223,7 +223,7 @@ fn weights(field: &str, value: Option<&Value>) -> Result<Option<Weights>, Proble
     let mut weights = Vec::new();
     for pair in inside.trim_end_matches(',').split(',') {
         let (tokens, part) = pair.split_once(':').ok_or_else(bad)?;
-        let tokens = tokens.trim().parse::<u32>().ok().filter(|n| *n <= MAX_TOKENS);
+        let tokens = tokens.trim().parse::<u32>().ok().filter(|n| *n <= TOKENS_MAX);
         let part = part.trim().parse::<f64>().ok().filter(|p| (0.0..=1.0).contains(p));
         let (Some(tokens), Some(part)) = (tokens, part) else { return Err(bad()) };
         sum += part;

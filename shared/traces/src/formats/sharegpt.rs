@@ -12,14 +12,14 @@ use super::{ReadOptions, TraceFormat};
 use crate::documents::{self, Sink, Stop};
 use crate::draft::{Arrival, Draft, Order};
 use crate::error::{Problem, TraceError};
-use crate::fields::{Fields, in_tokens};
+use crate::fields::{Fields, token_count};
 use crate::random::mix;
 use crate::sample::Sample;
 use crate::trace::BlockSizes;
 use crate::vocabulary::Vocabulary;
 
 const BLOCK_TOKENS: u32 = 16;
-/// Bytes of a token where no tokenizer is given.
+/// Bytes per token, as an estimate for use without a tokenizer.
 const BYTES_PER_TOKEN: usize = 4;
 
 pub(crate) struct ShareGpt;
@@ -29,7 +29,7 @@ impl TraceFormat for ShareGpt {
         "ShareGPT or vLLM custom JSON, texts without time stamps"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         sample.has(&["conversations"]) || sample.has(&["prompt"])
     }
 
@@ -50,7 +50,7 @@ impl TraceFormat for ShareGpt {
             Texts { draft: &mut draft, stop, vocabulary, block_tokens, entries: 0, skipped: 0 };
         let digest = documents::read(path, &mut texts)?;
         let skipped = texts.skipped;
-        draft.absorb(digest);
+        draft.add_digest(digest);
         if skipped > 0 {
             draft.notes.push(format!("{skipped} conversations hold no answer and were left out"));
         }
@@ -58,7 +58,7 @@ impl TraceFormat for ShareGpt {
     }
 }
 
-/// Takes entries one by one.
+/// A reader of entries, one by one.
 struct Texts<'a> {
     draft: &'a mut Draft,
     stop: Stop,
@@ -114,10 +114,10 @@ impl Texts<'_> {
         let prompt = fields.text("prompt")?;
         let output_tokens = fields.tokens("output_tokens", 1)?;
         let tokens = self.tokens(&fields.name("prompt"), prompt)?;
-        self.push(&fields.name("prompt"), &tokens, (output_tokens, None))
+        self.push(&fields.name("prompt"), &tokens, output_tokens, None)
     }
 
-    /// Every answer is a request whose prompt is all that was said before it.
+    /// Reads one conversation. Every reply is a request, and all messages before it are its prompt.
     fn conversation(&mut self, fields: &Fields<'_>) -> Result<(), Problem> {
         let field = fields.name("conversations");
         let mut session = None;
@@ -134,10 +134,10 @@ impl Texts<'_> {
                 matches!(message.text("from")?, "gpt" | "assistant" | "chatgpt" | "bing" | "bard");
             if answers && !said.is_empty() && !tokens.is_empty() {
                 let session = *session.get_or_insert_with(|| self.draft.new_session());
-                let output = in_tokens(tokens.len() as u64, 1).map_err(|expected| {
+                let output = token_count(tokens.len() as u64, 1).map_err(|expected| {
                     Problem::new(message.name("value"), tokens.len(), expected)
                 })?;
-                self.push(&message.name("value"), &said, (output, Some(session)))?;
+                self.push(&message.name("value"), &said, output, Some(session))?;
             }
             said.extend(tokens);
         }
@@ -145,26 +145,28 @@ impl Texts<'_> {
         Ok(())
     }
 
-    /// The tokens of `text`, or pieces of as many bytes as a token has on average.
+    /// Tokenizes `text`. Without a tokenizer, each chunk of `BYTES_PER_TOKEN` bytes is a token.
     fn tokens(&self, field: &str, text: &str) -> Result<Vec<u32>, Problem> {
         let Some(vocabulary) = &self.vocabulary else {
-            let piece = |bytes: &[u8]| bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b));
-            return Ok(text.as_bytes().chunks(BYTES_PER_TOKEN).map(piece).collect());
+            let chunks = text.as_bytes().chunks(BYTES_PER_TOKEN);
+            return Ok(chunks
+                .map(|bytes| bytes.iter().fold(0, |n, b| n << 8 | u32::from(*b)))
+                .collect());
         };
-        let refused = |e: crate::vocabulary::TokenizerError| {
-            Problem::new(field, text, format!("a text for the tokenizer ({e})"))
-        };
-        vocabulary.encode(text).map_err(refused)
+        vocabulary.encode(text).map_err(|error| {
+            Problem::new(field, text, format!("a text for the tokenizer ({error})"))
+        })
     }
 
-    /// Blocks are named by what they and all before them hold.
+    /// Adds a request. The id of a block check_coverage its tokens and all before them.
     fn push(
         &mut self,
         field: &str,
         prompt: &[u32],
-        (output_tokens, session): (u32, Option<u32>),
+        output_tokens: u32,
+        session: Option<u32>,
     ) -> Result<(), Problem> {
-        let input_tokens = in_tokens(prompt.len() as u64, 1)
+        let input_tokens = token_count(prompt.len() as u64, 1)
             .map_err(|expected| Problem::new(field, prompt.len(), expected))?;
         let mut chain = 0;
         let mut blocks = Vec::new();

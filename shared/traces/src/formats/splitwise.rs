@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{Holds, ReadOptions, TraceFormat};
+use super::{Capabilities, ReadOptions, TraceFormat};
 use crate::columns::{Row, Table};
 use crate::draft::{Arrival, Draft, Order};
 use crate::error::{Problem, TraceError};
@@ -27,7 +27,7 @@ impl TraceFormat for Splitwise {
         "Splitwise-sim CSV, time stamps in seconds"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         COLUMNS.iter().all(|name| sample.columns.iter().any(|column| column == name))
     }
 
@@ -37,8 +37,14 @@ impl TraceFormat for Splitwise {
         Ok(draft)
     }
 
-    fn holds(&self) -> Option<Holds> {
-        Some(Holds { blocks: false, sessions: false, thinking: false, clock: true, step_ns: 1 })
+    fn capabilities(&self) -> Option<Capabilities> {
+        Some(Capabilities {
+            blocks: false,
+            sessions: false,
+            thinking: false,
+            clock: true,
+            step_ns: 1,
+        })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {

@@ -8,18 +8,18 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
-use super::{Holds, ReadOptions, TraceFormat, block_ids};
+use super::{Capabilities, ReadOptions, TraceFormat, block_ids};
 use crate::documents::{self, Sink, Stop};
 use crate::draft::{Arrival, Draft, Order};
 use crate::error::{Problem, TraceError};
-use crate::fields::{Fields, covers};
+use crate::fields::{Fields, check_coverage};
 use crate::input::files_of;
 use crate::sample::Sample;
 use crate::trace::{BlockSizes, Trace};
 
 const BLOCK_TOKENS: u32 = 64;
-/// How far a request of a session may lie before the one above it: pairs of a streamed and a plain
-/// request are written in either order.
+/// How far a time stamp may go back within a session. Pairs of a streamed and a plain request are
+/// written in either order.
 const BACKWARDS_NS: i64 = 60_000_000_000;
 
 pub(crate) struct Weka;
@@ -29,7 +29,7 @@ impl TraceFormat for Weka {
         "Weka kv-cache-tester JSON, one document a session, time stamps in seconds from its start"
     }
 
-    fn recognises(&self, sample: &Sample) -> bool {
+    fn recognizes(&self, sample: &Sample) -> bool {
         sample.has(&["requests", "block_size"])
     }
 
@@ -41,15 +41,21 @@ impl TraceFormat for Weka {
             files.retain(|file| is_json(file));
         }
         for file in &files {
-            let mut session = Session { draft: &mut draft, stop: Stop::default(), place: None };
+            let mut session = Session { draft: &mut draft, stop: Stop::default(), context: None };
             let digest = documents::read(file, &mut session)?;
-            draft.absorb(digest);
+            draft.add_digest(digest);
         }
         Ok(draft)
     }
 
-    fn holds(&self) -> Option<Holds> {
-        Some(Holds { blocks: true, sessions: true, thinking: true, clock: false, step_ns: 1 })
+    fn capabilities(&self) -> Option<Capabilities> {
+        Some(Capabilities {
+            blocks: true,
+            sessions: true,
+            thinking: true,
+            clock: false,
+            step_ns: 1,
+        })
     }
 
     fn write(&self, trace: &Trace, out: &mut dyn Write) -> io::Result<()> {
@@ -95,12 +101,12 @@ fn is_json(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "json" || extension == "jsonl")
 }
 
-/// Reads a session, or a list of them, request by request.
+/// A reader of a session, or of a list of them, request by request.
 struct Session<'a> {
     draft: &'a mut Draft,
     stop: Stop,
-    /// Where the next requests stand; none until the block size is known.
-    place: Option<Place>,
+    /// Context of the next requests; `None` until the block size is known.
+    context: Option<Context>,
 }
 
 impl Sink for Session<'_> {
@@ -131,10 +137,10 @@ impl<'de> Visitor<'de> for &mut Session<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut session: A) -> Result<(), A::Error> {
         let mut head = Map::new();
-        self.place = None;
+        self.context = None;
         while let Some(key) = session.next_key::<String>()? {
             match key.as_str() {
-                "block_size" | "hash_id_scope" if self.place.is_none() => {
+                "block_size" | "hash_id_scope" if self.context.is_none() => {
                     head.insert(key, session.next_value()?);
                 }
                 "block_size" | "hash_id_scope" => {
@@ -142,26 +148,26 @@ impl<'de> Visitor<'de> for &mut Session<'_> {
                     return Err(self.stop.note(problem));
                 }
                 "requests" => {
-                    let place = self.open(&head).map_err(|problem| self.stop.note(problem))?;
-                    self.place = Some(place);
-                    session.next_value_seed(Requests { session: self, place, latest_ns: 0 })?;
+                    let context = self.open(&head).map_err(|problem| self.stop.note(problem))?;
+                    self.context = Some(context);
+                    session.next_value_seed(Requests { session: self, context, latest_ns: 0 })?;
                 }
                 _ => {
                     session.next_value::<IgnoredAny>()?;
                 }
             }
         }
-        match self.place {
+        match self.context {
             Some(_) => Ok(()),
             None => Err(self.stop.note(Problem::new("requests", "missing", "a list"))),
         }
     }
 }
 
-/// The list of a session's requests.
+/// A reader of the requests of a session.
 struct Requests<'s, 'a> {
     session: &'s mut Session<'a>,
-    place: Place,
+    context: Context,
     latest_ns: i64,
 }
 
@@ -184,7 +190,7 @@ impl<'de> Visitor<'de> for Requests<'_, '_> {
         let mut at = 0;
         while let Some(request) = list.next_element::<Map<String, Value>>()? {
             let within = format!("requests[{at}].");
-            let taken = self.session.request(&request, &within, self.place, &mut self.latest_ns);
+            let taken = self.session.request(&request, &within, self.context, &mut self.latest_ns);
             taken.map_err(|problem| self.session.stop.note(problem))?;
             at += 1;
         }
@@ -193,7 +199,7 @@ impl<'de> Visitor<'de> for Requests<'_, '_> {
 }
 
 impl Session<'_> {
-    fn open(&mut self, head: &Map<String, Value>) -> Result<Place, Problem> {
+    fn open(&mut self, head: &Map<String, Value>) -> Result<Context, Problem> {
         let fields = Fields::new(head, "");
         let block_tokens = fields.tokens("block_size", 1)?;
         match self.draft.sizes.uniform() {
@@ -213,14 +219,14 @@ impl Session<'_> {
                 return Err(Problem::new("hash_id_scope", other, "\"local\" or \"global\""));
             }
         };
-        Ok(Place { session, scope, start_ns: 0, block_tokens })
+        Ok(Context { session, scope, start_ns: 0, block_tokens })
     }
 
     fn request(
         &mut self,
         request: &Map<String, Value>,
         within: &str,
-        place: Place,
+        context: Context,
         latest_ns: &mut i64,
     ) -> Result<(), Problem> {
         let fields = Fields::new(request, within);
@@ -231,8 +237,8 @@ impl Session<'_> {
         }
         *latest_ns = at_ns.max(*latest_ns);
         match fields.text("type")? {
-            "n" | "s" => self.push(&fields, place, at_ns),
-            "subagent" => self.subagent(&fields, place, at_ns),
+            "n" | "s" => self.push(&fields, context, at_ns),
+            "subagent" => self.subagent(&fields, context, at_ns),
             other => {
                 let expected = "\"n\", \"s\" or \"subagent\"";
                 Err(Problem::new(fields.name("type"), other, expected))
@@ -240,33 +246,38 @@ impl Session<'_> {
         }
     }
 
-    /// An agent's requests are a session of their own, whose clock starts with the agent; it shares
-    /// the blocks of the session that started it.
-    fn subagent(&mut self, fields: &Fields<'_>, place: Place, at_ns: i64) -> Result<(), Problem> {
+    /// Reads the requests of an agent. They are a session of their own, whose clock starts with the
+    /// agent, and they share the blocks of the session that started it.
+    fn subagent(
+        &mut self,
+        fields: &Fields<'_>,
+        context: Context,
+        at_ns: i64,
+    ) -> Result<(), Problem> {
         let within = fields.name("requests");
         let session = self.draft.new_session();
-        let place = Place { session, start_ns: place.start_ns + at_ns, ..place };
+        let context = Context { session, start_ns: context.start_ns + at_ns, ..context };
         let mut latest_ns = 0;
         for (at, value) in fields.list("requests")?.iter().enumerate() {
             let Value::Object(request) = value else {
                 return Err(Problem::new(format!("{within}[{at}]"), value, "a request"));
             };
-            self.request(request, &format!("{within}[{at}]."), place, &mut latest_ns)?;
+            self.request(request, &format!("{within}[{at}]."), context, &mut latest_ns)?;
         }
         Ok(())
     }
 
-    fn push(&mut self, fields: &Fields<'_>, place: Place, at_ns: i64) -> Result<(), Problem> {
+    fn push(&mut self, fields: &Fields<'_>, context: Context, at_ns: i64) -> Result<(), Problem> {
         let input_tokens = fields.tokens("in", 1)?;
         let output_tokens = fields.tokens("out", 0)?;
         let ids = fields.ids("hash_ids")?;
-        covers(&fields.name("hash_ids"), ids.len(), input_tokens, place.block_tokens)?;
-        let blocks = ids.iter().map(|id| self.draft.block(place.scope, *id));
+        check_coverage(&fields.name("hash_ids"), ids.len(), input_tokens, context.block_tokens)?;
+        let blocks = ids.iter().map(|id| self.draft.block(context.scope, *id));
         let arrival = Arrival {
-            at_ns: place.start_ns + at_ns,
+            at_ns: context.start_ns + at_ns,
             input_tokens,
             output_tokens,
-            session: Some(place.session),
+            session: Some(context.session),
             think_ns: fields.optional_seconds("think_time")?,
             service_ns: fields.optional_seconds("api_time")?,
             blocks: blocks.collect::<Result<_, _>>()?,
@@ -275,9 +286,9 @@ impl Session<'_> {
     }
 }
 
-/// Where requests stand.
+/// Context of a session's requests.
 #[derive(Clone, Copy)]
-struct Place {
+struct Context {
     session: u32,
     scope: u32,
     start_ns: i64,
