@@ -1,5 +1,5 @@
-//! Finds out what the generator can be trusted with on this machine: drives the null server, whose
-//! times are known, and reads the same bytes with a bare TCP loop for comparison.
+//! Calibration: the load that the generator can send accurately on this machine, measured against
+//! the null server, whose times are known, and compared with a bare TCP loop for the same bytes.
 
 mod args;
 mod child;
@@ -13,25 +13,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-
 use traces::quantile::Quantiles;
 use traces::units::Nanos;
 
 pub use args::CalibrateArgs;
 use child::Server;
 
-/// The p99 lag up to which a step is trusted.
+/// Largest p99 lag of a valid step.
 const LAG_LIMIT_MS: f64 = 1.0;
-/// The part of the tokens asked for that must have come.
+/// Smallest share of the requested tokens that must arrive.
 const LEAST_TOKENS: f64 = 0.99;
-/// The part of its time that the sending thread may be busy.
+/// Largest share of the time that the sending thread may be busy.
 const MOST_BUSY: f64 = 0.9;
-/// Time to the first token that the server is told to take.
+/// Time to first token that the server is set to.
 const TTFT: Duration = Duration::from_millis(20);
 /// Version of the JSON layout.
 const SCHEMA_VERSION: u32 = 1;
 
-/// One load.
+/// Load of one step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     streams: u32,
@@ -41,54 +40,54 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// How long one stream lasts.
+    /// Returns the length of one stream.
     fn stream(&self) -> Duration {
         TTFT + self.itl * (self.tokens - 1)
     }
 
-    /// Streams that begin in a second.
+    /// Returns the number of streams that start per second.
     fn rate(&self) -> f64 {
         f64::from(self.streams) / self.stream().as_secs_f64()
     }
 
-    /// Tokens that come in a second.
+    /// Returns the number of tokens per second.
     fn token_rate(&self) -> f64 {
         self.rate() * f64::from(self.tokens)
     }
 }
 
-/// What one step of the ramp showed.
+/// Result of one step of the ramp.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Step {
-    /// Streams asked for.
+    /// Requested number of streams.
     streams: u32,
-    /// The most streams that were in flight.
+    /// Largest number of streams in flight.
     streams_peak: usize,
-    /// Tokens per second asked for.
+    /// Requested tokens per second.
     tokens_per_s_asked: f64,
-    /// Tokens per second that came.
+    /// Received tokens per second.
     tokens_per_s: f64,
-    /// How late requests were sent.
+    /// Lag of the requests.
     lag_ms: Quantiles,
-    /// From the sending to the first token, beyond the time the server was told to take.
+    /// Time from the send to the first token, beyond the time that the server is set to.
     ttft_beyond_ms: Quantiles,
-    /// From token to token.
+    /// Time from token to token.
     itl_ms: Quantiles,
-    /// Requests that failed.
+    /// Failed requests.
     failed: usize,
-    /// Part of the time in which the sending thread was on a CPU.
+    /// Share of the time that the sending thread was on a CPU.
     busy: Option<f64>,
-    /// Part of the time in which it could have run and was given no CPU.
+    /// Share of the time that it was runnable without a CPU.
     starved: Option<f64>,
     /// CPU cores that the server used.
     server_cores: Option<f64>,
-    /// CPU time for each token.
+    /// CPU time per token.
     cpu_us_per_token: Option<f64>,
-    /// Why the step cannot be trusted; empty if it can.
+    /// Reasons for an invalid step; empty for a valid one.
     faults: Vec<String>,
 }
 
-/// What a bare loop that only reads took for the same bytes.
+/// Result of a bare loop that only reads the same bytes.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RawStep {
     streams: u32,
@@ -97,29 +96,29 @@ pub(crate) struct RawStep {
     cpu_us_per_message: Option<f64>,
 }
 
-/// All of it.
+/// Result of a calibration.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Calibration {
     schema_version: u32,
     cores: usize,
     steps: Vec<Step>,
-    /// The bare loop, at the largest step that can be trusted, or else the last one.
+    /// Result of the bare loop, for the largest valid step, else for the last one.
     raw: RawStep,
-    /// CPU time for a token over that of the bare loop for a message.
+    /// CPU time per token over that of the bare loop per message.
     ratio: Option<f64>,
     verdict: String,
 }
 
-/// What a calibration found.
+/// A finished calibration.
 #[derive(Debug)]
 pub struct Calibrated {
     /// The figures as text for people.
     pub text: String,
-    /// Whether as many streams succeeded as were required.
+    /// True if as many streams succeeded as are required.
     pub enough: bool,
 }
 
-/// Drives the ramp against a server started from `program`, which is this program.
+/// Runs the ramp against a null server started from `program`, which is this program.
 pub async fn run(args: &CalibrateArgs, program: &Path) -> Result<Calibrated> {
     let duration = |nanos: Nanos| Duration::from_nanos(nanos.0.unsigned_abs());
     let server = Server::start(program, TTFT, duration(args.itl)).await?;
@@ -140,10 +139,10 @@ pub async fn run(args: &CalibrateArgs, program: &Path) -> Result<Calibrated> {
         }
     }
     let best = steps.iter().rfind(|step| step.faults.is_empty());
-    // Shown in any case; a ratio is told only of a step that can be trusted, since a loop that is
-    // kept from running reads several messages at once.
+    // The bare loop is always shown. The ratio needs a valid step, because a loop without a CPU
+    // reads several messages at once.
     let compared = best.or(steps.last()).context("--streams names no step")?;
-    eprintln!("the same bytes, read by a bare loop …");
+    eprintln!("reading the same bytes with a bare loop …");
     let raw = raw::drive(&server, &shape(compared.streams)).await?;
     let ours = best.and_then(|step| step.cpu_us_per_token);
     let ratio = ours.zip(raw.cpu_us_per_message).map(|(us, bare)| us / bare);
@@ -180,7 +179,7 @@ fn verdict(best: Option<&Step>, ratio: Option<f64>) -> String {
 }
 
 impl Step {
-    /// Finds what is wrong with it.
+    /// Fills in the faults of the step.
     fn judge(mut self) -> Self {
         let mut faults = Vec::new();
         if let Some(p99) = self.lag_ms.p99.filter(|p99| *p99 > LAG_LIMIT_MS) {

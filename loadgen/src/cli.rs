@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: its commands and their execution.
 
 pub mod calibrate;
 pub mod compare;
@@ -33,17 +33,17 @@ pub use trace::TraceCommand;
                   completed, 5 an SLO or a gate was missed, 130 cut short by Ctrl-C."
 )]
 pub struct Cli {
-    /// What to do.
+    /// Command to execute.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What can be done.
+/// Commands of `loadgen`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Send a load and report on it.
     Run(Box<RunArgs>),
-    /// Search the highest rate that keeps its SLOs.
+    /// Search the highest rate that meets its SLOs.
     Search(Box<SearchArgs>),
     /// Compare two saved reports of one schedule.
     Compare(CompareArgs),
@@ -52,14 +52,14 @@ pub enum Command {
     /// Work with trace files.
     #[command(subcommand)]
     Trace(TraceCommand),
-    /// Find out which load this machine's generator can be trusted with.
+    /// Measure the load that this machine can generate accurately.
     Calibrate(CalibrateArgs),
-    /// Serve an API that makes no tokens and costs next to nothing.
+    /// Serve an API that computes nothing, for measurements of the generator itself.
     NullServer(NullServerArgs),
 }
 
 impl Command {
-    /// How many threads send and receive.
+    /// Returns the number of threads that send and receive.
     pub fn threads(&self) -> usize {
         match self {
             Self::Run(args) => args.sending.threads as usize,
@@ -68,7 +68,7 @@ impl Command {
     }
 }
 
-/// Carries out the command; the text for standard output and how it ended.
+/// Executes the command. Returns the text for standard output and the ending.
 pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
     match cli.command {
         Command::Run(args) => {
@@ -87,14 +87,15 @@ pub async fn execute(cli: Cli) -> Result<(String, Ending)> {
         Command::Report(args) => report::execute(&args),
         Command::Trace(command) => trace::execute(command),
         Command::Calibrate(args) => {
-            let program = std::env::current_exe().context("where is this program?")?;
+            let program =
+                std::env::current_exe().context("cannot find the path of this program")?;
             calibrate::execute(&args, &program).await
         }
         Command::NullServer(args) => null_server::execute(args).await,
     }
 }
 
-/// Reports each Ctrl-C, and each request to terminate, as a reason to stop.
+/// Sends each Ctrl-C and each SIGTERM as a reason to stop.
 async fn listen_for_stop(stop: mpsc::Sender<String>) {
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     loop {

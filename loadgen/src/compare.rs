@@ -1,4 +1,4 @@
-//! Compares two runs of one schedule: differences of quantiles with bootstrap intervals, and gates.
+//! Comparison of two runs of one schedule: differences of quantiles with bootstrap intervals.
 
 pub mod gate;
 
@@ -9,76 +9,67 @@ use serde::Serialize;
 
 use crate::report::Report;
 
-/// Draws of the bootstrap.
+/// Number of bootstrap draws.
 const DRAWS: usize = 4000;
-/// The percentiles that are compared, with their names.
+/// Compared percentiles, with their names.
 const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99)];
-/// The metrics that are compared.
+/// Compared metrics.
 const METRICS: [&str; 3] = ["ttft", "tpot", "e2e"];
 
-/// Why two reports cannot be compared.
+/// Reports that cannot be compared.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum CompareError {
-    /// One does not believe itself.
+    /// One run is invalid.
     #[error("{which} is INVALID, so that it says nothing of its server: {why}")]
-    Invalid {
-        /// Which of the two.
-        which: &'static str,
-        /// Why.
-        why: String,
-    },
-    /// Not the same load.
+    Invalid { which: &'static str, why: String },
+    /// The loads differ.
     #[error(
         "the schedules differ ({a} and {b}): only runs of equal requests at equal times can be \
          compared; use the same seed, rate, lengths and trace, or --schedule with one file"
     )]
-    Schedules {
-        /// Digest of the first.
-        a: String,
-        /// Digest of the second.
-        b: String,
-    },
-    /// Nothing to compare.
+    Schedules { a: String, b: String },
+    /// A run has no measured request.
     #[error("{0} has no measured request")]
     Empty(&'static str),
 }
 
-/// What a difference amounts to.
+/// Meaning of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finding {
-    /// The second run is better, beyond doubt at 95 %.
+    /// The second run is better, with 95 % confidence.
     Better,
-    /// It is worse.
+    /// The second run is worse, with 95 % confidence.
     Worse,
-    /// The interval holds no difference.
+    /// The interval contains zero.
     NoDifference,
-    /// There are too few requests to say.
+    /// The requests are too few for a result.
     TooFew,
 }
 
-/// One figure of both runs.
+/// Comparison of one figure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
     /// `ttft_p99`, `goodput`, `errors`.
     pub name: String,
-    /// Of the first run.
+    /// Value of the first run.
     pub a: f64,
-    /// Of the second run.
+    /// Value of the second run.
     pub b: f64,
-    /// Whether less of it is better.
+    /// True if less is better.
     pub less_is_better: bool,
-    /// Second less first.
+    /// Second minus first.
     pub difference: f64,
-    /// Lower end of its 95 % interval.
+    /// Lower end of the 95 % interval of the difference.
     pub low: f64,
-    /// Upper end.
+    /// Upper end of the 95 % interval of the difference.
     pub high: f64,
-    /// What it amounts to.
+    /// Meaning of the difference.
     pub finding: Finding,
 }
 
-/// Both runs.
+/// Comparison of two runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// Run ids.
@@ -89,7 +80,7 @@ pub struct Comparison {
     pub seed: u64,
     /// All figures.
     pub rows: Vec<Row>,
-    /// Things the reader must know.
+    /// Warnings for a reader.
     pub warnings: Vec<String>,
 }
 
@@ -118,7 +109,7 @@ pub fn compare(a: &Report, b: &Report, seed: u64) -> Result<Comparison, CompareE
         };
         let (of_a, of_b) = (column(a), column(b));
         for (name, q) in PERCENTILES {
-            rows.extend(draws.quantiles(format!("{metric}_{name}"), q, (&of_a, &of_b)));
+            rows.extend(draws.quantiles(format!("{metric}_{name}"), q, &of_a, &of_b));
         }
     }
     let failed = |report: &Report| report.samples.failed.iter().filter(|failed| **failed).count();
@@ -156,13 +147,13 @@ fn warnings(a: &Report, b: &Report) -> Vec<String> {
     warnings
 }
 
-/// The random draws of the bootstrap.
+/// Random numbers of the bootstrap.
 struct Draws(ChaCha12Rng);
 
 impl Draws {
-    /// A quantile of both. Which of `n` samples is the k-th of a resample follows from a Beta
-    /// variate, so that no resample has to be made.
-    fn quantiles(&mut self, name: String, q: f64, (a, b): (&[f64], &[f64])) -> Option<Row> {
+    /// Compares a quantile. A Beta variate gives the rank of the k-th sample of a resample, so that
+    /// no resample has to be drawn.
+    fn quantiles(&mut self, name: String, q: f64, a: &[f64], b: &[f64]) -> Option<Row> {
         let fewest = a.len().min(b.len());
         let rank = |n: usize| ((q * n as f64).ceil() as usize).clamp(1, n.max(1));
         let (of_a, of_b) = (*a.get(rank(a.len()) - 1)?, *b.get(rank(b.len()) - 1)?);
@@ -173,12 +164,12 @@ impl Draws {
         let differences: Vec<f64> = (0..DRAWS)
             .map(|_| pick(b, beta_b.sample(&mut self.0)) - pick(a, beta_a.sample(&mut self.0)))
             .collect();
-        // Below one expected sample beyond it, a percentile is but the largest sample.
+        // With less than one expected sample beyond it, a percentile is just the largest sample.
         let enough = fewest as f64 * (1.0 - q) >= 1.0;
-        Some(row(name, (of_a, of_b), true, differences, enough))
+        Some(row(name, of_a, of_b, true, differences, enough))
     }
 
-    /// A part of the requests of both.
+    /// Compares a share of the requests.
     fn parts(&mut self, name: &str, a: (usize, usize), b: (usize, usize)) -> Option<Row> {
         let part = |(hits, n): (usize, usize)| hits as f64 / n.max(1) as f64;
         let binomial = |of: (usize, usize)| Binomial::new(of.1 as u64, part(of)).ok();
@@ -191,13 +182,14 @@ impl Draws {
             .collect();
         let less_is_better = name == "errors";
         let enough = a.1.min(b.1) >= 20;
-        Some(row(name.to_owned(), (part(a), part(b)), less_is_better, differences, enough))
+        Some(row(name.to_owned(), part(a), part(b), less_is_better, differences, enough))
     }
 }
 
 fn row(
     name: String,
-    (a, b): (f64, f64),
+    a: f64,
+    b: f64,
     less_is_better: bool,
     mut differences: Vec<f64>,
     enough: bool,
@@ -217,17 +209,17 @@ fn row(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use traces::random::{Cause, Stream};
+    use traces::random::{RngStream, Stream};
 
     fn exponential(n: usize, mean: f64, seed: u64) -> Vec<f64> {
-        let mut random = Stream::new(seed, Cause::Arrivals);
+        let mut random = Stream::new(seed, RngStream::Arrivals);
         let mut values: Vec<f64> = (0..n).map(|_| mean * random.exponential()).collect();
         values.sort_unstable_by(f64::total_cmp);
         values
     }
 
     fn finding(a: &[f64], b: &[f64], q: f64, seed: u64) -> Row {
-        Draws(ChaCha12Rng::seed_from_u64(seed)).quantiles("x".to_owned(), q, (a, b)).unwrap()
+        Draws(ChaCha12Rng::seed_from_u64(seed)).quantiles("x".to_owned(), q, a, b).unwrap()
     }
 
     #[test]
@@ -247,7 +239,7 @@ mod tests {
     fn the_interval_matches_a_bootstrap_by_resampling() {
         let (a, b) = (exponential(300, 10.0, 1), exponential(300, 12.0, 2));
         let quick = finding(&a, &b, 0.9, 3);
-        let mut random = Stream::new(9, Cause::Arrivals);
+        let mut random = Stream::new(9, RngStream::Arrivals);
         let mut resampled = |of: &[f64]| {
             let mut again: Vec<f64> =
                 of.iter().map(|_| of[(random.unit() * of.len() as f64) as usize]).collect();

@@ -7,7 +7,7 @@
 //! 2. [`send`]: sends each request at its time over HTTP and stamps its reply.
 //! 3. [`measure`]: intervals, windows and expected cache hits of the samples.
 //! 4. [`watch`]: progress, `/metrics` and annotations while a run goes on.
-//! 5. [`report`]: all figures of a run, whether to believe them, and how they are shown.
+//! 5. [`report`]: all figures of a run, the verdict on them, and their renderings.
 //! 6. [`run`]: one run from its flags to its report.
 //! 7. [`search`], [`compare`], [`calibrate`]: programs over runs and reports.
 //! 8. [`cli`]: the command line.
@@ -17,7 +17,8 @@
 //! # Load from another program
 //!
 //! [`send::client::Client::exchange`] sends one streamed completion and stamps its reply;
-//! [`send::Runner`] sends a whole [`plan::Plan`]. Neither needs the command line or a terminal:
+//! [`send::Runner`] sends a whole [`plan::Plan`], with `()` as its display. Neither needs the
+//! command line or a terminal:
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -52,8 +53,8 @@
 //! ```
 //!
 //! The connection goes back to the client's pool and is used again. `record.reply.tokens` holds the
-//! time of every chunk with text, `record.reply.usage` the server's token counts. A series of samples
-//! becomes percentiles with [`measure::intervals::Distribution`].
+//! time of every chunk with text, `record.reply.usage` the server's token counts. A series of
+//! samples becomes percentiles with [`measure::intervals::Distribution`].
 
 pub mod calibrate;
 pub mod cli;

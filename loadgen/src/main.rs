@@ -28,11 +28,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// After so many tasks the runtime looks for what has become due: often, so that thousands of
-/// streams with something to read hold up no sending.
+/// Number of tasks between two checks of timers and sockets. Small, so that thousands of readable
+/// streams delay no send.
 const EVENT_INTERVAL: u32 = 16;
 
-/// One thread needs no others to be woken and nothing to be handed over.
+/// Builds the runtime. A single thread needs no wake-ups and no hand-overs.
 fn runtime(threads: usize) -> std::io::Result<Runtime> {
     let mut builder = match threads {
         1 => Builder::new_current_thread(),
@@ -44,13 +44,16 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
     builder.event_interval(EVENT_INTERVAL).enable_all().build()
 }
 
-/// Raises the number of connections that may be open to what the system allows at most.
+/// Raises the limit of open files to the hard limit of the system.
 fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if limit.current != all.current
         && let Err(error) = setrlimit(Resource::Nofile, all)
     {
-        eprintln!("warning: the limit of open files stays at {:?}: {error}", limit.current);
+        eprintln!(
+            "warning: cannot raise the limit of open files from {:?}: {error}",
+            limit.current
+        );
     }
 }

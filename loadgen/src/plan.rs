@@ -1,4 +1,4 @@
-//! The plan of a run: every request with its absolute send time, made before anything is sent.
+//! The plan of a run: every request with its absolute send time, fixed before anything is sent.
 
 pub mod args;
 pub mod arrivals;
@@ -10,170 +10,165 @@ pub mod vocabulary;
 pub mod workload;
 
 use serde::{Deserialize, Serialize};
-
-use self::prompt::Block;
 use traces::Trace;
 use traces::prefix::{Chains, InfiniteCache};
-use traces::random::{Cause, Stream};
+use traces::random::{RngStream, Stream};
 use traces::shape::Shaped;
 use traces::units::{Nanos, Range};
 
-/// Whether a request is measured.
+use self::prompt::Block;
+
+/// Part of a run that a request belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// It is sent to bring the server into its state, and is in no figure.
+    /// Sent to fill the server's caches; not in any figure.
     Warmup,
-    /// It counts.
+    /// Measured.
     #[default]
     Measured,
-    /// It keeps the load up while measured ones are in flight, and is in no figure.
+    /// Sent to keep up the load while measured requests are in flight; not in any figure.
     Cooldown,
 }
 
-/// When the later turns of a session are due.
+/// Rule for the times of the later turns of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Turns {
-    /// At their planned times, whatever became of the turns before them.
+    /// At their planned times, whatever the earlier turns did.
     #[default]
     Open,
-    /// Their think time after the session's preceding request in the plan was over; the planned time
-    /// of such a turn only says where it stands in the plan.
+    /// Their think time after the end of the session's preceding request. The planned time of such
+    /// a turn only sets its position in the plan.
     AfterPrevious,
 }
 
-/// One request to be sent.
+/// A request of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedRequest {
-    /// When, from the start of the run.
+    /// Intended time, from the start of the run.
     pub intended_ns: i64,
-    /// The session it is a turn of.
+    /// Session that the request is a turn of.
     pub session: Option<u32>,
-    /// Its place in that session, from 0.
+    /// Index of the turn in its session, from 0.
     pub turn: u32,
-    /// From the end of the session's preceding request to this one, for `Turns::AfterPrevious`.
+    /// Time from the end of the session's preceding request, for `Turns::AfterPrevious`.
     pub think_ns: i64,
-    /// Whether it is measured.
+    /// Part of the run.
     pub phase: Phase,
     /// Prompt tokens.
     pub input_tokens: u32,
     /// Output tokens, at least 1.
     pub output_tokens: u32,
-    /// The prompt's blocks; their tokens are `input_tokens` together.
+    /// Blocks of the prompt. Their tokens sum to `input_tokens`.
     pub blocks: Vec<Block>,
 }
 
-/// What happens to requests that exceed the server's context.
+/// Treatment of requests that exceed the server's context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnTooLong {
-    /// They are left out and counted.
+    /// Leave them out and count them.
     Skip,
-    /// The run does not start.
+    /// Refuse to start the run.
     Error,
-    /// The output, then the prompt, is shortened until the request fits, and that is counted.
+    /// Shorten the output, then the prompt, until the request fits, and count it.
     Truncate,
 }
 
-/// Why a plan cannot be carried out.
+/// A plan that the server's context does not allow.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum PlanError {
-    /// A request exceeds the context, and `OnTooLong::Error` was asked for.
+    /// A request exceeds the context, under `OnTooLong::Error`.
     #[error(
         "request {index} needs {input_tokens} + {output_tokens} tokens, the server's context \
          holds {context_tokens} (see --on-too-long)"
     )]
-    TooLong {
-        /// Its place in the plan.
-        index: usize,
-        /// Its prompt tokens.
-        input_tokens: u32,
-        /// Its output tokens.
-        output_tokens: u32,
-        /// What the server can hold.
-        context_tokens: u32,
-    },
-    /// Every request was left out.
+    TooLong { index: usize, input_tokens: u32, output_tokens: u32, context_tokens: u32 },
+    /// Every request exceeds the context.
     #[error("all {0} requests exceed the server's context of {1} tokens; try --scale")]
     NothingFits(usize, u32),
 }
 
-/// Everything that will be sent.
+/// Requests of a run with their times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The requests, by intended time.
+    /// Requests, by intended time.
     pub requests: Vec<PlannedRequest>,
     /// Requests left out because they exceed the context.
     pub refused_too_long: usize,
     /// Requests shortened to fit the context.
     pub truncated: usize,
-    /// When the later turns of sessions are due.
+    /// Rule for the times of later turns.
     pub turns: Turns,
-    /// No turn of `Turns::AfterPrevious` is begun at or after this time.
+    /// End of the run for turns of `Turns::AfterPrevious`: none starts at or after this time.
     pub until_ns: Option<i64>,
-    /// What the content of its prompts is drawn from, together with the names of blocks.
+    /// Source of the content of the prompts, together with the ids of blocks.
     pub origin: Origin,
 }
 
-/// Where a plan comes from: what makes the same prompts of the same blocks.
+/// Origin of a plan. With equal origins, equal blocks have equal content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// In words.
+    /// Description for people.
     pub source: String,
-    /// Digest of the trace, or of what stands for it.
+    /// Digest of the trace, or of the flags of a synthetic load.
     pub digest: [u8; 32],
-    /// The seed.
+    /// Seed of every random choice.
     pub seed: u64,
-    /// How many blocks the whole of it names, those outside of the plan included.
+    /// Number of blocks of the whole origin, including those outside of the plan.
     pub blocks: usize,
 }
 
-/// Users who send their next request some time after the answer to the one before.
+/// Users of a closed loop, who send the next request some time after the last response.
 #[derive(Clone, Copy, Debug)]
 pub struct Users {
-    /// How many.
+    /// Number of users.
     pub count: usize,
-    /// How long they think, on average.
+    /// Mean think time.
     pub think: Nanos,
-    /// Whether they always think so long, or as long as a Poisson process has them wait.
+    /// True for constant think times, false for exponential ones.
     pub steady: bool,
-    /// Requests of all of them together.
+    /// Requests of all users together.
     pub requests: usize,
-    /// No request is begun at or after this time.
+    /// End of the load: no request starts at or after this time.
     pub until: Option<Nanos>,
 }
 
-/// What an infinite cache that stores at once would hit in a plan.
+/// Hit rates of a plan with an infinite cache that stores at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct IdealHits {
-    /// Part of the blocks.
+    /// Share of the blocks.
     pub block_hit: f64,
-    /// Part of the prompt tokens.
+    /// Share of the prompt tokens.
     pub token_hit: f64,
-    /// Part of the prompt tokens that a server can reuse which stores blocks of its own size and
-    /// always computes the last token.
+    /// Share of the prompt tokens for a server that stores blocks of its own size and always
+    /// computes the last token.
     pub server_token_hit: f64,
 }
 
 impl Plan {
-    /// A plan of unique prompts at `times`.
+    /// Creates a plan of unique prompts at `times`.
     pub fn synthetic(times: &[i64], input: Range, output: Range, seed: u64) -> Self {
-        let mut inputs = Stream::new(seed, Cause::InputLengths);
-        let mut outputs = Stream::new(seed, Cause::OutputLengths);
-        let request = |(index, at): (usize, &i64)| {
-            let input_tokens = inputs.between(input.lo, input.hi).max(1);
-            let output_tokens = outputs.between(output.lo, output.hi);
-            unique(index, *at, input_tokens, output_tokens)
-        };
-        let requests = times.iter().enumerate().map(request).collect();
+        let mut inputs = Stream::new(seed, RngStream::InputLengths);
+        let mut outputs = Stream::new(seed, RngStream::OutputLengths);
+        let requests = times
+            .iter()
+            .enumerate()
+            .map(|(index, at)| {
+                let input_tokens = inputs.between(input.lo, input.hi).max(1);
+                let output_tokens = outputs.between(output.lo, output.hi);
+                unique(index, *at, input_tokens, output_tokens)
+            })
+            .collect();
         Self { requests, ..Self::default() }
     }
 
-    /// A closed loop: every user is a session whose turns wait for each other. Users begin within
-    /// one think time, so that they do not start in step.
+    /// Creates a closed loop: every user is a session whose turns follow each other. The users
+    /// start at random times within one think time, so that they do not run in step.
     pub fn closed_loop(users: &Users, input: Range, output: Range, seed: u64) -> Self {
-        let mut thinking = Stream::new(seed, Cause::ThinkTimes);
-        let mut starts = Stream::new(seed, Cause::SessionStarts);
+        let mut thinking = Stream::new(seed, RngStream::ThinkTimes);
+        let mut starts = Stream::new(seed, RngStream::SessionStarts);
         let think = users.think.0 as f64;
         let mut at: Vec<f64> = (0..users.count).map(|_| starts.unit() * think).collect();
         at.sort_unstable_by(f64::total_cmp);
@@ -194,18 +189,21 @@ impl Plan {
         Self { turns: Turns::AfterPrevious, until_ns: users.until.map(|at| at.0), ..plan }
     }
 
-    /// A plan that replays a trace.
+    /// Creates a plan that replays a trace.
     pub fn replay(trace: &Trace, shaped: &Shaped) -> Self {
         let requests = shaped.records.iter().enumerate().map(|(index, record)| {
             let alone = unique(index, record.at_ns, record.input_tokens, record.output_tokens);
-            let name = |(number, tokens): (u32, u32)| Block {
-                number,
-                tokens,
-                id: trace.block_ids[number as usize],
-            };
             let blocks = match record.blocks[..] {
                 [] => alone.blocks,
-                _ => shaped.sizes.split(record).map(name).collect(),
+                _ => shaped
+                    .sizes
+                    .split(record)
+                    .map(|(number, tokens)| Block {
+                        number,
+                        tokens,
+                        id: trace.block_ids[number as usize],
+                    })
+                    .collect(),
             };
             let (session, turn, think_ns) = (record.session, record.turn, record.think_ns);
             PlannedRequest { session, turn, think_ns, blocks, ..alone }
@@ -213,7 +211,7 @@ impl Plan {
         Self { requests: requests.collect(), ..Self::default() }
     }
 
-    /// Deals with the requests that exceed `context_tokens`.
+    /// Applies `on_too_long` to the requests that exceed `context_tokens`.
     pub fn fit(mut self, context_tokens: u32, on_too_long: OnTooLong) -> Result<Self, PlanError> {
         let before = self.requests.len();
         let context = u64::from(context_tokens);
@@ -250,8 +248,8 @@ impl Plan {
     }
 }
 
-/// What an ideal cache would hit in `requests`, in all and with server blocks of `server_block`
-/// tokens.
+/// Computes the hit rates of `requests` with an ideal cache, by blocks of the trace and by server
+/// blocks of `server_block` tokens.
 pub fn ideal_hits(requests: &[PlannedRequest], server_block: u32) -> IdealHits {
     let (mut cache, mut chains) = (InfiniteCache::default(), Chains::default());
     let (mut blocks, mut tokens, mut hit_blocks, mut hit_tokens) = (0, 0, 0, 0);
@@ -278,7 +276,7 @@ pub fn ideal_hits(requests: &[PlannedRequest], server_block: u32) -> IdealHits {
     }
 }
 
-/// A request whose prompt is one block of its own.
+/// Creates a request whose prompt is one unique block.
 fn unique(index: usize, at_ns: i64, input_tokens: u32, output_tokens: u32) -> PlannedRequest {
     PlannedRequest {
         intended_ns: at_ns,

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use chassis::settings::TelemetrySettings;
 use chassis::{Settings, Tasks, Telemetry};
+use traces::units::Nanos;
 
 use crate::plan::Plan;
 use crate::plan::body::BodyTemplate;
@@ -33,28 +34,28 @@ use crate::plan::workload::{self, Load, ServerLimits};
 pub use args::{RunArgs, SendingArgs, TargetArgs};
 pub use files::PageArgs;
 pub use reporting::ReportingArgs;
-use traces::units::Nanos;
 
-/// From the end of the preparations to the first intended time.
+/// Time from the end of the preparations to the start of the schedule.
 const LEAD: Duration = Duration::from_millis(200);
 const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last spans may take to be exported.
+/// Limit for the export of the last spans.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
-/// How long a scrape that is under way may take at the end.
+/// Limit for a scrape in progress at the end.
 const METRICS_LIMIT: Duration = Duration::from_secs(2);
 
-/// A run that is over.
+/// A finished run.
 pub struct Measurement {
-    /// What was to be sent.
+    /// Plan of the run.
     pub plan: Arc<Plan>,
-    /// What became of it.
+    /// Records of the run.
     pub outcome: RunOutcome,
-    /// What that says.
+    /// Report of the run.
     pub report: Report,
 }
 
-/// Makes a load and sends it, counted in `live`. Each message in `stop` stops more of it.
+/// Makes a load, sends it and computes the report. The first message in `stop` ends the sending,
+/// the second one cancels the requests in flight.
 pub async fn measure(
     args: &RunArgs,
     live: Arc<Live>,
@@ -144,7 +145,7 @@ fn template(sending: &SendingArgs, target: &TargetArgs, model: String) -> Result
         endpoint: target.endpoint,
         model,
         temperature: sending.temperature,
-        ignore_eos: !sending.heed_eos,
+        ignore_eos: !sending.respect_eos,
         extra,
     })
 }
@@ -155,7 +156,7 @@ fn annotations(sending: &SendingArgs) -> Result<Vec<Planned>> {
     Ok(all)
 }
 
-/// The export of the requests' spans, if it is asked for.
+/// Starts the export of spans, if there is an endpoint.
 fn telemetry(sending: &SendingArgs, run_id: &str) -> Result<Telemetry> {
     let settings = TelemetrySettings {
         otlp_endpoint: sending.otlp_endpoint.clone().filter(|url| !url.is_empty()),

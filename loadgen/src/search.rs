@@ -1,4 +1,5 @@
-//! Searches the highest rate that keeps its SLOs: open loop, over the rate, never over concurrency.
+//! The search for the highest rate that meets its SLOs, over the rate of an open loop, never over
+//! concurrency.
 
 pub mod goal;
 pub mod growth;
@@ -41,7 +42,7 @@ mod tests {
         }
     }
 
-    /// The first tenth is left out, as warm-up.
+    /// The first tenth is left out as warm-up.
     fn samples(served: &[(f64, f64, f64)]) -> Samples {
         let served = &served[served.len() / 10..];
         let ms = |of: fn(&(f64, f64, f64)) -> f64| -> Vec<Option<f64>> {
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn several_servers_of_constant_service_are_found_too() {
-        // M/D/4 has no short formula: its capacity is read off long runs of the model itself.
+        // M/D/4 has no short formula, so long runs of the model give its capacity.
         let queue = Queue { servers: 4, service: Service::Constant, mean_s: 0.2 };
         let asked = asked("ttft_p90=400ms");
         let kept = |rate: f64| {

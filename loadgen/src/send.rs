@@ -1,4 +1,4 @@
-//! Sends every request of a plan at its time and keeps what became of it.
+//! Sending of every request of a plan at its time, and the records of the responses.
 
 pub mod client;
 pub mod clock;
@@ -27,77 +27,77 @@ use live::Snapshot;
 use record::RequestRecord;
 pub use runner::Runner;
 
-/// What happens to a request that is due while the limit of requests in flight is reached.
+/// Treatment of a request that is due while the limit of requests in flight is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnFull {
-    /// It waits, and its waiting counts as response time.
+    /// The request waits, and the wait counts as response time.
     Queue,
-    /// It is not sent and counts as failed.
+    /// The request is not sent and counts as failed.
     Drop,
     /// The run ends.
     Abort,
 }
 
-/// How requests are sent.
+/// Options for sending requests.
 #[derive(Clone, Copy, Debug)]
 pub struct SendOptions {
-    /// The endpoint.
+    /// Endpoint of the requests.
     pub endpoint: Endpoint,
-    /// From when a request is due to when it must be over.
+    /// Limit from the intended time of a request to its end.
     pub timeout: Duration,
-    /// Limit of requests in flight.
+    /// Limit of requests in flight, if there is one.
     pub max_inflight: Option<usize>,
-    /// What happens at the limit.
+    /// Treatment of a request that is due at the limit.
     pub on_full: OnFull,
-    /// How long requests in flight may go on once the run is stopped.
+    /// Time that requests in flight have left once the run is stopped.
     pub grace: Duration,
-    /// How many threads send and receive.
+    /// Number of threads that send and receive.
     pub threads: usize,
 }
 
-/// What a run left behind.
+/// Result of a run.
 #[derive(Debug, Default)]
 pub struct RunOutcome {
-    /// Requests that were offered and are over, in order of the plan, of every phase.
+    /// Requests that were sent and are over, in order of the plan, of every phase.
     pub records: Vec<RequestRecord>,
-    /// Requests in flight that the operator cut off, in order of the plan.
+    /// Requests that the operator cancelled in flight, in order of the plan.
     pub cancelled: Vec<RequestRecord>,
-    /// Requests that the operator kept from being offered.
+    /// Number of requests that were not sent because the operator stopped the run.
     pub unsent: usize,
-    /// Turns of sessions that were not due before the end of the plan.
+    /// Number of turns that were not due before the end of the plan.
     pub beyond_end: usize,
-    /// Requests of the cool-down that were not needed: not sent, or cut off once the last measured
-    /// request was over.
+    /// Number of cool-down requests that were not needed: not sent, or cancelled after the end of
+    /// the last measured request.
     pub unneeded: usize,
-    /// Whether the load of the cool-down ran out before the last measured request was over.
+    /// True if the cool-down ended before the last measured request.
     pub cooldown_hit: bool,
-    /// Why the run was cut short.
+    /// Reason for cutting the run short, if it was.
     pub cut_short: Option<String>,
-    /// What the generator itself used.
+    /// Resources of the generator itself.
     pub client: ClientUse,
-    /// CPU seconds of this process.
+    /// CPU seconds of this process, where `/proc` has them.
     pub cpu_s: Option<f64>,
-    /// From the start of the schedule to the end of the last request.
+    /// Time from the start of the schedule to the end of the last request.
     pub wall_ns: i64,
 }
 
-/// What the generator used, and where it was held up.
+/// Resources that the generator used.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ClientUse {
-    /// How many threads sent and received.
+    /// Number of threads that send and receive.
     pub threads: usize,
-    /// Part of the time in which the busiest of them was on a CPU, if the system tells.
+    /// Share of the time that the busiest thread was on a CPU, where `/proc` has it.
     pub busiest: Option<f64>,
-    /// Part of the time in which one of them could have run and was given no CPU: the longest.
+    /// Largest share of the time that a thread was runnable without a CPU, where `/proc` has it.
     pub starved: Option<f64>,
-    /// Connections opened.
+    /// Number of connections opened.
     pub connections: u64,
 }
 
-/// Why a run could not go on.
+/// A failure of the generator that ends a run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The pacing threads could not be started.
+    /// A pacing thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
     /// A pacing thread panicked.

@@ -1,4 +1,4 @@
-//! What is seen of a run while it goes on, and what else happens in its course.
+//! Observation of a run in progress: display, metrics, and annotations of its timeline.
 
 pub mod annotate;
 pub mod exposition;

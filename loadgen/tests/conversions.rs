@@ -15,14 +15,14 @@ fn fixture(name: &str) -> PathBuf {
 
 const EXCERPT: &str = "data/mooncake_conversation_60s.jsonl";
 
-/// Runs `loadgen trace` with these arguments; what it prints.
+/// Runs `loadgen trace` with these arguments; returns its output.
 fn trace(arguments: &[&str]) -> anyhow::Result<String> {
     let words = ["loadgen", "trace"].iter().chain(arguments);
     let Command::Trace(command) = Cli::try_parse_from(words)?.command else { panic!("no trace") };
     Ok(loadgen::cli::trace::execute(command)?.0)
 }
 
-/// Changes a fixture; what is read back.
+/// Changes a fixture; returns the trace that is read back.
 fn changed(name: &str, arguments: &[&str], block_tokens: Option<u32>) -> anyhow::Result<Trace> {
     let folder = tempfile::tempdir()?;
     let (from, to) = (fixture(name), folder.path().join("out"));

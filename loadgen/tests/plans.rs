@@ -1,4 +1,4 @@
-//! Plans as the command line asks for them, without a server.
+//! Plans of command lines, without a server.
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
@@ -11,7 +11,8 @@ use loadgen::plan::workload::{self, Load, ServerLimits};
 use loadgen::plan::{Phase, Plan, PlannedRequest, Turns, ideal_hits};
 
 fn fixture(name: &str) -> String {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/traces/tests").join(name);
+    let path: PathBuf =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/traces/tests").join(name);
     path.to_str().unwrap().to_owned()
 }
 

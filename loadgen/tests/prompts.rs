@@ -51,7 +51,7 @@ fn prompts_of_a_scaled_trace_share_exactly_what_its_blocks_share() {
         }
     }
     assert!(compared > 30_000);
-    // Different blocks differ in their first token, so prompts part where their blocks do.
+    // Different blocks differ in their first token, so prompts diverge where their blocks do.
     let mut firsts: Vec<u32> = content.values().map(|tokens| tokens[0]).collect();
     firsts.sort_unstable();
     firsts.dedup();
@@ -82,4 +82,8 @@ fn text_prompts_of_the_served_model_are_exact() {
         let Prompt::Text(text) = maker.prompt(request).unwrap() else { panic!("not text") };
         assert_eq!(vocabulary.encode(&text).unwrap(), maker.tokens(request));
     }
+}
+
+fn close(got: f64, expected: f64) {
+    assert!((got - expected).abs() <= 1e-9 * expected.abs(), "{got} is not {expected}");
 }

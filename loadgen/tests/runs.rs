@@ -17,7 +17,7 @@ use tokio::sync::{Barrier, mpsc};
 
 const AT_ONCE: Act = Act::Stream { first: Duration::ZERO, gap: Duration::ZERO };
 
-/// What a run left behind.
+/// Results of a run.
 struct Done {
     report: Value,
     requests: Vec<Value>,
@@ -30,7 +30,7 @@ async fn load(mock: &Mock, arguments: &str) -> anyhow::Result<Done> {
     load_until(mock, arguments, stopped).await
 }
 
-/// Runs `loadgen run` with these arguments. The lag of a busy test machine decides nothing.
+/// Runs `loadgen run` with these arguments, without a limit on the lag of a busy test machine.
 async fn load_until(
     mock: &Mock,
     arguments: &str,
@@ -83,7 +83,7 @@ async fn figures_come_from_the_stamps_of_the_requests() {
     assert!(latency["ttft_service_ms"]["p50"].as_f64().unwrap() >= 30.0);
     assert!(latency["tpot_ms"]["p50"].as_f64().unwrap() >= 10.0);
     assert!(latency["e2e_service_ms"]["p50"].as_f64().unwrap() >= 70.0);
-    // Both SLOs were given; nobody makes a token in 1 ms here, so nobody is good.
+    // Both SLOs were given. No token takes less than 1 ms here, so no request is good.
     assert_eq!(report["goodput"]["good"], 0);
     assert_eq!(report["goodput"]["per_slo"][0]["attainment"], 1.0);
     assert_eq!(report["goodput"]["per_slo"][1]["attainment"], 0.0);
@@ -161,7 +161,7 @@ async fn failures_are_told_apart_and_count_as_misses() {
     assert_eq!(done.report["counts"]["failed"], 9);
     let goodput = &done.report["goodput"];
     assert_eq!((&goodput["good"], &goodput["offered"]), (&1.into(), &10.into()));
-    // Failures have no latency: only the one good reply does.
+    // Failures have no latency; only the one good reply does.
     assert_eq!(done.report["latency"]["ttft_response_ms"]["count"], 1);
 }
 
@@ -175,7 +175,7 @@ async fn nothing_completed_has_an_exit_code_of_its_own() {
 
 #[tokio::test]
 async fn a_stalled_server_does_not_hold_the_schedule_back() {
-    // Nobody is answered before all 50 have arrived: a generator that waits for replies never ends.
+    // The server replies only after all 50 have arrived, so a closed loop would never end.
     let barrier = Arc::new(Barrier::new(50));
     let mock = Mock::start(Some(4096), move |_| Act::Together(barrier.clone())).await;
     let arguments = "--rate 500 --arrivals constant --requests 50 --input-tokens 16";
@@ -239,13 +239,13 @@ async fn a_stop_reports_what_was_measured() {
     assert_eq!(count("completed"), 3);
     assert!(count("cancelled") >= 3);
     assert_eq!(count("offered") + count("cancelled") + count("unsent"), 100_000);
-    // Everything that was cut off had been sent in time, and its stamps are kept.
+    // All cancelled requests were sent in time, and have their time stamps.
     let schedule = &done.report["schedule"];
     assert_eq!(schedule["achieved_rps"], schedule["offered_rps"]);
     let cut = done.requests.iter().filter(|r| r["error_class"] == "cancelled");
     let stamped = |r: &&Value| r["dispatched_ns"].is_i64();
     assert_eq!(cut.filter(stamped).count() as u64, count("cancelled"));
-    // What the operator cut off is nobody's miss.
+    // A cancelled request is not a miss.
     assert_eq!(done.report["goodput"]["attainment"], 1.0);
 }
 

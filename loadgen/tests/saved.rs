@@ -1,4 +1,4 @@
-//! Reports that are saved, searched for, rendered again and compared.
+//! Saved reports: read, rendered again, compared, and found by searches.
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
@@ -14,7 +14,7 @@ use mock::{Act, Mock};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-/// Carries out a command line. The lag of a busy test machine decides nothing.
+/// Executes a command line, without a limit on the lag of a busy test machine.
 async fn carry_out(arguments: &str) -> anyhow::Result<(String, Ending)> {
     let (_stop, stopped) = mpsc::channel(1);
     let words = std::iter::once("loadgen").chain(arguments.split_whitespace());
@@ -70,7 +70,7 @@ async fn a_saved_report_renders_the_same_page_again() {
     let (text, ending) = carry_out(&again).await.unwrap();
     assert!(ending == Ending::Good && text.contains("warm-up 20: 20 left out"), "{text}");
     let page = |name: &str| std::fs::read_to_string(at(name)).unwrap();
-    // Of the numbers for the script the last digit may differ, after a trip through JSON.
+    // The last digit of the numbers for the script may differ after a round trip through JSON.
     let text = |name: &str| page(name).split("<script").next().unwrap().to_owned();
     assert!(text("first.html") == text("again.html"), "the pages differ");
     assert_eq!(page("first.csv").lines().count(), 101);
@@ -90,13 +90,13 @@ async fn only_valid_runs_of_one_schedule_are_compared() {
         run_to(&mock, Path::new(&at(name)), more).await;
     }
     let json = at("comparison.json");
-    // A run compared with itself differs in nothing, whatever the machine did meanwhile.
+    // A run compared with itself has no differences.
     let gate = format!("--gate ttft_p50=+5000% --gate errors=0% --json {json}");
     let (text, ending) = compare("a", "a", &gate).await.unwrap();
     assert!(ending == Ending::Good && text.contains("no difference"), "{text}");
     assert!(!text.contains("WORSE") && text.contains("gate errors=+0%  kept"), "{text}");
     assert_eq!(read(Path::new(&json))["gates"][1]["passage"], "kept");
-    // Ten times as slow, in the file.
+    // Ten times as slow, by an edit of the file.
     let mut slow = read(Path::new(&at("b")));
     for value in slow["samples"]["ttft_ms"].as_array_mut().unwrap() {
         *value = (value.as_f64().unwrap() * 10.0 + 100.0).into();

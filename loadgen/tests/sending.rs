@@ -1,4 +1,4 @@
-//! Runs against the built-in null server, whose times are known, and against servers that hang up.
+//! Runs against the null server, whose times are known, and against servers that close connections.
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
@@ -17,22 +17,22 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Every request of the plan ends in one way.
+/// Checks that every request of the plan has exactly one ending.
 fn adds_up(report: &Value) {
     let count = |name: &str| report["counts"][name].as_u64().unwrap();
     let ends = ["offered", "cancelled", "unsent", "beyond_end", "unneeded"];
     assert_eq!(ends.map(count).iter().sum::<u64>(), count("planned"), "{}", report["counts"]);
 }
 
-/// What a run left behind.
+/// Results of a run.
 struct Done {
     report: Value,
     requests: Vec<Value>,
     ending: Ending,
 }
 
-/// Runs `loadgen run` with these arguments; one of more than one word stands in `quoted`. The lag of
-/// a busy test machine decides nothing.
+/// Runs `loadgen run` with these arguments, without a limit on the lag of a busy test machine.
+/// `quoted` has an argument of several words.
 async fn load(url: &str, arguments: &str, quoted: &[&str]) -> Done {
     let folder = tempfile::tempdir().unwrap();
     let (json, jsonl) = (folder.path().join("report.json"), folder.path().join("lines.jsonl"));
@@ -83,7 +83,7 @@ async fn what_is_measured_is_what_the_server_was_told_to_do() {
             let order = ["dispatched_ns", "written_ns", "first_byte_ns", "first_token_ns"];
             let stamps = order.map(|name| ns(request, name));
             assert!(stamps.is_sorted(), "{request}");
-            // The server's own account and ours are of the same request: ours is the longer one.
+            // Server and client measure the same request, and the client's time is the longer one.
             let served = ms(&request["server_ttft_ms"]);
             assert!(served >= 40.0, "{request}");
             assert!((stamps[3] - stamps[0]) as f64 / 1e6 >= served, "{request}");
@@ -94,7 +94,7 @@ async fn what_is_measured_is_what_the_server_was_told_to_do() {
                 .map(|t| t.as_i64().unwrap())
                 .collect();
             assert_eq!(tokens.len(), 6);
-            // The last one is due 40 ms and five gaps of 15 ms after the sending at the earliest.
+            // The last token is due at least 40 ms and five gaps of 15 ms after the send.
             assert!(tokens[5] - stamps[0] >= 115_000_000, "{request}");
             let stages = request["stages"].as_array().unwrap();
             let names: Vec<&str> = stages.iter().map(|s| s["name"].as_str().unwrap()).collect();
@@ -126,7 +126,7 @@ async fn a_cool_down_keeps_the_load_up_until_the_last_measured_request_is_over()
     assert_eq!(done.ending, Ending::Good, "{}", done.report["verdict"]);
     assert_eq!(done.report["latency"]["ttft_response_ms"]["count"], 10);
     assert_eq!(done.report["counts"]["cancelled"], 0);
-    // Short ones that came later were over before the last of the ten; 20 s would be 2,000.
+    // Later short requests ended before the last of the ten; 20 s would be 2,000 requests.
     let over = done.requests.len();
     assert!((11..500).contains(&over), "{over}");
     adds_up(&done.report);
@@ -148,7 +148,7 @@ async fn a_user_sends_the_next_request_after_the_answer_and_a_thought() {
     for (at, (intended, _)) in spans.iter().enumerate() {
         let in_flight = spans.iter().filter(|(from, to)| from < intended && intended < to).count();
         assert!(in_flight < 3, "{spans:?}");
-        // All but the first of each user were due exactly 30 ms after an answer.
+        // All but the first of each user were due exactly 30 ms after a response.
         let follows = spans.iter().any(|(_, finished)| finished + 30_000_000 == *intended);
         assert!(at < 3 || follows, "{spans:?}");
     }
@@ -209,7 +209,7 @@ async fn a_stream_that_stalls_ends_at_the_time_out_with_what_it_brought() {
     for request in &done.requests {
         assert_eq!(request["error_class"], "timeout");
         assert_eq!(request["token_ns"].as_array().unwrap().len(), 1);
-        // The time-out counts from when it was due.
+        // The timeout counts from the intended time.
         let lasted = ns(request, "finished_ns") - ns(request, "intended_ns");
         assert!(lasted >= 1_500_000_000, "{request}");
     }
@@ -227,8 +227,8 @@ async fn a_connection_that_breaks_in_mid_stream_is_told_from_a_stream_that_ends_
     }
 }
 
-/// Answers each connection's first request and hangs up after it without saying so beforehand,
-/// where `short` after having announced one more byte than it sends of a stream.
+/// Serves one request per connection, then closes it without notice. If `short`, the response to it
+/// is one byte shorter than announced.
 async fn hangs_up(answers: usize, short: bool) -> (String, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -266,7 +266,7 @@ async fn a_kept_connection_that_the_server_closed_is_replaced() {
     assert_eq!(done.report["counts"]["completed"], 3, "{}", done.report["errors"]);
 }
 
-/// Starts the program; gives it and the address in the first line it prints.
+/// Starts the program; returns it and the address in its first line of output.
 fn start(arguments: &[&str]) -> (Child, String) {
     let mut child = Process::new(env!("CARGO_BIN_EXE_loadgen"))
         .args(arguments)
@@ -302,7 +302,7 @@ fn the_exit_status_tells_how_it_ended() {
     assert_eq!(wrong.status.code(), Some(2));
     let mut cut = run(&format!("{load} --requests 100000 --grace 100ms --progress json"));
     let mut cut = cut.stderr(Stdio::piped()).spawn().unwrap();
-    // Once it tells of its progress, it listens for signals.
+    // Once the program prints its progress, it listens for signals.
     let mut line = String::new();
     BufReader::new(cut.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert!(line.starts_with('{'), "{line}");
@@ -312,7 +312,7 @@ fn the_exit_status_tells_how_it_ended() {
     std::io::Read::read_to_string(cut.stdout.as_mut().unwrap(), &mut report).unwrap();
     assert_eq!(cut.wait().unwrap().code(), Some(130));
     assert!(report.contains("Ctrl-C"), "{report}");
-    // The end of its standard input ends a tethered server.
+    // The end of standard input ends a tethered server.
     drop(server.stdin.take());
     assert!(server.wait().unwrap().success());
 }
@@ -328,7 +328,7 @@ fn calibrate_measures_its_own_server_and_the_bare_loop() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&done.stdout);
-    // Whether the step is to be trusted is up to the machine; what it consists of is not.
+    // The validity of the step depends on the machine; its content does not.
     assert!(matches!(done.status.code(), Some(0 | 3)), "{text}");
     let all: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     let step = &all["steps"][0];

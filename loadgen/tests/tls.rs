@@ -1,4 +1,4 @@
-//! Runs against a server behind TLS, whose certificate is checked.
+//! Runs against a server with TLS, whose certificate is checked.
 
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
@@ -25,7 +25,7 @@ fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
 }
 
-/// The null server behind TLS, with a certificate for `localhost`; each shake of hands takes
+/// Starts the null server behind TLS, with a certificate for `localhost`. Each handshake takes
 /// `slow` longer.
 struct Front {
     port: u16,
@@ -56,7 +56,7 @@ async fn front(slow: Duration) -> Front {
             let acceptor = acceptor.clone();
             connections.spawn(async move {
                 tokio::time::sleep(slow).await;
-                // A client that does not trust the certificate goes away here.
+                // A client that does not trust the certificate closes the connection here.
                 let Ok(mut outside) = acceptor.accept(stream).await else { return };
                 let mut inside = TcpStream::connect(behind).await.unwrap();
                 let _ended = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
@@ -66,7 +66,7 @@ async fn front(slow: Duration) -> Front {
     Front { port, _null: null, _tasks: tasks }
 }
 
-/// Runs `loadgen run` with these arguments; its report and how it ended.
+/// Runs `loadgen run` with these arguments; returns its report and its ending.
 async fn load(arguments: &str) -> Result<(Value, Ending), String> {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("report.json");
@@ -94,7 +94,7 @@ async fn a_load_behind_tls_counts_the_handshake_as_connecting() {
         (&20.into(), &0.into())
     );
     assert_eq!(report["workload"]["url"], format!("https://localhost:{}", front.port));
-    // The first requests had no connection yet; the server's TTFT is nothing.
+    // The first requests had no connection yet; the server's TTFT is zero.
     let at_least = |value: &Value| value.as_f64().unwrap() >= slow.as_secs_f64() * 1e3;
     assert!(at_least(&report["schedule"]["connect_ms"]["max"]), "{}", report["schedule"]);
     assert!(at_least(&report["latency"]["ttft_service_ms"]["max"]), "{}", report["latency"]);
@@ -106,7 +106,7 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
     let refused = load(&format!("--url https://localhost:{}", front.port)).await.unwrap_err();
     assert!(refused.contains("no TLS with localhost"), "{refused}");
     assert!(refused.contains("UnknownIssuer; name the authority"), "{refused}");
-    // It is made out to localhost, not to this address.
+    // The certificate is for localhost, not for this address.
     let authority = file("authority.pem");
     let url = format!("--url https://127.0.0.1:{}", front.port);
     let other = load(&format!("{url} --ca-file {}", authority.display())).await.unwrap_err();
@@ -121,7 +121,7 @@ async fn the_authorities_of_the_system_are_asked_unless_others_are_named() {
     let program = tokio::process::Command::new(env!("CARGO_BIN_EXE_loadgen"))
         .args(arguments)
         .args(["--requests", "5", "--url", &url])
-        // Where OpenSSL, and what goes by it, finds the system's authorities.
+        // The variable with which OpenSSL, and programs like it, find the system's authorities.
         .env("SSL_CERT_FILE", file("authority.pem"))
         .kill_on_drop(true)
         .output();
@@ -133,14 +133,14 @@ async fn the_authorities_of_the_system_are_asked_unless_others_are_named() {
 #[tokio::test]
 async fn what_cannot_be_tls_is_named() {
     let front = front(Duration::ZERO).await;
-    // Like others that do not speak TLS, it answers what it does not understand in plain HTTP.
+    // Like other servers without TLS, it responds to an unknown request in plain HTTP.
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let plain_port = plain.local_addr().unwrap().port();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let (mut stream, _) = plain.accept().await.unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-        // Read to the end, so that no reset takes the answer away.
+        // Reads to the end, so that no reset discards the response.
         let _ended = stream.read_to_end(&mut Vec::new()).await;
     });
     let authority = file("authority.pem");

@@ -1,4 +1,4 @@
-//! The null server as a process of its own.
+//! The null server as a separate process.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,10 +12,10 @@ use crate::send::clock::cpu_seconds_of;
 
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// A running server; it ends when dropped.
+/// A running server. Dropping it ends the process.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// Its base URL.
+    /// Base URL.
     pub(super) url: String,
     child: Child,
 }
@@ -34,16 +34,17 @@ impl Server {
             .with_context(|| format!("cannot start {}", program.display()))?;
         let out = child.stdout.take().context("the server has no standard output")?;
         let mut lines = BufReader::new(out).lines();
-        let line = tokio::time::timeout(START_LIMIT, lines.next_line())
-            .await
-            .with_context(|| format!("the server said nothing for {START_LIMIT:?}"))??;
+        let line =
+            tokio::time::timeout(START_LIMIT, lines.next_line()).await.with_context(|| {
+                format!("the null server printed no address within {START_LIMIT:?}")
+            })??;
         match line.as_deref().and_then(|line| line.strip_prefix("listening at ")) {
             Some(url) => Ok(Self { url: url.to_owned(), child }),
-            None => bail!("the server said {line:?} instead of where it listens"),
+            None => bail!("the null server printed {line:?} instead of its address"),
         }
     }
 
-    /// CPU seconds that it has used.
+    /// Returns the CPU seconds of the server.
     pub(super) fn cpu_seconds(&self) -> Option<f64> {
         cpu_seconds_of(self.child.id()?)
     }

@@ -1,4 +1,4 @@
-//! One step of the ramp: a load of streams, measured once all of them are there.
+//! One step of the ramp: a load of streams, measured once all of them have started.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use traces::gaps::Gaps;
+use traces::quantile::Quantiles;
+use traces::rate::Rate;
+use traces::units::{Nanos, Range};
 
 use super::child::Server;
 use super::{Shape, Step, TTFT};
@@ -21,10 +25,6 @@ use crate::send::live::Live;
 use crate::send::pacer::Pace;
 use crate::send::record::RequestRecord;
 use crate::send::{OnFull, RunOutcome, Runner, SendOptions};
-use traces::gaps::Gaps;
-use traces::quantile::Quantiles;
-use traces::rate::Rate;
-use traces::units::{Nanos, Range};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LEAD: Duration = Duration::from_millis(200);
@@ -38,22 +38,33 @@ pub(super) struct Cpu {
     server_s: Option<f64>,
 }
 
+/// Use of the CPU between two moments, where `/proc` has it.
+pub(super) struct CpuUse {
+    /// Share of the time that the sending thread was on a CPU.
+    pub(super) busy: Option<f64>,
+    /// Share of the time that the sending thread was runnable without a CPU.
+    starved: Option<f64>,
+    /// CPU cores of the server.
+    server_cores: Option<f64>,
+}
+
 impl Cpu {
     pub(super) fn now(server: &Server) -> Self {
         let (at, threads) = (Instant::now(), ThreadTimes::of_senders());
         Self { at, threads, server_s: server.cpu_seconds() }
     }
 
-    /// Busy and starved part of the sending thread, and cores of the server, until `later`.
-    pub(super) fn until(&self, later: &Self) -> (Option<f64>, Option<f64>, Option<f64>) {
+    /// Returns the use of the CPU until `later`.
+    pub(super) fn until(&self, later: &Self) -> CpuUse {
         let span = later.at - self.at;
         let (busy, starved) = self.threads.until(&later.threads, span.as_nanos() as i64);
         let server = self.server_s.zip(later.server_s);
-        (busy, starved, server.map(|(from, to)| (to - from) / span.as_secs_f64()))
+        let server_cores = server.map(|(from, to)| (to - from) / span.as_secs_f64());
+        CpuUse { busy, starved, server_cores }
     }
 }
 
-/// Drives one load through the very runner that measures servers.
+/// Sends one load with the runner that measures servers.
 pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
     let plan = Arc::new(plan(shape)?);
     let alphabet = Alphabet::of_range(TOKEN_IDS, 0)?;
@@ -88,21 +99,19 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
         (before, Cpu::now(server))
     };
     let (outcome, (before, after)) = tokio::join!(runner.run(pace, stopped, ()), watch);
-    Ok(figures(shape, &plan, &outcome?, before.until(&after)))
+    Ok(figures(shape, &plan, &outcome?, &before.until(&after)))
 }
 
 fn nanos(span: Duration) -> i64 {
     span.as_nanos() as i64
 }
 
-/// Arrivals for as long as it takes until the first streams end, and then for as long as is
-/// measured.
+/// Plans arrivals until the first streams end, and then for the measured time.
 fn plan(shape: &Shape) -> Result<Plan> {
     let duration = Nanos(nanos(shape.stream() + shape.hold));
     let bounds = Bounds { requests: None, duration: Some(duration) };
     let arrivals = Arrivals { gaps: Gaps::Constant, rate: Rate::Flat(shape.rate()) };
-    let times =
-        intended_times(&arrivals, bounds, 0).context("the load of a step cannot be planned")?;
+    let times = intended_times(&arrivals, bounds, 0).context("cannot plan the load of a step")?;
     let tokens = Range { lo: shape.tokens, hi: shape.tokens };
     let mut plan = Plan::synthetic(&times, PROMPT_TOKENS, tokens, 0);
     plan.origin.blocks = plan.requests.len();
@@ -114,12 +123,7 @@ fn plan(shape: &Shape) -> Result<Plan> {
     Ok(plan)
 }
 
-fn figures(
-    shape: &Shape,
-    plan: &Plan,
-    outcome: &RunOutcome,
-    (busy, starved, server_cores): (Option<f64>, Option<f64>, Option<f64>),
-) -> Step {
+fn figures(shape: &Shape, plan: &Plan, outcome: &RunOutcome, cpu: &CpuUse) -> Step {
     let ms = |ns: i64| ns as f64 / 1e6;
     let window = nanos(shape.stream())..nanos(shape.stream() + shape.hold);
     let all = &outcome.records;
@@ -128,27 +132,29 @@ fn figures(
     let came = all.iter().flat_map(|record| record.reply.tokens.iter());
     let tokens_per_s =
         came.filter(|at| window.contains(at)).count() as f64 / shape.hold.as_secs_f64();
-    let beyond =
-        |record: &RequestRecord| Some(ms(record.ttft_ns(record.dispatched_ns?)? - nanos(TTFT)));
     Step {
         streams: shape.streams,
         streams_peak: peak(all),
         tokens_per_s_asked: shape.token_rate(),
         tokens_per_s,
         lag_ms: Quantiles::of(measured().map(|record| ms(record.lag_ns())).collect()),
-        ttft_beyond_ms: Quantiles::of(measured().filter_map(beyond).collect()),
+        ttft_beyond_ms: Quantiles::of(
+            measured()
+                .filter_map(|record| Some(ms(record.ttft_ns(record.dispatched_ns?)? - nanos(TTFT))))
+                .collect(),
+        ),
         itl_ms: Quantiles::of(measured().flat_map(|r| r.reply.tokens.gaps()).map(ms).collect()),
         failed: all.iter().filter(|record| !record.succeeded()).count(),
-        busy,
-        starved,
-        server_cores,
-        cpu_us_per_token: busy.map(|busy| busy * 1e6 / tokens_per_s.max(1e-9)),
+        busy: cpu.busy,
+        starved: cpu.starved,
+        server_cores: cpu.server_cores,
+        cpu_us_per_token: cpu.busy.map(|busy| busy * 1e6 / tokens_per_s.max(1e-9)),
         faults: Vec::new(),
     }
     .judge()
 }
 
-/// The most requests that were in flight at once.
+/// Returns the largest number of requests in flight.
 fn peak(records: &[RequestRecord]) -> usize {
     let begun = records.iter().filter_map(|record| record.dispatched_ns).map(|at| (at, 1_i64));
     let ended = records.iter().map(|record| (record.finished_ns, -1));

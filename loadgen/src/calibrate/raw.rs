@@ -1,4 +1,4 @@
-//! The machine's own floor: the same streams, read by a loop that does nothing with the bytes.
+//! The lower bound of the machine: the same streams, read by a loop that ignores the bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,10 +14,10 @@ use super::child::Server;
 use super::load::Cpu;
 use super::{RawStep, Shape};
 
-/// What ends the answer of a stream.
+/// Last bytes of the response of a stream.
 const END: &[u8] = b"\r\n0\r\n\r\n";
 
-/// Reads as many streams as a step does, and for as long.
+/// Reads as many streams as a step, for the same time.
 pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<RawStep> {
     let address = server.url.trim_start_matches("http://").to_owned();
     let request: Arc<[u8]> = request(shape.tokens).into();
@@ -26,7 +26,7 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<RawStep> {
     let begin = start + shape.stream();
     let mut tasks = JoinSet::new();
     for stream in 0..shape.streams {
-        // They begin one after the other, as the streams of a step do.
+        // The streams start one after the other, as those of a step do.
         let first = start + shape.stream() * stream / shape.streams;
         let (address, request, messages) = (address.clone(), request.clone(), messages.clone());
         tasks.spawn(async move {
@@ -46,7 +46,7 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<RawStep> {
         tokio::time::sleep_until(begin + shape.hold).await;
         (before.until(&Cpu::now(server)), messages.load(Relaxed) - count)
     };
-    let ((busy, _, _), count) = tokio::select! {
+    let (cpu, count) = tokio::select! {
         watched = watch => watched,
         error = broken => return Err(error),
     };
@@ -54,12 +54,12 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<RawStep> {
     Ok(RawStep {
         streams: shape.streams,
         messages_per_s,
-        busy,
-        cpu_us_per_message: busy.map(|busy| busy * 1e6 / messages_per_s.max(1e-9)),
+        busy: cpu.busy,
+        cpu_us_per_message: cpu.busy.map(|busy| busy * 1e6 / messages_per_s.max(1e-9)),
     })
 }
 
-/// The request of a step, in bytes.
+/// Returns the request of a step, in bytes.
 fn request(tokens: u32) -> Vec<u8> {
     let body = format!(
         "{{\"model\":\"null\",\"prompt\":[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16],\
@@ -69,7 +69,7 @@ fn request(tokens: u32) -> Vec<u8> {
     format!("{head}content-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-/// Sends the request and reads the answer, again and again; counts what comes.
+/// Sends the request and reads the response in a loop, and counts the messages.
 async fn read_on(address: &str, request: &[u8], messages: &AtomicU64) -> Result<()> {
     let connected = tokio::time::timeout(Duration::from_secs(10), TcpStream::connect(address));
     let mut stream = connected.await.context("not connected after 10 s")??;

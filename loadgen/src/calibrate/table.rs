@@ -1,11 +1,11 @@
-//! A calibration for people.
+//! A calibration as text for people.
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use super::{Calibration, Step};
 
-/// The table, and what it means.
+/// Renders the table and the conclusion.
 pub(super) fn render(all: &Calibration) -> String {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY);

@@ -1,4 +1,4 @@
-//! `loadgen compare`: did it become better or worse?
+//! `loadgen compare`: compares two saved reports and applies gates.
 
 use std::fmt::Write;
 use std::io::Write as _;
@@ -7,25 +7,25 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
+use traces::text::{line, table};
 
 use super::exit::Ending;
 use crate::compare::gate::{Gate, Passage, passage};
 use crate::compare::{Comparison, Finding, Row, compare};
 use crate::report::{output, saved};
-use traces::text::{line, table};
 
-/// Two reports, and what may not happen between them.
+/// Two reports, and the gates between them.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// The report before, written with --json.
+    /// Report before the change, written with --json.
     pub before: PathBuf,
-    /// The report after.
+    /// Report after the change, written with --json.
     pub after: PathBuf,
-    /// What a figure may lose, such as ttft_p99=+5% or goodput=-2%; beyond it the exit status is 5.
-    /// May be repeated.
+    /// Allowed change of a figure, such as ttft_p99=+5% or goodput=-2%. Beyond it the exit status
+    /// is 5. May be repeated.
     #[arg(long = "gate", value_name = "GATE")]
     pub gates: Vec<Gate>,
-    /// A gate that the requests are too few to judge fails too.
+    /// Fail gates for which the requests are too few.
     #[arg(long)]
     pub strict: bool,
     /// Seed of the bootstrap.
@@ -36,7 +36,7 @@ pub struct CompareArgs {
     pub json: Option<PathBuf>,
 }
 
-/// Carries out the comparison; the text for standard output and whether the gates were kept.
+/// Executes the command. Returns the text for standard output and the ending.
 pub fn execute(args: &CompareArgs) -> Result<(String, Ending)> {
     let (before, after) = (saved::read(&args.before)?, saved::read(&args.after)?);
     let comparison = compare(&before, &after, args.seed)?;
@@ -78,7 +78,7 @@ fn render(comparison: &Comparison) -> String {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    // Latencies in milliseconds, parts in percent.
+    // Latencies in milliseconds, shares in percent.
     let part = matches!(row.name.as_str(), "errors" | "goodput");
     let show = |value: f64| {
         if part { format!("{:.2} %", 100.0 * value) } else { format!("{value:.2} ms") }

@@ -1,24 +1,24 @@
-//! How commands end, and the exit status that says so.
+//! Endings of commands, and their exit statuses.
 
 use crate::report::Report;
 
-/// How a command ended.
+/// Ending of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// As asked.
+    /// Success.
     Good,
-    /// The generator does not believe its own figures.
+    /// The figures may describe the generator instead of the server.
     Invalid,
-    /// Not one request was answered.
+    /// No request completed.
     NothingCompleted,
-    /// An SLO is missed at every rate, or a gate was not kept.
+    /// An SLO was missed at every rate, or a gate failed.
     Missed,
-    /// The operator ended it.
+    /// The operator ended the run.
     CutShort,
 }
 
 impl Ending {
-    /// How the run of `report` ended.
+    /// Returns the ending of the run of `report`.
     pub fn of(report: &Report) -> Self {
         if report.cut_short.is_some() {
             Self::CutShort
@@ -31,7 +31,7 @@ impl Ending {
         }
     }
 
-    /// The exit status.
+    /// Returns the exit status.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Good => 0,

@@ -1,4 +1,4 @@
-//! `loadgen report`: saved reports, rendered again.
+//! `loadgen report`: renders saved reports again.
 
 use std::path::PathBuf;
 
@@ -10,22 +10,21 @@ use crate::report::render::{merged, table};
 use crate::report::{output, saved};
 use crate::run::PageArgs;
 
-/// Which report, and what to make of it.
+/// Reports, and the files to write.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Reports that were written with --json; of several, the percentiles of all their requests are
-    /// printed.
+    /// Reports written with --json. For several, the percentiles of all their requests are printed.
     #[arg(required = true)]
     pub reports: Vec<PathBuf>,
-    /// Write one CSV row for each measured request.
+    /// Write one CSV row per measured request.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// Where it is written for people.
+    /// Files for people.
     #[command(flatten)]
     pub page: PageArgs,
 }
 
-/// Carries out the command; the text for standard output and how the run had ended.
+/// Executes the command. Returns the text for standard output and the ending of the run.
 pub fn execute(args: &ReportArgs) -> Result<(String, Ending)> {
     let reports = args.reports.iter().map(|path| saved::read(path)).collect::<Result<Vec<_>>>()?;
     let [report] = reports.as_slice() else {

@@ -11,7 +11,8 @@ use crate::report::render::{lines, table};
 use crate::run::{Measurement, RunArgs, measure};
 use crate::send::live::Live;
 
-/// Makes a load, sends it and reports. Each message in `stop` stops more of it.
+/// Makes a load, sends it and reports on it. The first message in `stop` ends the sending, the
+/// second one cancels the requests in flight.
 pub async fn execute(args: &RunArgs, stop: mpsc::Receiver<String>) -> Result<(String, Ending)> {
     let live = Arc::new(Live::new(args.reporting.slos.clone()));
     let Measurement { plan, outcome, report } = measure(args, live, stop).await?;

@@ -1,10 +1,11 @@
-//! `loadgen search`: the highest rate that keeps its SLOs.
+//! `loadgen search`: searches the highest rate that meets its SLOs.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser};
 use tokio::sync::mpsc;
+use traces::units::Nanos;
 
 use super::exit::Ending;
 use crate::plan::args::{LoadArgs, ReplayArgs};
@@ -15,10 +16,9 @@ use crate::run::{PageArgs, ReportingArgs, RunArgs, SendingArgs, TargetArgs};
 use crate::search::goal::Bound;
 use crate::search::shell::Search;
 use crate::watch::progress::ProgressMode;
-use traces::units::Nanos;
 
-/// Everything about a search. `--rate` says where it begins; with a trace its own rate does, and
-/// other rates replay it faster or slower.
+/// Flags of a search. It starts at `--rate`, or at a trace's own rate. Other rates replay the trace
+/// faster or slower.
 #[derive(Debug, Args)]
 pub struct SearchArgs {
     /// The server.
@@ -30,58 +30,59 @@ pub struct SearchArgs {
     /// A trace to replay.
     #[command(flatten)]
     pub replay: ReplayArgs,
-    /// How requests are sent.
+    /// Sending of the requests.
     #[command(flatten)]
     pub sending: SendingArgs,
-    /// Where to look and what for.
+    /// Search space and requirements.
     #[command(flatten)]
     pub looking: LookingArgs,
 }
 
-/// Where to look and what for.
+/// Search space and requirements.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Search")]
 pub struct LookingArgs {
-    /// What must be kept: a percentile, ttft_p99=500ms, or a bound for goodput, tpot=50ms. May be
+    /// SLO to meet: a percentile, ttft_p99=500ms, or a bound for goodput, tpot=50ms. May be
     /// repeated.
     #[arg(long = "slo", value_name = "SLO", required = true)]
     pub slos: Vec<Bound>,
-    /// Part of the requests that must keep all bounds together; 0.99 for bounds without percentile.
+    /// Share of the requests that must meet all bounds together. Default: 0.99 for bounds without a
+    /// percentile.
     #[arg(long)]
     pub goodput: Option<f64>,
-    /// The lowest rate to try, requests per second.
+    /// Lowest rate to try, in requests per second.
     #[arg(long, default_value_t = 0.1)]
     pub lowest: f64,
-    /// The highest.
+    /// Highest rate to try, in requests per second.
     #[arg(long, default_value_t = 10_000.0)]
     pub highest: f64,
-    /// How close held and missed rates must come, as a part of the rate.
+    /// Distance of held and missed rates at which the search ends, as a share of the rate.
     #[arg(long, default_value_t = 0.05)]
     pub precision: f64,
-    /// How long a probe lasts at least.
+    /// Smallest length of a probe.
     #[arg(long, default_value = "30s")]
     pub probe: Nanos,
-    /// How long a probe may be made so that it has requests enough for the percentile.
+    /// Largest length of a probe, for enough requests for the percentile.
     #[arg(long, default_value = "2m")]
     pub longest: Nanos,
     /// Rest between probes.
     #[arg(long, default_value = "2s")]
     pub settle: Nanos,
-    /// The most probes.
+    /// Largest number of probes.
     #[arg(long, default_value_t = 30)]
     pub probes: usize,
-    /// p99 lag that is still valid: unless given, the larger of 1 ms and 1 % of the median TTFT.
+    /// Largest p99 lag of a valid run. Default: the larger of 1 ms and 1 % of the median TTFT.
     #[arg(long)]
     pub lag_limit: Option<Nanos>,
     /// Write the search, and its run at the highest held rate, as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Where it is written for people.
+    /// Files for people.
     #[command(flatten)]
     pub page: PageArgs,
 }
 
-/// Carries out the search; the text for standard output and how it ended.
+/// Executes the command. Returns the text for standard output and the ending.
 pub async fn execute(args: SearchArgs, stop: mpsc::Receiver<String>) -> Result<(String, Ending)> {
     let SearchArgs { target, load, replay, sending, looking } = args;
     let space = space(&looking, load.rate)?;
@@ -101,7 +102,7 @@ pub async fn execute(args: SearchArgs, stop: mpsc::Receiver<String>) -> Result<(
         longest: looking.longest,
         settle: looking.settle,
     };
-    let done = search.carry_out(stop).await?;
+    let done = search.run(stop).await?;
     let files = looking.page.files(looking.json.as_deref(), None);
     output::write_all(&files, &done.report)?;
     let Some(found) = &done.report.search else { bail!("the search left no result") };
@@ -116,7 +117,7 @@ pub async fn execute(args: SearchArgs, stop: mpsc::Receiver<String>) -> Result<(
 
 fn space(looking: &LookingArgs, start: Option<f64>) -> Result<Space> {
     let &LookingArgs { lowest, highest, precision, probes, goodput, .. } = looking;
-    // A trace begins at its own rate, which is not known yet.
+    // A trace starts at its own rate, which is not known yet.
     let start = start.unwrap_or(lowest);
     if !(0.0 < lowest && lowest < highest && highest.is_finite()) {
         bail!("--lowest {lowest} must be positive and below --highest {highest}");
@@ -133,7 +134,7 @@ fn space(looking: &LookingArgs, start: Option<f64>) -> Result<Space> {
     Ok(Space { start, lowest, highest, precision, probes })
 }
 
-/// Reporting as it is when nothing is asked for.
+/// Returns the default flags of a report.
 fn usual_reporting() -> ReportingArgs {
     #[derive(Parser)]
     struct Usual {

@@ -1,4 +1,4 @@
-//! `loadgen trace`: what can be done with trace files.
+//! `loadgen trace`: prints, converts and edits trace files.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -6,21 +6,21 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-
-use super::exit::Ending;
-use crate::plan::vocabulary;
 use traces::edit::{cut, dequantize, scale, thin};
 use traces::quantum::Dequantize;
 use traces::stats::stats;
 use traces::units::{Nanos, Window};
-use traces::{self, Format, ReadOptions, Trace, summary, write};
+use traces::{Format, ReadOptions, Trace, summary, write};
 
-/// What can be done with traces.
+use super::exit::Ending;
+use crate::plan::vocabulary;
+
+/// Commands for traces.
 #[derive(Debug, Subcommand)]
 pub enum TraceCommand {
     /// Print the statistics of a trace.
     Inspect {
-        /// The trace.
+        /// Trace to read.
         #[command(flatten)]
         from: SourceArgs,
         /// Print one JSON object.
@@ -29,67 +29,67 @@ pub enum TraceCommand {
     },
     /// Write a trace in another format.
     Convert {
-        /// The trace.
+        /// Trace to read.
         #[command(flatten)]
         from: SourceArgs,
-        /// Where to.
+        /// File to write.
         #[command(flatten)]
         into: TargetArgs,
-        /// The format to write.
+        /// Format to write.
         #[arg(long, value_enum)]
         to: Format,
     },
-    /// Keep a piece of the time.
+    /// Keep a span of time.
     Cut {
-        /// The trace.
+        /// Trace to read.
         #[command(flatten)]
         from: SourceArgs,
-        /// Where to.
+        /// File to write.
         #[command(flatten)]
         into: TargetArgs,
-        /// Where the piece begins.
+        /// Start of the span.
         #[arg(long = "from", default_value = "0s")]
         start: Nanos,
-        /// Where it ends; at the end of the trace unless given.
+        /// End of the span. Default: the end of the trace.
         #[arg(long = "to")]
         end: Option<Nanos>,
     },
-    /// Divide lengths and block sizes; which blocks prompts share stays as it is.
+    /// Divide lengths and block sizes. Prompts share the same blocks afterwards.
     Scale {
-        /// The trace.
+        /// Trace to read.
         #[command(flatten)]
         from: SourceArgs,
-        /// Where to.
+        /// File to write.
         #[command(flatten)]
         into: TargetArgs,
-        /// The divisor.
+        /// Divisor.
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         by: u32,
     },
-    /// Keep a part of the sessions or prefix trees, each of them whole.
+    /// Keep a share of the sessions or prefix trees, each of them whole.
     Thin {
-        /// The trace.
+        /// Trace to read.
         #[command(flatten)]
         from: SourceArgs,
-        /// Where to.
+        /// File to write.
         #[command(flatten)]
         into: TargetArgs,
-        /// Keep whole sessions, or trees of prompts with a common beginning (the only way there is).
+        /// Keep whole sessions, or trees of prompts with a common prefix (the only method).
         #[arg(long, default_value_t = true, num_args = 0)]
         by_session: bool,
-        /// The part to keep, up to 1.
+        /// Share to keep, up to 1.
         #[arg(long)]
         keep: f64,
     },
     /// Spread arrivals that share a coarse time stamp.
     Dequantize {
-        /// The trace.
+        /// Trace to read.
         #[command(flatten)]
         from: SourceArgs,
-        /// Where to.
+        /// File to write.
         #[command(flatten)]
         into: TargetArgs,
-        /// How.
+        /// Method.
         #[arg(long, value_enum, default_value = "uniform")]
         how: Dequantize,
     },
@@ -98,18 +98,18 @@ pub enum TraceCommand {
 /// A trace to read.
 #[derive(Debug, Args)]
 pub struct SourceArgs {
-    /// The trace: a file or a folder.
+    /// Trace to read: a file or a folder.
     path: PathBuf,
-    /// Its format; found out from its content unless given.
+    /// Format of the trace. Default: detected from its content.
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Tokens in a block of a trace that does not say; what its publishers use unless given.
+    /// Tokens per block of a trace that does not state it. Default: the publisher's size.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     trace_block: Option<u32>,
-    /// Tokenizer that counts the tokens of a trace of texts (GGUF or tokenizer.json).
+    /// Tokenizer for a trace of texts (GGUF or tokenizer.json).
     #[arg(long, value_name = "FILE")]
     vocab_tokenizer: Option<PathBuf>,
-    /// Piece of time, FROM..TO, that a generator draws requests for.
+    /// Window, FROM..TO, that a generator draws requests for.
     #[arg(long)]
     window: Option<Window>,
     /// Seed of every random choice.
@@ -120,15 +120,15 @@ pub struct SourceArgs {
 /// A trace to write.
 #[derive(Debug, Args)]
 pub struct TargetArgs {
-    /// The file to write; standard output unless given.
+    /// File to write. Default: standard output.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Write although the format cannot hold all of it.
+    /// Write even if the format cannot represent the whole trace.
     #[arg(long)]
     lossy: bool,
 }
 
-/// Carries out the command; the text for standard output and how it ended.
+/// Executes the command. Returns the text for standard output and the ending.
 pub fn execute(command: TraceCommand) -> Result<(String, Ending)> {
     let text = match command {
         TraceCommand::Inspect { from, json } => inspect(&from, json)?,
@@ -168,15 +168,15 @@ pub fn execute(command: TraceCommand) -> Result<(String, Ending)> {
             }
             let mut trace = from.read()?;
             dequantize(&mut trace, how, from.seed)?;
-            let format = write::natural(&trace);
-            write::to_steps(&mut trace, format);
+            let format = write::native_format(&trace);
+            write::round_times(&mut trace, format);
             into.write_same(&trace)?
         }
     };
     Ok((text, Ending::Good))
 }
 
-/// What the reader of a file must know, beside what goes into the file.
+/// Prints a note on standard error, beside the file.
 fn note(text: &str) {
     eprintln!("note: {text}");
 }
@@ -199,7 +199,7 @@ impl SourceArgs {
             window: self.window,
             seed: self.seed,
         };
-        let mut trace = trace::read(&self.path, &options)?;
+        let mut trace = traces::read(&self.path, &options)?;
         note(&format!("{}: {}", self.path.display(), trace.format.describe()));
         trace.notes.iter().for_each(|text| note(text));
         if let Some(window) = self.window.filter(|_| !trace.generated) {
@@ -210,9 +210,9 @@ impl SourceArgs {
 }
 
 impl TargetArgs {
-    /// Writes a changed trace in its own format, or the nearest one that can be written.
+    /// Writes an edited trace in its own format, or in Mooncake's if that is only read.
     fn write_same(&self, trace: &Trace) -> Result<String> {
-        self.write(trace, write::natural(trace))
+        self.write(trace, write::native_format(trace))
     }
 
     fn write(&self, trace: &Trace, format: Format) -> Result<String> {

@@ -1,4 +1,4 @@
-//! Gates: how much worse a figure may become before a comparison fails.
+//! Gates: the change of a figure that makes a comparison fail.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,16 +7,16 @@ use serde::Serialize;
 
 use crate::compare::{Comparison, Finding, Row};
 
-/// `ttft_p99=+5%`: the figure may grow by so much; `goodput=-2%`: it may shrink by so much.
+/// An allowed change: `ttft_p99=+5%` for growth, `goodput=-2%` for decline.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gate {
-    /// Which figure.
+    /// Name of the figure.
     pub name: String,
-    /// The change that is allowed, as a part of the first run's figure.
+    /// Allowed change, as a share of the first run's figure.
     pub allowed: f64,
 }
 
-/// Why a gate was not understood.
+/// A text that is not a gate.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a gate: write ttft_p99=+5%, tpot_p50=0%, goodput=-2% or errors=+10%")]
 pub struct GateError(String);
@@ -29,7 +29,7 @@ impl FromStr for Gate {
         let (name, allowed) = text.split_once('=').ok_or_else(bad)?;
         let percent: f64 =
             allowed.strip_suffix('%').and_then(|number| number.parse().ok()).ok_or_else(bad)?;
-        // A gate that asks for a change in the good direction would be a wish.
+        // A gate limits changes for the worse only.
         let wrong_way = if name == "goodput" { percent > 0.0 } else { percent < 0.0 };
         if !percent.is_finite() || wrong_way {
             return Err(bad());
@@ -44,35 +44,31 @@ impl fmt::Display for Gate {
     }
 }
 
-/// What became of a gate.
+/// Result of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Passage {
-    /// The change is surely within what is allowed.
+    /// The change is certainly within the limit.
     Kept,
-    /// The interval reaches beyond it: more requests would tell.
+    /// The interval extends beyond the limit; more requests would decide.
     Unclear,
-    /// The change is surely more than is allowed.
+    /// The change is certainly beyond the limit.
     Broken,
 }
 
-/// Why a gate cannot be judged.
+/// A gate that cannot be evaluated.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum PassageError {
-    /// No such figure.
+    /// The comparison has no such figure.
     #[error("the reports have no figure {name:?} in common, only {}", known.join(", "))]
-    Unknown {
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        known: Vec<String>,
-    },
-    /// Too few requests.
+    Unknown { name: String, known: Vec<String> },
+    /// The requests are too few.
     #[error("there are too few requests to judge {0}")]
     TooFew(String),
 }
 
-/// Judges a gate.
+/// Evaluates a gate.
 pub fn passage(gate: &Gate, comparison: &Comparison) -> Result<Passage, PassageError> {
     let Some(row) = comparison.rows.iter().find(|row| row.name == gate.name) else {
         let known = comparison.rows.iter().map(|row| row.name.clone()).collect();
@@ -91,7 +87,7 @@ fn judge(gate: &Gate, row: &Row) -> Passage {
     } else {
         (limit - row.high, limit - row.low)
     };
-    // Both are how far the change is beyond what is allowed, at best and at worst.
+    // The excess over the allowed change, at best and at worst.
     if most <= 0.0 {
         Passage::Kept
     } else if least > 0.0 {

@@ -1,25 +1,26 @@
-//! What a server's prefix cache could hit in exactly the requests of one run.
+//! Cache hits that the requests of one run allow.
 
 use std::collections::HashMap;
 
-use crate::plan::{Phase, PlannedRequest};
 use traces::prefix::LruCache;
 use traces::random::mix;
 
-/// The capacities that hit rates are told for, in blocks of the server.
+use crate::plan::{Phase, PlannedRequest};
+
+/// Cache capacities, in blocks of the server, that hit rates are computed for.
 pub const CAPACITIES: [usize; 5] = [1_000, 3_000, 10_000, 30_000, 100_000];
 
-/// Prompt tokens that a server could reuse, an entry for each request of a plan in its order.
+/// Prompt tokens that a server could reuse, one entry per request of a plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ExpectedHits {
-    /// From a cache that keeps everything.
+    /// Hits of a cache that keeps everything.
     pub infinite: Vec<u32>,
-    /// From caches of so many blocks that drop the one unused for longest.
+    /// Hits of LRU caches, by capacity in blocks.
     pub lru: Vec<(usize, Vec<u32>)>,
 }
 
-/// What a server could reuse that caches blocks of `server_block` tokens, stores a prompt at once,
-/// and always computes its last token. Requests that only fill the cache are stored like others.
+/// Computes the hits of a server that caches blocks of `server_block` tokens, stores a prompt at
+/// once, and always computes its last token. Warm-up requests are stored like others.
 pub fn expected_hits(requests: &[PlannedRequest], server_block: u32) -> ExpectedHits {
     let server_block = server_block.max(1);
     let mut names = HashMap::new();
@@ -34,7 +35,7 @@ pub fn expected_hits(requests: &[PlannedRequest], server_block: u32) -> Expected
     }
 }
 
-/// Part of the measured prompt tokens that `hits` are.
+/// Returns `hits` as a share of the measured prompt tokens.
 pub fn token_hit(requests: &[PlannedRequest], hits: &[u32]) -> f64 {
     let measured = requests.iter().zip(hits).filter(|(r, _)| r.phase == Phase::Measured);
     let (hits, all) = measured.fold((0, 0), |(hits, all), (request, hit)| {
@@ -50,17 +51,20 @@ fn hits(
     capacity: usize,
 ) -> Vec<u32> {
     let mut cache = LruCache::new(capacity);
-    let hit = |(request, prompt): (&PlannedRequest, &Vec<u32>)| {
-        let hit = cache.admit(prompt.iter().map(|block| (*block, server_block)));
-        // The last token is computed, and with it the block that it is in.
-        let most = request.input_tokens.saturating_sub(1) / server_block;
-        (hit.blocks as u32).min(most) * server_block
-    };
-    requests.iter().zip(prompts).map(hit).collect()
+    requests
+        .iter()
+        .zip(prompts)
+        .map(|(request, prompt)| {
+            let hit = cache.admit(prompt.iter().map(|block| (*block, server_block)));
+            // The server computes the last token, so its block is not a hit.
+            let most = request.input_tokens.saturating_sub(1) / server_block;
+            (hit.blocks as u32).min(most) * server_block
+        })
+        .collect()
 }
 
-/// The full blocks of a prompt as the server cuts it, by numbers that stand for their content and
-/// all before it.
+/// Returns the full blocks of a prompt in the server's size, as numbers for their content and
+/// everything before it.
 fn blocks(request: &PlannedRequest, size: u32, names: &mut HashMap<u64, u32>) -> Vec<u32> {
     let mut numbers = Vec::with_capacity((request.input_tokens / size) as usize);
     let (mut content, mut filled) = (0, 0);
@@ -107,10 +111,10 @@ mod tests {
         let mut names = HashMap::new();
         let mut of = |numbers: &[u32]| blocks(&request(numbers, 6, Phase::Measured), 4, &mut names);
         assert_eq!(of(&[1, 2]), [0, 1, 2]);
-        // The second block of the server reaches into the second of the trace.
+        // The second block of the server extends into the second block of the trace.
         assert_eq!(of(&[1, 3]), [0, 3, 4]);
         assert_eq!(of(&[1]), [0]);
-        // The same block behind another beginning is another one.
+        // The same block behind another prefix is another block.
         assert_eq!(of(&[2, 1]), [5, 6, 7]);
     }
 

@@ -1,37 +1,22 @@
-//! Quantiles with the interval each of them is known to: no number without its doubt.
+//! Quantiles with their confidence intervals.
 
 use serde::{Deserialize, Serialize};
+use traces::quantile::{Quantiles, quantile};
 
-use traces::quantile::quantile;
-
-/// The ends of a 95 % interval; an end is missing where the samples are too few to give one.
+/// Ends of a 95 % interval. An end is missing if the samples are too few for it.
 pub type Interval = [Option<f64>; 2];
 
-/// Doubt that is left on each side of an interval.
+/// Probability left out on each side of an interval.
 const TAIL: f64 = 0.025;
 
-/// Samples that a 99.9th percentile needs to be shown.
-pub const P999_SAMPLES: usize = 1000;
-
-/// What is reported of a set of samples.
+/// Count, mean, quantiles and their intervals of a set of samples.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
-    /// How many samples there are.
-    pub count: usize,
-    /// Arithmetic mean.
-    pub mean: Option<f64>,
-    /// Median.
-    pub p50: Option<f64>,
-    /// 90th percentile.
-    pub p90: Option<f64>,
+    /// Count, mean and quantiles.
+    #[serde(flatten)]
+    pub quantiles: Quantiles,
     /// 95th percentile.
     pub p95: Option<f64>,
-    /// 99th percentile.
-    pub p99: Option<f64>,
-    /// 99.9th percentile; only with 1,000 samples or more.
-    pub p999: Option<f64>,
-    /// Largest sample.
-    pub max: Option<f64>,
     /// Interval of the median.
     pub p50_ci: Interval,
     /// Interval of the 90th percentile.
@@ -45,57 +30,56 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// The quantiles of `samples`, in their unit.
+    /// Computes the quantiles of `samples`, in their unit.
     pub fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_unstable_by(f64::total_cmp);
-        let count = samples.len();
-        let rare = count >= P999_SAMPLES;
+        let quantiles = Quantiles::of_sorted(&samples);
+        let p999_ci = match quantiles.p999 {
+            Some(_) => interval(&samples, 0.999),
+            None => [None, None],
+        };
         Self {
-            count,
-            mean: (count > 0).then(|| samples.iter().sum::<f64>() / count as f64),
-            p50: quantile(&samples, 0.5),
-            p90: quantile(&samples, 0.9),
+            quantiles,
             p95: quantile(&samples, 0.95),
-            p99: quantile(&samples, 0.99),
-            p999: if rare { quantile(&samples, 0.999) } else { None },
-            max: samples.last().copied(),
             p50_ci: interval(&samples, 0.5),
             p90_ci: interval(&samples, 0.9),
             p95_ci: interval(&samples, 0.95),
             p99_ci: interval(&samples, 0.99),
-            p999_ci: if rare { interval(&samples, 0.999) } else { [None, None] },
+            p999_ci,
         }
     }
 
-    /// The quantile called `name`, such as `p99`, with its interval; none if no such is kept.
+    /// Returns the quantile called `name`, such as `p99`, with its interval; `None` for other
+    /// names.
     pub fn named(&self, name: &str) -> Option<(Option<f64>, Interval)> {
         Some(match name {
-            "p50" => (self.p50, self.p50_ci),
-            "p90" => (self.p90, self.p90_ci),
+            "p50" => (self.quantiles.p50, self.p50_ci),
+            "p90" => (self.quantiles.p90, self.p90_ci),
             "p95" => (self.p95, self.p95_ci),
-            "p99" => (self.p99, self.p99_ci),
-            "p999" => (self.p999, self.p999_ci),
+            "p99" => (self.quantiles.p99, self.p99_ci),
+            "p999" => (self.quantiles.p999, self.p999_ci),
             _ => return None,
         })
     }
 }
 
-/// The 95 % interval of the `q` quantile of ascending samples, from order statistics: it assumes
-/// nothing about the distribution, only that samples are independent.
+/// Returns the 95 % interval of the `q` quantile of ascending samples, from order statistics. It
+/// assumes independent samples of any distribution.
 pub fn interval(sorted: &[f64], q: f64) -> Interval {
     let (low, high) = ranks(sorted.len(), q);
     let Some(value) = quantile(sorted, q) else { return [None, None] };
     let at = |rank: Option<usize>| rank.and_then(|rank| sorted.get(rank).copied());
-    // Among a handful of samples the interpolated quantile may lie outside.
+    // With a handful of samples the interpolated quantile may lie outside.
     [at(low).map(|low| low.min(value)), at(high).map(|high| high.max(value))]
 }
 
-/// The places in `n` ascending samples between which the `q` quantile lies with 95 % confidence.
+/// Returns the indices in `n` ascending samples between which the `q` quantile lies with 95 %
+/// confidence.
 fn ranks(n: usize, q: f64) -> (Option<usize>, Option<usize>) {
     if n == 0 || !(0.0 < q && q < 1.0) {
         return (None, None);
     }
-    // How many samples lie below the quantile is binomial. Its probabilities are summed from far
+    // The number of samples below the quantile is binomial. Its probabilities are summed from far
     // below the mode, where they vanish.
     let mode = (((n + 1) as f64 * q) as usize).min(n);
     let (mut k, mut p) = (mode, binomial(n, mode, q));
@@ -120,7 +104,7 @@ fn ranks(n: usize, q: f64) -> (Option<usize>, Option<usize>) {
     (low, None)
 }
 
-/// The probability of `k` hits in `n` trials.
+/// Returns the probability of `k` hits in `n` trials.
 fn binomial(n: usize, k: usize, q: f64) -> f64 {
     let choose = ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k);
     (choose + k as f64 * q.ln() + (n - k) as f64 * (1.0 - q).ln()).exp()
@@ -140,7 +124,7 @@ fn ln_factorial(n: usize) -> f64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use traces::random::{Cause, Stream};
+    use traces::random::{RngStream, Stream};
 
     #[test]
     fn ranks_match_published_tables() {
@@ -159,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_interval_holds_the_truth_nineteen_times_in_twenty() {
-        let mut random = Stream::new(3, Cause::Arrivals);
+        let mut random = Stream::new(3, RngStream::Arrivals);
         for (n, q) in [(50_usize, 0.5), (500, 0.9), (2000, 0.99)] {
             let truth = -(1.0_f64 - q).ln();
             let hit = |_: &i32| {
@@ -175,8 +159,8 @@ mod tests {
 
     #[test]
     fn rare_percentiles_need_samples() {
-        assert_eq!(Distribution::of(vec![1.0; 999]).p999, None);
-        assert_eq!(Distribution::of(vec![1.0; 1000]).p999, Some(1.0));
+        assert_eq!(Distribution::of(vec![1.0; 999]).quantiles.p999, None);
+        assert_eq!(Distribution::of(vec![1.0; 1000]).quantiles.p999, Some(1.0));
         assert_eq!(Distribution::of(Vec::new()), Distribution::default());
     }
 

@@ -1,20 +1,20 @@
 //! Wilson's interval of a proportion.
 
-/// The 95 % Wilson score interval of `hits` in `trials`; `(0, 1)` when nothing was tried.
+/// Returns the 95 % Wilson score interval of `hits` in `trials`; `(0, 1)` without trials.
 pub fn wilson(hits: usize, trials: usize) -> (f64, f64) {
     wilson_of(hits as f64 / trials.max(1) as f64, trials as f64)
 }
 
-/// The 95 % Wilson score interval of a proportion that was seen in as many as `n` independent trials.
+/// Returns the 95 % Wilson score interval of a proportion `p` in `n` independent trials.
 pub fn wilson_of(p: f64, n: f64) -> (f64, f64) {
     if n <= 0.0 {
         return (0.0, 1.0);
     }
     let z = 1.959_963_984_540_054;
-    let centre = p + z * z / (2.0 * n);
+    let center = p + z * z / (2.0 * n);
     let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + z * z / n;
-    (((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0))
+    (((center - half) / scale).max(0.0), ((center + half) / scale).min(1.0))
 }
 
 #[cfg(test)]

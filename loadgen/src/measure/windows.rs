@@ -1,31 +1,30 @@
-//! Which requests are measured: a request belongs to the window of its intended time.
+//! The measured window of a run. A request belongs to the window of its intended time.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-
 use traces::units::{Nanos, UnitError};
 
 /// Samples in a batch of the MSER rule.
 const BATCH: usize = 5;
-/// Batches that the rule needs to say anything.
+/// Smallest number of batches for the rule.
 const LEAST_BATCHES: usize = 10;
 
-/// How the fill of the system at the start of a run is left out.
+/// Rule for leaving out the fill of the system at the start of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warmup {
-    /// It is not: every request is measured.
+    /// Measure every request.
     None,
-    /// By the MSER-5 rule on the times to first token.
+    /// Apply the MSER-5 rule to the times to first token.
     Auto,
-    /// This many requests.
+    /// Leave out this many requests.
     Count(usize),
-    /// The requests that are due before this.
+    /// Leave out the requests that are due before this time.
     Time(Nanos),
 }
 
-/// Why a warm-up was not understood.
+/// A text that is not a warm-up.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a warm-up: write none, auto, a number of requests such as 50, or 10s")]
 pub struct WarmupError(String);
@@ -34,12 +33,12 @@ impl FromStr for Warmup {
     type Err = WarmupError;
 
     fn from_str(text: &str) -> Result<Self, WarmupError> {
-        let time =
-            |_| text.parse().map(Self::Time).map_err(|_: UnitError| WarmupError(text.into()));
         match text {
             "none" => Ok(Self::None),
             "auto" => Ok(Self::Auto),
-            _ => text.parse().map(Self::Count).or_else(time),
+            _ => text.parse().map(Self::Count).or_else(|_| {
+                text.parse().map(Self::Time).map_err(|_: UnitError| WarmupError(text.into()))
+            }),
         }
     }
 }
@@ -55,20 +54,20 @@ impl fmt::Display for Warmup {
     }
 }
 
-/// What the MSER-5 rule says of a run.
+/// Result of the MSER-5 rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Settling {
-    /// Too few samples.
+    /// Unknown: too few samples.
     Unknown,
-    /// Steady behind this many samples.
+    /// Steady after this many samples.
     After(usize),
-    /// Not in the first half: the run is too short, or the load too high to become steady.
+    /// Not steady in the first half: the run is too short, or the load is too high.
     Never,
 }
 
-/// Where the mean of `samples`, in order of arrival, is known best once a start is left out
-/// (White 1997, batches of five).
+/// Applies the MSER-5 rule (White 1997, batches of five): finds the start to leave out for which
+/// the mean of the remaining `samples`, in order of arrival, has the smallest error.
 pub fn settling(samples: &[f64]) -> Settling {
     let batches: Vec<f64> =
         samples.chunks_exact(BATCH).map(|b| b.iter().sum::<f64>() / BATCH as f64).collect();
@@ -76,15 +75,15 @@ pub fn settling(samples: &[f64]) -> Settling {
     if count < LEAST_BATCHES {
         return Settling::Unknown;
     }
-    // From the end, so that each start is judged from running sums of what lies behind it.
+    // From the end, so that running sums cover the samples after each possible start.
     let (mut sum, mut squares, mut best) = (0.0, 0.0, (f64::INFINITY, 0));
-    let centre = batches[count / 2];
+    let center = batches[count / 2];
     for (place, batch) in batches.iter().enumerate().rev() {
-        let (value, kept) = (batch - centre, (count - place) as f64);
+        let (value, kept) = (batch - center, (count - place) as f64);
         sum += value;
         squares += value * value;
         let spread = (squares - sum * sum / kept).max(0.0) / (kept * kept);
-        // A handful of alike batches at the end says nothing.
+        // A handful of similar batches at the end has no meaning.
         if kept >= BATCH as f64 && spread <= best.0 {
             best = (spread, place);
         }
@@ -92,29 +91,29 @@ pub fn settling(samples: &[f64]) -> Settling {
     if best.1 > count / 2 { Settling::Never } else { Settling::After(best.1 * BATCH) }
 }
 
-/// Which arrivals are measured.
+/// The measured window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WindowReport {
-    /// The warm-up asked for: none, auto, a count or a time.
+    /// Requested warm-up: none, auto, a count or a time.
     pub warmup: String,
     /// Intended time of the first measured request.
     pub from_s: f64,
     /// Intended time of the last measured request.
     pub to_s: f64,
-    /// Requests before the window; sent and shown, not in any figure.
+    /// Requests before the window: sent and shown, not in any figure.
     pub warmup_requests: usize,
     /// Requests in the window.
     pub measured_requests: usize,
-    /// Requests behind the window, sent so that the load goes on until the measured ones are over.
+    /// Requests after the window, sent to keep up the load until the measured ones are over.
     pub cooldown_requests: usize,
-    /// From the last measured arrival to the end of the last measured request.
+    /// Time from the last measured arrival to the end of the last measured request.
     pub drain_s: f64,
-    /// What MSER-5 says of the times to first token.
+    /// Result of MSER-5 for the times to first token.
     pub settling: Option<Settling>,
 }
 
-/// How many of the first arrivals `warmup` leaves out; `at_ns` are the intended times in order,
-/// `ttft` the times to first token of those of them that have one, with their places.
+/// Returns the number of first arrivals that `warmup` leaves out. `at_ns` has the intended times
+/// in order, `ttft` the times to first token with the indices of their arrivals.
 pub fn left_out(warmup: Warmup, at_ns: &[i64], ttft: &[(usize, f64)]) -> (usize, Settling) {
     let values: Vec<f64> = ttft.iter().map(|(_, value)| *value).collect();
     let settling = settling(&values);
@@ -132,7 +131,7 @@ pub fn left_out(warmup: Warmup, at_ns: &[i64], ttft: &[(usize, f64)]) -> (usize,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use traces::random::{Cause, Stream};
+    use traces::random::{RngStream, Stream};
     use traces::units::NS_PER_S;
 
     #[test]
@@ -147,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_fill_of_a_system_is_found() {
-        let mut random = Stream::new(1, Cause::Arrivals);
+        let mut random = Stream::new(1, RngStream::Arrivals);
         // 100 samples of a cold start that fades, then 900 that are steady.
         let fill: Vec<f64> = (0..1000)
             .map(|i| 100.0 + random.unit() * 10.0 + 400.0 * (-f64::from(i) / 30.0).exp())

@@ -1,15 +1,15 @@
-//! Flags of a load: which requests are sent, made up or replayed.
+//! Flags of a load: synthetic, replayed from a trace, or read from a schedule.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-
-use crate::plan::{OnTooLong, Turns};
 use traces::Format;
 use traces::quantum::Dequantize;
 use traces::units::{Nanos, Range, Window};
 
-/// How prompts are sent.
+use crate::plan::{OnTooLong, Turns};
+
+/// Form of the prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PromptAs {
     /// Token ids, exact; completions only.
@@ -18,12 +18,12 @@ pub enum PromptAs {
     Text,
 }
 
-/// How arrivals are distributed.
+/// Arrival process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ArrivalKind {
     /// Exponential gaps.
     Poisson,
-    /// Every gap the same.
+    /// Constant gaps.
     Constant,
     /// Gamma gaps with --cv.
     Gamma,
@@ -31,16 +31,16 @@ pub enum ArrivalKind {
     Weibull,
     /// Poisson bursts of --on with --off of silence between them, on average.
     OnOff,
-    /// Poisson with a rate that swings as a sine, by --swing in --period.
+    /// Poisson with a rate that follows a sine, by --swing in --period.
     Diurnal,
 }
 
-/// How long users think.
+/// Distribution of think times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Think {
-    /// Always so long.
+    /// Constant.
     Constant,
-    /// Exponentially distributed.
+    /// Exponential.
     Exponential,
 }
 
@@ -55,26 +55,26 @@ pub struct LoadArgs {
         conflicts_with_all = ["trace", "schedule", "users", "rate_series"]
     )]
     pub rate: Option<f64>,
-    /// Rates over time: a CSV file of START,RATE rows in seconds and requests per second, and a last
-    /// row with only the end.
+    /// Rates over time: a CSV file of START,RATE rows in seconds and requests per second, and a
+    /// last row with only the end.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["trace", "schedule", "users"])]
     pub rate_series: Option<PathBuf>,
-    /// How arrivals are distributed.
+    /// Arrival process.
     #[arg(long, value_enum, default_value = "poisson")]
     pub arrivals: ArrivalKind,
-    /// What shapes them.
+    /// Parameters of the arrival process.
     #[command(flatten)]
     pub shaping: ShapingArgs,
-    /// A closed loop of so many users.
+    /// Flags of a closed loop.
     #[command(flatten)]
     pub closed: ClosedArgs,
-    /// At most this many requests.
+    /// Largest number of requests.
     #[arg(long)]
     pub requests: Option<usize>,
-    /// How long requests are offered.
+    /// Length of the load.
     #[arg(long, conflicts_with_all = ["trace", "schedule"])]
     pub duration: Option<Nanos>,
-    /// Go on with the load behind its end, for at most this long, until every measured request is
+    /// Continue the load after its end, for at most this long, until every measured request is
     /// over, so that the last ones are measured under the same load.
     #[arg(long, value_name = "TIME", conflicts_with_all = ["users", "schedule"])]
     pub cooldown: Option<Nanos>,
@@ -87,55 +87,55 @@ pub struct LoadArgs {
     /// Seed of every random choice.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// How prompts are sent: tokens on completions, text on chat unless given.
+    /// Form of the prompts. Default: tokens on completions, text on chat.
     #[arg(long, value_enum)]
     pub prompt_as: Option<PromptAs>,
-    /// Tokenizer of the model (GGUF or tokenizer.json); prompts are then made of its words.
+    /// Tokenizer of the model (GGUF or tokenizer.json). Prompts then consist of its words.
     #[arg(long, value_name = "FILE")]
     pub vocab_tokenizer: Option<PathBuf>,
-    /// Token ids that prompts are made of without a tokenizer, LO..HI with HI left out; unless
-    /// given 1000..40000, or what the server says it has where that is less.
+    /// Token ids of prompts without a tokenizer, LO..HI with HI excluded. Default: 1000..40000, or
+    /// fewer if the server reports a smaller vocabulary.
     #[arg(long)]
     pub token_ids: Option<Range>,
-    /// What happens to requests that exceed the server's context.
+    /// Treatment of requests that exceed the server's context.
     #[arg(long, value_enum, default_value = "skip")]
     pub on_too_long: OnTooLong,
 }
 
-/// What shapes arrivals.
+/// Parameters of the arrival process.
 #[derive(Debug, Args)]
 pub struct ShapingArgs {
     /// Coefficient of variation of gamma gaps.
     #[arg(long, default_value_t = 2.0)]
     pub cv: f64,
-    /// Shape of Weibull gaps; below 1 they come in bursts.
+    /// Shape of Weibull gaps; bursty below 1.
     #[arg(long, default_value_t = 0.7)]
     pub shape: f64,
     /// Mean length of a burst.
     #[arg(long, default_value = "10s")]
     pub on: Nanos,
-    /// Mean length of the silence between two.
+    /// Mean length of the silence between two bursts.
     #[arg(long, default_value = "30s")]
     pub off: Nanos,
-    /// How far a diurnal rate swings, as a part of its mean.
+    /// Amplitude of a diurnal rate, as a share of its mean.
     #[arg(long, default_value_t = 0.8)]
     pub swing: f64,
-    /// How long one swing takes.
+    /// Period of a diurnal rate.
     #[arg(long, default_value = "1h")]
     pub period: Nanos,
 }
 
-/// A closed loop.
+/// Flags of a closed loop.
 #[derive(Debug, Args)]
 pub struct ClosedArgs {
-    /// Closed loop: so many users, each of whom waits for an answer before the next request. Needs
-    /// --requests, for all of them together; --duration may end it earlier.
+    /// Closed loop of this many users, each of whom waits for a response before the next request.
+    /// Needs --requests, for all users together; --duration may end it earlier.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), requires = "requests")]
     pub users: Option<u32>,
-    /// How long a user thinks between an answer and the next request, on average.
+    /// Mean think time of a user between a response and the next request.
     #[arg(long, default_value = "0s", requires = "users")]
     pub think_time: Nanos,
-    /// How think times are distributed.
+    /// Distribution of think times.
     #[arg(long, value_enum, default_value = "exponential", requires = "users")]
     pub think: Think,
 }
@@ -144,39 +144,39 @@ pub struct ClosedArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Trace replay")]
 pub struct ReplayArgs {
-    /// The trace: a file or a folder.
+    /// Trace to replay: a file or a folder.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["users", "schedule"])]
     pub trace: Option<PathBuf>,
-    /// A schedule that --emit-schedule wrote.
+    /// Schedule to replay, written by --emit-schedule.
     #[arg(long, value_name = "FILE", conflicts_with = "users")]
     pub schedule: Option<PathBuf>,
-    /// The trace's format; found out from its content unless given.
+    /// Format of the trace. Default: detected from its content.
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Tokens in a block of a trace that does not say; what its publishers use unless given.
+    /// Tokens per block of a trace that does not state it. Default: the publisher's size.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub trace_block: Option<u32>,
-    /// Trace seconds per second.
+    /// Trace seconds per second of the replay.
     #[arg(long, default_value_t = 1.0)]
     pub speedup: f64,
-    /// Piece of trace time, FROM..TO.
+    /// Window of trace time, FROM..TO.
     #[arg(long)]
     pub window: Option<Window>,
-    /// Divide lengths and block size by this.
+    /// Divisor of lengths and block sizes.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub scale: u32,
-    /// What to do with time stamps that lie on a coarse grid.
+    /// Treatment of time stamps that lie on a coarse grid.
     #[arg(long, value_enum, default_value = "none")]
     pub dequantize: Dequantize,
-    /// When the later turns of a session are due: at their times, or their think time after the
-    /// answer before.
+    /// Times of the later turns of a session: their own, or their think time after the preceding
+    /// response.
     #[arg(long, value_enum, default_value = "open")]
     pub turns: Turns,
-    /// Begin sessions, or the requests of a trace without times, at this rate.
+    /// Rate at which sessions start, or requests of a trace without times.
     #[arg(long, value_name = "PER_SECOND", requires = "trace")]
     pub session_rate: Option<f64>,
-    /// Begin at this trace time, before the window, and do not measure what arrives before it: the
-    /// cache is then as full as it was.
+    /// Start at this trace time, before the window, and do not measure the requests before the
+    /// window. They fill the cache.
     #[arg(long, value_name = "TIME", requires = "window")]
     pub prefill_cache_from: Option<Nanos>,
 }

@@ -1,65 +1,65 @@
-//! Draws the intended send times of a synthetic load, absolute, in nanoseconds.
+//! Intended times of a synthetic load, absolute, in nanoseconds.
 
 use traces::gaps::Gaps;
-use traces::random::{Cause, Stream};
+use traces::random::{RngStream, Stream};
 use traces::rate::{Clock, Rate};
 use traces::units::{NS_PER_S, Nanos};
 
-/// The most requests one run may plan.
-pub const MAX_REQUESTS: usize = 10_000_000;
+/// Largest number of requests of a run.
+pub const REQUESTS_MAX: usize = 10_000_000;
 
 /// A renewal process whose clock follows a rate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arrivals {
-    /// Gaps on a clock that ticks once for each expected request.
+    /// Distribution of gaps, on a clock that advances by 1 per expected request.
     pub gaps: Gaps,
-    /// How many are expected over time.
+    /// Request rate over time.
     pub rate: Rate,
 }
 
-/// When a synthetic load ends: at the first bound that is reached.
+/// Bounds of a synthetic load. It ends at the first that is reached.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// At most this many requests.
+    /// Largest number of requests.
     pub requests: Option<usize>,
-    /// No request at or after this time.
+    /// End of the load: no request at or after this time.
     pub duration: Option<Nanos>,
 }
 
-/// Why no schedule could be made.
+/// Flags that give no schedule.
 #[derive(Debug, thiserror::Error)]
 pub enum ArrivalsError {
-    /// The rate is zero, negative or not finite, or what shapes it is out of range.
+    /// The rate or one of its parameters is out of range.
     #[error(
         "{0:?} is not a rate: expected a positive number of requests per second, a swing from 0 to \
          1 and positive times"
     )]
     Rate(Rate),
-    /// The gaps cannot be drawn.
+    /// The parameter of the gaps is out of range.
     #[error("{0:?} is out of range: expected a number from 0.01 to 100")]
     Gaps(Gaps),
-    /// Neither bound was given.
+    /// Neither bound is set.
     #[error("an endless load needs --requests or --duration")]
     Endless,
-    /// The bounds allow more than `MAX_REQUESTS`.
-    #[error("the load would have more than {MAX_REQUESTS} requests")]
+    /// The bounds allow more than `REQUESTS_MAX`.
+    #[error("the load would have more than {REQUESTS_MAX} requests")]
     TooMany,
-    /// The bounds allow nothing.
+    /// The bounds allow no request.
     #[error("the load has no request: {0:?}")]
     Empty(Bounds),
 }
 
-/// The intended send times, ascending, from the start of the load. They are what the process gives:
-/// nothing is scaled so that a sum comes out.
+/// Draws the intended times, ascending, from the start of the load. They are the process itself:
+/// nothing is rescaled to reach a total.
 pub fn intended_times(
     arrivals: &Arrivals,
     bounds: Bounds,
     seed: u64,
 ) -> Result<Vec<i64>, ArrivalsError> {
-    if !arrivals.rate.is_sound() {
+    if !arrivals.rate.is_valid() {
         return Err(ArrivalsError::Rate(arrivals.rate.clone()));
     }
-    if !arrivals.gaps.is_sound() {
+    if !arrivals.gaps.is_valid() {
         return Err(ArrivalsError::Gaps(arrivals.gaps));
     }
     let ends = matches!(arrivals.rate, Rate::Steps(_));
@@ -67,8 +67,8 @@ pub fn intended_times(
         return Err(ArrivalsError::Endless);
     }
     let end_ns = bounds.duration.map_or(i64::MAX as f64 / 4.0, |d| d.0 as f64);
-    let mut stream = Stream::new(seed, Cause::Arrivals);
-    let mut clock = Clock::new(arrivals.rate.clone(), Stream::new(seed, Cause::States));
+    let mut stream = Stream::new(seed, RngStream::Arrivals);
+    let mut clock = Clock::new(arrivals.rate.clone(), Stream::new(seed, RngStream::States));
     let mut times = Vec::new();
     let mut expected = 0.0;
     while bounds.requests.is_none_or(|n| times.len() < n) {
@@ -83,7 +83,7 @@ pub fn intended_times(
         if at_ns >= end_ns {
             break;
         }
-        if times.len() == MAX_REQUESTS {
+        if times.len() == REQUESTS_MAX {
             return Err(ArrivalsError::TooMany);
         }
         times.push(at_ns.round() as i64);

@@ -1,11 +1,11 @@
-//! The JSON bodies of requests to the OpenAI API.
+//! JSON bodies of requests to the OpenAI API.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::plan::prompt::Prompt;
 
-/// Which endpoint is used.
+/// Endpoint of the OpenAI API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Endpoint {
     /// `POST /v1/completions`.
@@ -15,7 +15,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Its path below the base URL.
+    /// Returns the path below the base URL.
     pub fn path(self) -> &'static str {
         match self {
             Self::Completions => "/v1/completions",
@@ -24,23 +24,23 @@ impl Endpoint {
     }
 }
 
-/// What all bodies of a run have in common.
+/// Fields that all bodies of a run have in common.
 #[derive(Clone, Debug)]
 pub struct BodyTemplate {
-    /// The endpoint they go to.
+    /// Endpoint that the bodies are for.
     pub endpoint: Endpoint,
-    /// The model asked for.
+    /// Requested model.
     pub model: String,
     /// Sampling temperature.
     pub temperature: f64,
-    /// Whether the server must go on to `max_tokens`.
+    /// True if the server must generate up to `max_tokens`.
     pub ignore_eos: bool,
-    /// Further fields, put over the others.
+    /// Further fields, which override the others.
     pub extra: Map<String, Value>,
 }
 
 impl BodyTemplate {
-    /// The body for one prompt.
+    /// Returns the body for one prompt.
     pub fn body(&self, prompt: Prompt, max_tokens: u32) -> Bytes {
         let mut body = Map::new();
         body.insert("model".to_owned(), json!(self.model));

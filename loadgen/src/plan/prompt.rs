@@ -1,13 +1,15 @@
-//! Makes prompts whose shared prefixes are exactly those of the plan.
+//! Prompts whose shared prefixes are exactly those of the plan.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::plan::vocabulary::{Alphabet, Vocabulary, VocabularyError};
-use crate::plan::{Origin, PlannedRequest};
 use traces::random::{Stream, mix};
+use traces::{TokenizerError, Vocabulary};
 
-/// A prompt in the form it is sent.
+use crate::plan::vocabulary::{Alphabet, VocabularyError};
+use crate::plan::{Origin, PlannedRequest};
+
+/// A prompt as it is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Prompt {
     /// Token ids, exact by nature.
@@ -16,31 +18,23 @@ pub enum Prompt {
     Text(String),
 }
 
-/// Why a prompt could not be made.
+/// A prompt that could not be made.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum PromptError {
     /// The tokenizer failed.
     #[error(transparent)]
-    Vocabulary(#[from] VocabularyError),
-    /// The text falls into other tokens than those it was made of.
+    Tokenizer(#[from] TokenizerError),
+    /// The text has other tokens than those it was made of.
     #[error(
         "the text of {wanted} tokens is {got} tokens to the tokenizer, the first other one at {at}, \
          {place} of the prompt"
     )]
-    NotFaithful {
-        /// Tokens it was made of.
-        wanted: usize,
-        /// Tokens it falls into.
-        got: usize,
-        /// The first place where they differ.
-        at: usize,
-        /// That place in blocks.
-        place: String,
-    },
+    NotFaithful { wanted: usize, got: usize, at: usize, place: String },
 }
 
 impl PromptError {
-    /// Says in which block the text is not faithful, or at which boundary between two.
+    /// Adds the block, or the boundary of two blocks, at which the text differs.
     fn in_blocks(self, blocks: &[Block]) -> Self {
         let Self::NotFaithful { wanted, got, at, .. } = self else { return self };
         let mut end = 0;
@@ -62,25 +56,25 @@ impl PromptError {
     }
 }
 
-/// How prompts are sent.
+/// Form of the prompts.
 #[derive(Clone)]
 pub enum PromptForm {
-    /// As token ids.
+    /// Token ids.
     Tokens,
-    /// As text of this vocabulary; each text is checked to give the same tokens back.
+    /// Text of this vocabulary. Each text is checked to have the same tokens.
     ExactText(Arc<dyn Vocabulary>),
-    /// As common English words, about one token each.
+    /// Common English words, about one token each.
     Words,
 }
 
-/// Words for prompts when no tokenizer is known; most tokenizers have each as one token.
+/// Words of prompts without a tokenizer. Most tokenizers have one token for each.
 const WORDS: &str = "the and for are but not you all any can had her was one our out day get has \
     him his how man new now old see two way who boy did its let put say she too use air end far \
     few got big men own ran run set six sun ten top try war yes act add age ago arm art ask bad \
     bag bar bed bit box bus buy car cat cup cut dog dry due ear eat egg eye fat fit fly fun gas";
 
-/// Makes the prompts of one run. The content of a block depends on the seed, the trace and the
-/// block's 64-bit name only.
+/// A maker of the prompts of one run. The content of a block depends only on the seed, the trace
+/// and the block's 64-bit id.
 #[derive(Clone)]
 pub struct PromptMaker {
     alphabet: Alphabet,
@@ -91,7 +85,7 @@ pub struct PromptMaker {
 }
 
 impl PromptMaker {
-    /// A maker of the prompts of plans with this origin.
+    /// Creates a maker of prompts for plans with this origin.
     pub fn new(alphabet: Alphabet, form: PromptForm, origin: &Origin) -> Self {
         let mut hasher = blake3::Hasher::new_keyed(&origin.digest);
         hasher.update(b"loadgen prompt blocks v1");
@@ -103,24 +97,24 @@ impl PromptMaker {
         Self { alphabet, form, key, digits, template_tokens: 0 }
     }
 
-    /// Leaves room for `tokens` that the server's chat template adds, so that it sees as many as
-    /// were planned. They come first, so the first blocks give way.
+    /// Shortens prompts by the `tokens` that the server's chat template adds, so that the server
+    /// receives as many as planned. The template comes first, so the first blocks are shortened.
     pub fn with_template(self, tokens: u32) -> Self {
         Self { template_tokens: tokens, ..self }
     }
 
-    /// An alphabet for prompts of common words.
+    /// Creates an alphabet for prompts of common words.
     pub fn word_alphabet(seed: u64) -> Result<Alphabet, VocabularyError> {
         let hi = WORDS.split_whitespace().count() as u32;
         Alphabet::of_range(traces::units::Range { lo: 0, hi }, seed)
     }
 
-    /// How prompts are sent.
+    /// Form of the prompts.
     pub fn form(&self) -> &PromptForm {
         &self.form
     }
 
-    /// The token ids of a request's prompt (for common words: word numbers), at least one.
+    /// Returns the token ids of a request's prompt (for common words: word numbers), at least one.
     pub fn tokens(&self, request: &PlannedRequest) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(request.input_tokens as usize);
         let mut template = self.template_tokens.min(request.input_tokens.saturating_sub(1));
@@ -132,7 +126,7 @@ impl PromptMaker {
         tokens
     }
 
-    /// The prompt of a request in the form it is sent.
+    /// Returns the prompt of a request as it is sent.
     pub fn prompt(&self, request: &PlannedRequest) -> Result<Prompt, PromptError> {
         let tokens = self.tokens(request);
         match &self.form {
@@ -148,8 +142,8 @@ impl PromptMaker {
         }
     }
 
-    /// How many blocks of `requests` hold the very tokens of another one behind the same beginning.
-    /// Only blocks with fewer tokens than spell their number can.
+    /// Counts the blocks of `requests` that have the same tokens as another block behind the same
+    /// prefix. Only blocks that are too short to spell their number can.
     pub fn collisions(&self, requests: &[PlannedRequest]) -> usize {
         let mut seen: HashMap<(u64, Vec<u32>), u32> = HashMap::new();
         let mut alike = HashSet::new();
@@ -170,8 +164,8 @@ impl PromptMaker {
         alike.len()
     }
 
-    /// The first tokens spell the block's number, so that no two blocks begin alike for longer than
-    /// that; the others are drawn from a stream keyed by the block's name.
+    /// Appends the tokens of a block. The first ones spell the block's number, so that two blocks
+    /// differ within them. The others come from a stream keyed by the block's id.
     fn append_block(&self, block: Block, into: &mut Vec<u32>) {
         let ids = self.alphabet.ids();
         let base = ids.len() as u64;
@@ -192,9 +186,9 @@ impl PromptMaker {
 pub struct Block {
     /// Dense number in order of first appearance in the whole trace.
     pub number: u32,
-    /// Tokens of it in this prompt: fewer than elsewhere if the prompt ends in it.
+    /// Tokens of the block in this prompt: fewer than elsewhere if the prompt ends in the block.
     pub tokens: u32,
-    /// Its name in the trace.
+    /// Id of the block in the trace.
     pub id: u64,
 }
 
@@ -245,13 +239,13 @@ mod tests {
         }
     }
 
-    /// Splits at spaces as byte-level BPE does: a token is a space and a word.
+    /// A vocabulary that splits at spaces as byte-level BPE does: a token is a space and a word.
     struct WordVocabulary {
         merges_pairs: bool,
     }
 
     impl Vocabulary for WordVocabulary {
-        fn encode(&self, text: &str) -> Result<Vec<u32>, VocabularyError> {
+        fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
             let words = text.split(' ').skip(1);
             let ids = words.map(|word| word.bytes().fold(0, |n, b| n * 26 + u32::from(b - b'a')));
             let mut ids: Vec<u32> = ids.collect();
@@ -261,7 +255,7 @@ mod tests {
             Ok(ids)
         }
 
-        fn decode(&self, ids: &[u32]) -> Result<String, VocabularyError> {
+        fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
             let letter = |n: u32| char::from(b'a' + (n % 26) as u8);
             Ok(ids.iter().flat_map(|n| [' ', letter(n / 26), letter(*n)]).collect())
         }

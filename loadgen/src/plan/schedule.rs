@@ -1,4 +1,4 @@
-//! Writes plans to files and reads them back, byte for byte.
+//! Schedules: plans in files, written and read back without any loss.
 
 use std::io::{self, BufRead, Write};
 
@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::plan::prompt::Block;
 use crate::plan::{Origin, Phase, Plan, PlannedRequest, Turns};
 
-/// The name and version of the format.
+/// Name and version of the format.
 const SCHEMA: &str = "loadgen.schedule/1";
-/// The longest line accepted.
-const MAX_LINE_BYTES: u64 = 16 << 20;
+/// Longest line.
+const LINE_BYTES_MAX: u64 = 16 << 20;
 
-/// The first line of a file.
+/// First line of a schedule.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
@@ -28,7 +28,7 @@ struct Head {
     requests: usize,
 }
 
-/// A line for each request. A block is its name, its dense number and its tokens in this prompt.
+/// Line of one request. A block is its id, its dense number and its tokens in this prompt.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -42,36 +42,27 @@ struct Line {
     blocks: Vec<(u64, u32, u32)>,
 }
 
-/// Why a schedule cannot be read. Lines count from 1.
+/// A schedule that cannot be read. Lines count from 1.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum ScheduleError {
     /// The file could not be read.
     #[error("line {line}: {source}")]
-    Io {
-        /// The line.
-        line: usize,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A line is not one of a schedule.
+    Io { line: usize, source: io::Error },
+    /// A line violates the format.
     #[error("line {line}: {problem}: expected what --emit-schedule writes")]
-    Line {
-        /// The line.
-        line: usize,
-        /// What is wrong with it.
-        problem: String,
-    },
+    Line { line: usize, problem: String },
 }
 
 impl Plan {
-    /// A digest of what [`write`](Self::write) writes.
+    /// Returns a digest of the bytes that [`write`](Self::write) writes.
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         self.write(&mut hasher).expect("a hasher takes every byte");
         hasher.finalize().to_hex()[..32].to_owned()
     }
 
-    /// Writes the plan, one JSON object a line.
+    /// Writes the plan, one JSON object per line.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let head = Head {
             schema: SCHEMA.to_owned(),
@@ -104,7 +95,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Reads what [`write`](Self::write) wrote.
+    /// Reads a plan that [`write`](Self::write) wrote.
     pub fn read(from: &mut impl BufRead) -> Result<Self, ScheduleError> {
         let mut number = 0;
         let mut buffer = Vec::new();
@@ -159,7 +150,6 @@ fn request(line: Line) -> Result<PlannedRequest, String> {
     if line.output_tokens == 0 || line.intended_ns < 0 || line.think_ns < 0 {
         return Err("a time below 0 or an output of no token".to_owned());
     }
-    let block = |(id, number, tokens): (u64, u32, u32)| Block { number, tokens, id };
     Ok(PlannedRequest {
         intended_ns: line.intended_ns,
         session: line.session,
@@ -168,7 +158,11 @@ fn request(line: Line) -> Result<PlannedRequest, String> {
         phase: line.phase,
         input_tokens: line.input_tokens,
         output_tokens: line.output_tokens,
-        blocks: line.blocks.into_iter().map(block).collect(),
+        blocks: line
+            .blocks
+            .into_iter()
+            .map(|(id, number, tokens)| Block { number, tokens, id })
+            .collect(),
     })
 }
 
@@ -180,10 +174,10 @@ fn next_line<'b>(
     buffer.clear();
     *number += 1;
     let line = *number;
-    let read = io::Read::take(&mut *from, MAX_LINE_BYTES + 1).read_until(b'\n', buffer);
+    let read = io::Read::take(&mut *from, LINE_BYTES_MAX + 1).read_until(b'\n', buffer);
     let read = read.map_err(|source| ScheduleError::Io { line, source })?;
-    if read as u64 > MAX_LINE_BYTES {
-        let problem = format!("longer than {MAX_LINE_BYTES} bytes");
+    if read as u64 > LINE_BYTES_MAX {
+        let problem = format!("longer than {LINE_BYTES_MAX} bytes");
         return Err(ScheduleError::Line { line, problem });
     }
     Ok((read > 0).then_some(buffer.as_slice()))

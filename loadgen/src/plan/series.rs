@@ -1,45 +1,30 @@
-//! Reads rates over time from a file.
+//! Files of request rates over time.
 
 use std::path::{Path, PathBuf};
 
 use traces::rate::Steps;
 use traces::units::Nanos;
 
-/// Why a file does not say rates over time. Lines count from 1.
+/// A file of rates that cannot be read. Lines count from 1.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum SeriesError {
     /// The file could not be read.
     #[error("{path}: {message}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        message: String,
-    },
+    Io { path: PathBuf, message: String },
     /// A row is wrong.
     #[error("{path}, line {line}: {field} is {value:?}: expected {expected}")]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// Its line.
-        line: u64,
-        /// The column.
-        field: &'static str,
-        /// What stands there.
-        value: String,
-        /// What belongs there.
-        expected: &'static str,
-    },
-    /// Nothing says when the last rate ends.
+    Row { path: PathBuf, line: u64, field: &'static str, value: String, expected: &'static str },
+    /// The last rate has no end.
     #[error("{0}: the last rate never ends: give --duration, or a last row with the rate 0")]
     Endless(PathBuf),
 }
 
-/// The most rows accepted.
-const MAX_ROWS: usize = 1_000_000;
+/// Largest number of rows.
+const ROWS_MAX: usize = 1_000_000;
 
-/// Reads rows of `START,RATE`, in seconds and requests per second, with or without a header of
-/// words. They end with `duration`, or at a last row whose rate is 0.
+/// Reads rows of `START,RATE`, in seconds and requests per second, with or without a header. The
+/// last rate ends at `duration`, or at a last row with the rate 0.
 pub fn read(path: &Path, duration: Option<Nanos>) -> Result<Steps, SeriesError> {
     let io = |e: csv::Error| SeriesError::Io { path: path.to_owned(), message: e.to_string() };
     let mut reader = csv::ReaderBuilder::new()
@@ -67,7 +52,7 @@ pub fn read(path: &Path, duration: Option<Nanos>) -> Result<Steps, SeriesError> 
         if steps.last().map_or(start_s != 0.0, |(before, _)| *before >= start_s) {
             return Err(bad("start", 0, expected));
         }
-        if row.len() > 2 || steps.len() == MAX_ROWS {
+        if row.len() > 2 || steps.len() == ROWS_MAX {
             return Err(bad("the row", 2, "two columns, and a million rows at most"));
         }
         steps.push((start_s, rate));

@@ -1,30 +1,26 @@
-//! The tokenizer of the served model, and which of its tokens prompts are made of.
+//! The tokenizer of the served model, and the alphabet of tokens that prompts consist of.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use traces::random::{Cause, Stream};
+use traces::random::{RngStream, Stream};
 use traces::units::Range;
 use traces::{TokenizerError, Vocabulary};
 
-/// Why a vocabulary cannot be used.
+/// A vocabulary that prompts cannot be made of.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum VocabularyError {
     /// The file is not a tokenizer.
     #[error("{path}: {message}")]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What its reader said.
-        message: String,
-    },
-    /// A text or a list of ids was not accepted.
+    Open { path: PathBuf, message: String },
+    /// The tokenizer refused a text or a list of ids.
     #[error(transparent)]
     Convert(#[from] TokenizerError),
-    /// Too few tokens are words of their own.
+    /// Too few tokens are whole words.
     #[error("only {0} tokens of the vocabulary are plain words; prompts need 64")]
     FewWords(usize),
-    /// The range of ids is too small to tell prompts apart.
+    /// The range of ids is too small for different prompts.
     #[error("--token-ids {0} holds fewer than 64 ids")]
     FewIds(Range),
 }
@@ -59,14 +55,14 @@ pub fn open(path: &Path) -> Result<Arc<dyn Vocabulary>, VocabularyError> {
     Ok(Arc::new(ModelTokenizer(tokenizer)))
 }
 
-/// The token ids that prompts are made of, in a seeded order.
+/// The token ids that prompts consist of, in a seeded order.
 #[derive(Clone, Debug)]
 pub struct Alphabet(Vec<u32>);
 
 const SMALLEST: usize = 64;
 
 impl Alphabet {
-    /// All ids of `range`, its upper end left out.
+    /// Creates an alphabet of all ids of `range`, excluding its upper end.
     pub fn of_range(range: Range, seed: u64) -> Result<Self, VocabularyError> {
         let ids: Vec<u32> = (range.lo..range.hi).collect();
         if ids.len() < SMALLEST {
@@ -75,8 +71,9 @@ impl Alphabet {
         Ok(Self::shuffled(ids, seed))
     }
 
-    /// The tokens that are a space and a lower-case word, and that their own text gives back. Text
-    /// made of them falls into the same tokens again, because tokenizers part words at spaces.
+    /// Creates an alphabet of the tokens that are a space and a lower-case word and that survive a
+    /// round trip. Text of such tokens has the same tokens again, because tokenizers split at
+    /// spaces.
     pub fn of_words(vocabulary: &dyn Vocabulary, seed: u64) -> Result<Self, VocabularyError> {
         let mut words = Vec::new();
         for id in 0..vocabulary.size() {
@@ -95,11 +92,11 @@ impl Alphabet {
     }
 
     fn shuffled(mut ids: Vec<u32>, seed: u64) -> Self {
-        Stream::new(seed, Cause::Alphabet).shuffle(&mut ids);
+        Stream::new(seed, RngStream::Alphabet).shuffle(&mut ids);
         Self(ids)
     }
 
-    /// The ids in their seeded order.
+    /// Returns the ids in their seeded order.
     pub fn ids(&self) -> &[u32] {
         &self.0
     }

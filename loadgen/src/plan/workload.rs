@@ -1,52 +1,54 @@
-//! Makes the plan and the prompts of a run from the command line.
+//! The load of a run, made from the flags: its plan and its prompts.
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use traces::gaps::Gaps;
+use traces::quantum::Dequantize;
+use traces::rate::Rate;
+use traces::shape::{Shape, Shaped, shape};
+use traces::units::{Nanos, Range, Window};
+use traces::{ReadOptions, Trace, edit, summary};
 
 use crate::plan::args::{ArrivalKind, LoadArgs, PromptAs, ReplayArgs, ShapingArgs, Think};
 use crate::plan::arrivals::{Arrivals, Bounds, intended_times};
 use crate::plan::body::Endpoint;
-use traces::gaps::Gaps;
-use traces::rate::Rate;
 
 use crate::plan::prompt::{PromptForm, PromptMaker};
 use crate::plan::series;
 use crate::plan::vocabulary::{self, Alphabet};
 use crate::plan::{Origin, Phase, Plan, Turns, Users};
-use traces::shape::{Shape, Shaped, shape};
-use traces::units::{Nanos, Range, Window};
-use traces::{self, ReadOptions, Trace, edit, summary};
 
-/// A plan, what its prompts are made with, and both in words.
+/// A plan with its maker of prompts and descriptions of both.
 pub struct Load {
-    /// The requests.
+    /// Requests.
     pub plan: Plan,
-    /// Makes their prompts.
+    /// Maker of the prompts.
     pub prompts: PromptMaker,
-    /// Where the requests come from.
+    /// Origin of the requests, for people.
     pub source: String,
-    /// How prompts are made.
+    /// Form of the prompts, for people.
     pub prompt_note: String,
-    /// Things the reader of the report must know.
+    /// Warnings for a reader of the report.
     pub warnings: Vec<String>,
 }
 
-/// What a server can take, as far as it says so.
+/// Limits that the server reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerLimits {
-    /// Prompt and output tokens together.
+    /// Largest sum of prompt and output tokens.
     pub context_tokens: Option<u32>,
-    /// Token ids it knows.
+    /// Number of token ids.
     pub vocabulary: Option<u32>,
 }
 
-/// Token ids of prompts where nothing is known of the vocabulary; the upper end is left out.
+/// Token ids of prompts for an unknown vocabulary; the upper end is excluded.
 const TOKEN_IDS: Range = Range { lo: 1_000, hi: 40_000 };
 
-/// Makes the load, leaving out or shortening what exceeds the server's context if that is known.
+/// Makes the load. If the context of the server is known, `load.on_too_long` applies to requests
+/// that exceed it.
 pub fn build(
     load: &LoadArgs,
     replay: &ReplayArgs,
@@ -74,17 +76,20 @@ pub fn build(
     let cools_down = plan.requests.iter().any(|request| request.phase == Phase::Cooldown);
     if load.cooldown.is_some() && !cools_down {
         bail!(
-            "--cooldown needs requests behind the measured ones: a --rate, or a trace with more \
-             behind its --window"
+            "--cooldown needs requests after the measured ones: a --rate, or a trace with more \
+             after its --window"
         );
     }
     if plan.requests.iter().all(|request| request.phase != Phase::Measured) {
-        bail!("nothing but requests that fill the cache is left: there is nothing to measure");
+        bail!("only warm-up requests are left: there is nothing to measure");
     }
     let plan = match limits.context_tokens {
         Some(context_tokens) => plan.fit(context_tokens, load.on_too_long)?,
         None => {
-            warnings.push("the server does not say how many tokens it can hold".to_owned());
+            warnings.push(
+                "the server does not report its context length: longer requests will fail"
+                    .to_owned(),
+            );
             plan
         }
     };
@@ -97,14 +102,14 @@ pub fn build(
     let alike = prompts.collisions(&plan.requests);
     if alike > 0 {
         warnings.push(format!(
-            "{alike} blocks are too short to differ from another one at the same place: prompts \
-             share more than the plan says"
+            "{alike} blocks are too short to differ from another one behind the same prefix: \
+             prompts share more than planned"
         ));
     }
     Ok(Load { source: plan.origin.source.clone(), plan, prompts, prompt_note, warnings })
 }
 
-/// The arrival process that the flags ask for, at `rate`.
+/// Returns the arrival process of the flags, at `rate`.
 fn arrivals(kind: ArrivalKind, shaping: &ShapingArgs, rate: f64) -> Arrivals {
     let seconds = |nanos: Nanos| nanos.0 as f64 / 1e9;
     let flat = |gaps| Arrivals { gaps, rate: Rate::Flat(rate) };
@@ -141,7 +146,7 @@ fn synthetic(load: &LoadArgs) -> Result<Plan> {
         (Some(path), _) => {
             if matches!(load.arrivals, ArrivalKind::OnOff | ArrivalKind::Diurnal) {
                 bail!(
-                    "--rate-series says the rate over time: --arrivals on-off and diurnal do too"
+                    "--rate-series sets the rate over time, and so does --arrivals on-off or diurnal"
                 );
             }
             let rate = Rate::Steps(series::read(path, load.duration)?);
@@ -154,7 +159,7 @@ fn synthetic(load: &LoadArgs) -> Result<Plan> {
     let mut times = intended_times(&process, bounds, load.seed)?;
     let measured = times.len();
     if let Some(cooldown) = load.cooldown {
-        // The same draws, only further: what is measured stays as it is.
+        // The same draws continue after the measured requests, which do not change.
         let full = load.requests == Some(measured);
         let last = Nanos(times.last().map_or(0, |at| at + 1));
         let end = load.duration.filter(|_| !full).unwrap_or(last);
@@ -169,7 +174,7 @@ fn synthetic(load: &LoadArgs) -> Result<Plan> {
         load.input_tokens,
         load.output_tokens
     );
-    Ok(made_up(plan, load.seed, source))
+    Ok(with_origin(plan, load.seed, source))
 }
 
 fn closed_loop(load: &LoadArgs, users: u32) -> Plan {
@@ -186,10 +191,10 @@ fn closed_loop(load: &LoadArgs, users: u32) -> Plan {
          prompt its own",
         users.count, users.think, load.closed.think, load.input_tokens, load.output_tokens
     );
-    made_up(plan, load.seed, source)
+    with_origin(plan, load.seed, source)
 }
 
-fn made_up(plan: Plan, seed: u64, source: String) -> Plan {
+fn with_origin(plan: Plan, seed: u64, source: String) -> Plan {
     let digest = *blake3::hash(b"loadgen synthetic load").as_bytes();
     let origin = Origin { source, digest, seed, blocks: plan.requests.len() };
     Plan { origin, ..plan }
@@ -215,10 +220,12 @@ fn from_trace(
         (Some(window), Some(from)) => Some(Window { from, ..window }),
         (window, _) => window,
     };
-    let further = |to: Nanos| {
-        Nanos(to.0 + load.cooldown.map_or(0.0, |c| c.0 as f64 * replay.speedup).round() as i64)
-    };
-    let window = window.map(|window| Window { to: window.to.map(further), ..window });
+    let window = window.map(|window| Window {
+        to: window.to.map(|to| {
+            Nanos(to.0 + load.cooldown.map_or(0.0, |c| c.0 as f64 * replay.speedup).round() as i64)
+        }),
+        ..window
+    });
     let options = ReadOptions {
         format: replay.format,
         block_tokens: replay.trace_block,
@@ -226,7 +233,7 @@ fn from_trace(
         window,
         seed: load.seed,
     };
-    let mut trace = trace::read(path, &options)?;
+    let mut trace = traces::read(path, &options)?;
     warnings.extend(trace.notes.iter().cloned());
     begin_sessions(&mut trace, load, replay)?;
     let window = window.filter(|_| !trace.generated);
@@ -241,7 +248,7 @@ fn from_trace(
     if let Some(quantum) = shaped.quantum.filter(|_| replay.dequantize == Dequantize::None) {
         warnings.push(format!(
             "the time stamps lie on a grid of {}, up to {} requests arrive at one instant: tail \
-             latencies are artefacts of that (see --dequantize)",
+             latencies are artifacts of that (see --dequantize)",
             Nanos(quantum.step_ns),
             quantum.largest_burst
         ));
@@ -265,7 +272,7 @@ fn from_trace(
     Ok(Plan { origin: Origin { source, digest, seed, blocks }, ..plan })
 }
 
-/// Gives sessions of traces without a common clock, or requests of traces without any, their start.
+/// Sets the start of sessions without a common clock, or of requests without times.
 fn begin_sessions(trace: &mut Trace, load: &LoadArgs, replay: &ReplayArgs) -> Result<()> {
     let has_sessions = trace.records.iter().any(|r| r.session.is_some());
     let Some(rate) = replay.session_rate else {
@@ -275,7 +282,7 @@ fn begin_sessions(trace: &mut Trace, load: &LoadArgs, replay: &ReplayArgs) -> Re
         return Ok(());
     };
     if !trace.timed && has_sessions && replay.turns == Turns::Open {
-        bail!("{} does not say when turns follow: give --turns after-previous", trace.name);
+        bail!("{} has no times of later turns: give --turns after-previous", trace.name);
     }
     let bounds = Bounds { requests: Some(edit::session_count(trace)), duration: None };
     let process = arrivals(load.arrivals, &load.shaping, rate);
@@ -306,8 +313,8 @@ fn in_words_of(trace: &Trace, shaped: &Shaped, load: &LoadArgs, replay: &ReplayA
     )
 }
 
-/// Ids of ordinary tokens, as far as one can tell without the tokenizer: not the first ones, which
-/// are often special, and none that a vocabulary of this size lacks.
+/// Returns ids that are likely ordinary tokens: not the first ones, which are often special, and
+/// none above the size of the vocabulary.
 fn token_ids(vocabulary: Option<u32>) -> Range {
     match vocabulary {
         Some(size) if size < TOKEN_IDS.hi => Range { lo: TOKEN_IDS.lo.min(size / 8), hi: size },

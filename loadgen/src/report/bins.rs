@@ -5,12 +5,13 @@ use traces::quantile::quantile;
 use traces::units::NS_PER_S;
 
 use super::round3;
+use crate::send::record::RequestRecord;
 
-/// The most bins of a series.
+/// Largest number of bins of a series.
 const BINS_MAX: f64 = 120.0;
-/// Requests that a bin should hold, so that its percentiles mean something.
+/// Number of requests that a bin should have for meaningful percentiles.
 const BIN_REQUESTS: f64 = 20.0;
-/// The fewest bins, even where they hold few requests.
+/// Smallest number of bins, even if they have few requests.
 const BINS_MIN: f64 = 12.0;
 
 /// Percentiles of the requests that were due in each bin.
@@ -27,12 +28,12 @@ pub struct Band {
 /// Bins over the length of a run.
 pub(super) struct Bins {
     start_ns: i64,
-    width_ns: i64,
-    count: usize,
+    pub(super) width_ns: i64,
+    pub(super) count: usize,
 }
 
 impl Bins {
-    /// Bins from `start_ns` to `end_ns` that hold some of so many requests each.
+    /// Creates bins from `start_ns` to `end_ns` for `requests` requests.
     pub(super) fn new(start_ns: i64, end_ns: i64, requests: usize) -> Self {
         let wanted = (requests as f64 / BIN_REQUESTS).clamp(BINS_MIN, BINS_MAX);
         let width_ns = round_up((end_ns - start_ns).max(1) as f64 / wanted).max(1.0) as i64;
@@ -40,16 +41,18 @@ impl Bins {
         Self { start_ns, width_ns, count }
     }
 
-    fn of(&self, at_ns: i64) -> Option<usize> {
+    /// Returns the bin of a time; `None` for a time outside of the run.
+    pub(super) fn of(&self, at_ns: i64) -> Option<usize> {
         let place = usize::try_from((at_ns - self.start_ns).div_euclid(self.width_ns)).ok()?;
         Some(place).filter(|place| *place < self.count)
     }
 
-    fn start_s(&self, place: usize) -> f64 {
+    /// Returns the start of a bin in seconds.
+    pub(super) fn start_s(&self, place: usize) -> f64 {
         (self.start_ns + place as i64 * self.width_ns) as f64 / NS_PER_S as f64
     }
 
-    /// Adds up what falls into each bin.
+    /// Sums the values in each bin.
     pub(super) fn sum(&self, values: impl Iterator<Item = (i64, f64)>) -> Vec<f64> {
         let mut sums = vec![0.0; self.count];
         for (at_ns, value) in values {
@@ -60,7 +63,8 @@ impl Bins {
         sums
     }
 
-    fn band(&self, values: impl Iterator<Item = (i64, f64)>) -> Band {
+    /// Computes the percentiles of the values in each bin.
+    pub(super) fn band(&self, values: impl Iterator<Item = (i64, f64)>) -> Band {
         let mut bins = vec![Vec::new(); self.count];
         for (at_ns, value) in values {
             if let Some(place) = self.of(at_ns) {
@@ -74,9 +78,10 @@ impl Bins {
         Band { p50: of(0.5), p90: of(0.9), p99: of(0.99) }
     }
 
-    fn most_in_flight(&self, all: &[&RequestRecord]) -> Vec<u32> {
+    /// Returns the largest number of requests in flight in each bin.
+    pub(super) fn most_in_flight(&self, all: &[&RequestRecord]) -> Vec<u32> {
         let sent = all.iter().filter_map(|r| Some((r.dispatched_ns?, r.finished_ns)));
-        // At one instant a request that ends makes room for the one that begins.
+        // At equal times, the end of a request comes before the start of another.
         let mut changes: Vec<(i64, i32)> =
             sent.flat_map(|(from, to)| [(from, 1), (to.max(from + 1), -1)]).collect();
         changes.sort_unstable();
@@ -94,8 +99,8 @@ impl Bins {
     }
 }
 
-/// The next of 1, 2, 5, 10, 20 … that is not smaller.
-fn round_up(value: f64) -> f64 {
+/// Rounds up to one of 1, 2, 5, 10, 20 …
+pub(super) fn round_up(value: f64) -> f64 {
     let decade = 10_f64.powf(value.log10().floor());
     [1.0, 2.0, 5.0, 10.0]
         .into_iter()

@@ -1,4 +1,4 @@
-//! Prefix reuse: what this very run allows beside what the server reports.
+//! Prefix reuse: the hits that the requests allow and the hits that the server reports.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,30 +13,29 @@ pub struct CacheReport {
     pub ideal_block_hit: f64,
     /// Ideal hits by prompt tokens.
     pub ideal_token_hit: f64,
-    /// Block size of the server that the next figure assumes.
+    /// Block size of the server, for the following figures.
     pub server_block_tokens: u32,
-    /// Ideal hits by prompt tokens with such blocks, the last token always computed.
+    /// Ideal hits by prompt tokens in the server's blocks, with the last token always computed.
     pub ideal_server_token_hit: f64,
-    /// The same for caches of so many of those blocks that drop the one unused for longest.
+    /// Hits of LRU caches by prompt tokens in the server's blocks.
     #[serde(default)]
     pub lru_server_token_hit: Vec<LruHit>,
-    /// Cached over prompt tokens of completed requests; none if the server does not say.
+    /// Cached over prompt tokens of completed requests; `None` if the server does not report them.
     pub observed_token_hit: Option<f64>,
-    /// Observed over ideal, both by tokens at the server's blocks.
+    /// Observed over ideal hits, both by tokens in the server's blocks.
     pub efficiency: Option<f64>,
 }
 
-/// What a cache of limited size could hit.
+/// Hits of a cache of limited size.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LruHit {
-    /// Its capacity, in blocks of the server.
+    /// Capacity, in blocks of the server.
     pub blocks: usize,
     /// Hits by prompt tokens.
     pub token_hit: f64,
 }
 
-/// Compares the requests that were offered, and what of them was `expected` to be reused, with the
-/// server's counts.
+/// Compares the expected hits of the sent requests with the server's counts.
 pub fn cache(run: &Measured<'_>, expected: &ExpectedHits, server_block_tokens: u32) -> CacheReport {
     let offered = run.sent_plan();
     let ideal = ideal_hits(offered, server_block_tokens);

@@ -1,4 +1,4 @@
-//! Prefix reuse over time: what each bin's requests allowed beside what the server reported.
+//! Prefix reuse over time: the hits that each bin's requests allow and those the server reports.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,43 +7,43 @@ use crate::measure::expected::ExpectedHits;
 use crate::plan::PlannedRequest;
 use crate::send::record::RequestRecord;
 
-/// Parts of the prompt tokens that were due in each bin; none where there were none.
+/// Hits as shares of the prompt tokens that were due in each bin; `None` for a bin without any.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CacheSeries {
-    /// What a cache that keeps everything would hit, in the server's blocks.
+    /// Hits of an infinite cache, in the server's blocks.
     pub infinite: Vec<Option<f64>>,
-    /// The same for caches of limited size.
+    /// Hits of LRU caches.
     pub lru: Vec<LruSeries>,
-    /// What the server reported, of the answers that say it.
+    /// Hits that the server reported, over the replies that report them.
     pub observed: Vec<Option<f64>>,
 }
 
-/// What a cache of limited size could hit.
+/// Hits of a cache of limited size over time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LruSeries {
-    /// Its capacity, in blocks of the server.
+    /// Capacity, in blocks of the server.
     pub blocks: usize,
-    /// Parts of the prompt tokens.
+    /// Shares of the prompt tokens.
     pub token_hit: Vec<Option<f64>>,
 }
 
 impl CacheSeries {
-    /// Whether every column has an entry for each of `bins`.
+    /// Returns whether every column has an entry for each of `bins`.
     pub fn is_whole(&self, bins: usize) -> bool {
         let lru = self.lru.iter().map(|lru| lru.token_hit.len());
         lru.chain([self.infinite.len(), self.observed.len()]).all(|len| len == bins)
     }
 
-    /// The smallest of the capacities from which on a cache hits whatever an infinite one does.
-    pub fn enough(&self) -> Option<usize> {
+    /// Returns the smallest capacity from which on a cache hits as much as an infinite one.
+    pub fn sufficient_capacity(&self) -> Option<usize> {
         let short = |lru: &&LruSeries| lru.token_hit != self.infinite;
         let first = self.lru.iter().rev().take_while(|lru| !short(lru)).last();
         first.map(|lru| lru.blocks)
     }
 }
 
-/// Puts expected and reported hits into bins by the time a request was due; none if nothing was to
-/// be reused and the server said nothing.
+/// Bins expected and reported hits by intended time. Returns `None` if no reuse is possible and the
+/// server reports none.
 pub(super) fn cache_series(
     bins: &Bins,
     all: &[&RequestRecord],
@@ -52,34 +52,44 @@ pub(super) fn cache_series(
 ) -> Option<CacheSeries> {
     let planned = |r: &RequestRecord| offered.get(r.index).map(|plan| plan.input_tokens);
     let expect = |hits: &[u32]| {
-        let part = |r: &&RequestRecord| Some((r.intended_ns, *hits.get(r.index)?, planned(r)?));
-        parts(bins, all.iter().filter_map(part).map(|(at, hit, of)| (at, hit.into(), of.into())))
+        parts(
+            bins,
+            all.iter()
+                .filter_map(|r| Some((r.intended_ns, *hits.get(r.index)?, planned(r)?)))
+                .map(|(at, hit, of)| (at, hit.into(), of.into())),
+        )
     };
-    let told = |r: &&RequestRecord| {
-        let usage = r.reply.usage.filter(|_| r.succeeded())?;
-        Some((r.intended_ns, usage.cached_tokens? as f64, usage.prompt_tokens as f64))
-    };
-    let observed = parts(bins, all.iter().filter_map(told));
+    let observed = parts(
+        bins,
+        all.iter().filter_map(|r| {
+            let usage = r.reply.usage.filter(|_| r.succeeded())?;
+            Some((r.intended_ns, usage.cached_tokens? as f64, usage.prompt_tokens as f64))
+        }),
+    );
     let nothing = observed.iter().all(Option::is_none);
     if nothing && expected.infinite.iter().all(|hit| *hit == 0) {
         return None;
     }
-    let of_size =
-        |(blocks, hits): &(usize, Vec<u32>)| LruSeries { blocks: *blocks, token_hit: expect(hits) };
     Some(CacheSeries {
         infinite: expect(&expected.infinite),
-        lru: expected.lru.iter().map(of_size).collect(),
+        lru: expected
+            .lru
+            .iter()
+            .map(|(blocks, hits)| LruSeries { blocks: *blocks, token_hit: expect(hits) })
+            .collect(),
         observed,
     })
 }
 
-/// Sums of hits over sums of tokens.
+/// Divides sums of hits by sums of tokens.
 fn parts(bins: &Bins, of: impl Iterator<Item = (i64, f64, f64)>) -> Vec<Option<f64>> {
     let (hits, tokens): (Vec<_>, Vec<_>) =
         of.map(|(at, hit, tokens)| ((at, hit), (at, tokens))).unzip();
     let (hits, tokens) = (bins.sum(hits.into_iter()), bins.sum(tokens.into_iter()));
-    let part = |(hit, of): (f64, f64)| (of > 0.0).then(|| (hit / of * 1e4).round() / 1e4);
-    hits.into_iter().zip(tokens).map(part).collect()
+    hits.into_iter()
+        .zip(tokens)
+        .map(|(hit, of)| (of > 0.0).then(|| (hit / of * 1e4).round() / 1e4))
+        .collect()
 }
 
 #[cfg(test)]
@@ -97,7 +107,7 @@ mod tests {
             plan.requests[index].blocks = plan.requests[index - 1].blocks.clone();
         }
         for (index, record) in run.records.iter_mut().enumerate() {
-            // From the second half on the server forgets; it counts 2 tokens more in each prompt.
+            // In the second half the server has no hits. It counts 2 tokens more in each prompt.
             let cached = if index % 2 == 1 && index < 100 { 4 } else { 0 };
             record.reply.usage = Some(Usage {
                 prompt_tokens: 10,
@@ -110,9 +120,9 @@ mod tests {
         let all: Vec<&RequestRecord> = run.records.iter().collect();
         let series = cache_series(&bins, &all, &plan.requests, &expected).unwrap();
         assert!(series.is_whole(series.observed.len()));
-        // 4 of 16 tokens: the last one is computed, and with it its block.
+        // 4 of 16 tokens: the last one is computed, so its block is not a hit.
         assert_eq!((series.infinite[0], series.lru[0].token_hit[0]), (Some(0.25), Some(0.25)));
-        assert_eq!(series.enough(), Some(1_000));
+        assert_eq!(series.sufficient_capacity(), Some(1_000));
         assert_eq!((series.observed[0], series.observed[8]), (Some(0.2), Some(0.0)));
         assert_eq!(series.observed.last(), Some(&None));
     }

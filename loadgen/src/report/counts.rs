@@ -1,59 +1,59 @@
-//! Counts: requests, tokens, failures, the slowest.
+//! Counts of requests, tokens and failures, and the slowest requests.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use traces::units::NS_PER_S;
 
 use super::measured::Measured;
 use super::ms;
 use crate::plan::Plan;
 use crate::send::RunOutcome;
-use crate::send::record::{FailureClass, RequestRecord};
-use traces::units::NS_PER_S;
+use crate::send::record::RequestRecord;
 
-/// Counts of all requests, warm-up included.
+/// Counts of all requests, including warm-up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    /// In the plan.
+    /// Requests in the plan.
     pub planned: usize,
-    /// Left out of the plan: longer than the server's context.
+    /// Requests left out of the plan, because they exceed the server's context.
     pub refused_too_long: usize,
-    /// Shortened to fit the server's context.
+    /// Requests shortened to fit the server's context.
     pub truncated: usize,
-    /// Offered to the server.
+    /// Requests sent to the server.
     pub offered: usize,
-    /// Answered completely.
+    /// Requests with a complete response.
     pub completed: usize,
-    /// Failed.
+    /// Failed requests.
     pub failed: usize,
-    /// Cut off by the operator.
+    /// Requests cancelled by the operator.
     pub cancelled: usize,
-    /// Kept back by the operator.
+    /// Requests not sent because of the operator.
     pub unsent: usize,
     /// Turns of sessions that were not due before the end of the plan.
     pub beyond_end: usize,
-    /// Requests of the cool-down that were not needed.
+    /// Cool-down requests that were not needed.
     pub unneeded: usize,
-    /// Completed, but not with the number of tokens asked for.
+    /// Completed requests with another number of tokens than requested.
     pub wrong_length: usize,
 }
 
-/// Work done.
+/// Throughput of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Throughput {
-    /// From the start of the schedule to the end of the last request.
+    /// Time from the start of the schedule to the end of the last request.
     pub wall_s: f64,
-    /// Completed requests per second of that.
+    /// Completed requests per second of `wall_s`.
     pub requests_per_s: f64,
-    /// Output tokens per second of that.
+    /// Output tokens per second of `wall_s`.
     pub output_tokens_per_s: f64,
-    /// Prompt and output tokens per second of that.
+    /// Prompt and output tokens per second of `wall_s`.
     pub total_tokens_per_s: f64,
     /// Prompt tokens of completed requests, by the server's count.
     pub prompt_tokens: u64,
     /// Output tokens of completed requests, by the server's count.
     pub output_tokens: u64,
-    /// Prompt tokens the server counted beyond those planned, a request.
+    /// Mean number of prompt tokens per request that the server counted beyond the planned ones.
     pub prompt_overhead_tokens: Option<f64>,
     /// Requests completed per second between the first and the last measured arrival.
     pub while_offered_requests_per_s: Option<f64>,
@@ -61,33 +61,33 @@ pub struct Throughput {
     pub while_offered_output_tokens_per_s: Option<f64>,
 }
 
-/// One class of failures.
+/// Count of one class of failures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorCount {
-    /// Its name.
+    /// Name of the class.
     pub class: String,
-    /// How many.
+    /// Number of failures.
     pub count: usize,
-    /// What was said of the first.
+    /// Message of the first failure.
     pub example: String,
 }
 
-/// One of the slowest requests.
+/// A slow request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Slow {
-    /// Its place in the plan.
+    /// Index in the plan.
     pub index: usize,
-    /// Its `x-request-id`.
+    /// Value of `x-request-id`.
     pub request_id: String,
-    /// Its trace.
+    /// Trace id.
     pub trace_id: String,
-    /// When it was due.
+    /// Intended time.
     pub at_s: f64,
     /// Time to first token from the intended time.
     pub ttft_ms: f64,
     /// Time to last token from the intended time.
     pub e2e_ms: f64,
-    /// Prompt tokens planned.
+    /// Planned prompt tokens.
     pub input_tokens: u32,
     /// Output tokens.
     pub output_tokens: u64,
@@ -97,9 +97,6 @@ pub struct Slow {
 pub fn counts(plan: &Plan, outcome: &RunOutcome) -> Counts {
     let records = &outcome.records;
     let done = || records.iter().filter(|record| record.succeeded());
-    let wrong = |r: &&RequestRecord| {
-        r.reply.output_tokens() != u64::from(plan.requests[r.index].output_tokens)
-    };
     Counts {
         planned: plan.requests.len(),
         refused_too_long: plan.refused_too_long,
@@ -111,11 +108,13 @@ pub fn counts(plan: &Plan, outcome: &RunOutcome) -> Counts {
         unsent: outcome.unsent,
         beyond_end: outcome.beyond_end,
         unneeded: outcome.unneeded,
-        wrong_length: done().filter(wrong).count(),
+        wrong_length: done()
+            .filter(|r| r.reply.output_tokens() != u64::from(plan.requests[r.index].output_tokens))
+            .count(),
     }
 }
 
-/// The work done for the measured requests, and while they arrived.
+/// Computes the throughput of the measured requests, and that during their arrivals.
 pub fn throughput(run: &Measured<'_>) -> Throughput {
     let wall_s = run.outcome.wall_ns.max(1) as f64 / NS_PER_S as f64;
     let done: Vec<&RequestRecord> = run.completed().collect();
@@ -147,35 +146,39 @@ pub fn throughput(run: &Measured<'_>) -> Throughput {
     }
 }
 
-/// Failures by class.
+/// Counts failures by class.
 pub fn errors(records: &[RequestRecord]) -> Vec<ErrorCount> {
     let mut classes: BTreeMap<_, (usize, &str)> = BTreeMap::new();
     for failure in records.iter().filter_map(|r| r.failure.as_ref()) {
         classes.entry(failure.class).or_insert((0, &failure.message)).0 += 1;
     }
-    let count = |(class, (count, example)): (FailureClass, (usize, &str))| ErrorCount {
-        class: class.to_string(),
-        count,
-        example: example.to_owned(),
-    };
-    classes.into_iter().map(count).collect()
+    classes
+        .into_iter()
+        .map(|(class, (count, example))| ErrorCount {
+            class: class.to_string(),
+            count,
+            example: example.to_owned(),
+        })
+        .collect()
 }
 
-/// The slowest of the measured requests.
+/// Returns the slowest measured requests.
 pub fn slowest(run: &Measured<'_>, how_many: usize) -> Vec<Slow> {
-    let row = |r: &RequestRecord| {
-        Some(Slow {
-            index: r.index,
-            request_id: r.request_id.clone(),
-            trace_id: r.trace_id.clone(),
-            at_s: r.intended_ns as f64 / NS_PER_S as f64,
-            ttft_ms: ms(r.ttft_ns(r.intended_ns)?),
-            e2e_ms: ms(r.e2e_ns(r.intended_ns)?),
-            input_tokens: run.plan.requests[r.index].input_tokens,
-            output_tokens: r.reply.output_tokens(),
+    let mut rows: Vec<Slow> = run
+        .completed()
+        .filter_map(|r| {
+            Some(Slow {
+                index: r.index,
+                request_id: r.request_id.clone(),
+                trace_id: r.trace_id.clone(),
+                at_s: r.intended_ns as f64 / NS_PER_S as f64,
+                ttft_ms: ms(r.ttft_ns(r.intended_ns)?),
+                e2e_ms: ms(r.e2e_ns(r.intended_ns)?),
+                input_tokens: run.plan.requests[r.index].input_tokens,
+                output_tokens: r.reply.output_tokens(),
+            })
         })
-    };
-    let mut rows: Vec<Slow> = run.completed().filter_map(row).collect();
+        .collect();
     rows.sort_by(|a, b| b.ttft_ms.total_cmp(&a.ttft_ms));
     rows.truncate(how_many);
     rows

@@ -1,10 +1,11 @@
-//! Computes the figures of a report from the records of a run.
+//! The figures of a report, computed from the records of a run.
 
 use serde::{Deserialize, Serialize};
+use traces::units::{NS_PER_S, Nanos};
 
 use super::measured::Measured;
 use super::{
-    FORMULAS, Limits, Mark, Report, SCHEMA_VERSION, SloBound, Workload, cache, counts, goodput, ms,
+    FORMULAS, Limits, Report, SCHEMA_VERSION, SloBound, Workload, cache, counts, goodput, ms,
     samples, series, shapes, stages, timeline, verdict,
 };
 use crate::measure::expected::expected_hits;
@@ -12,25 +13,24 @@ use crate::measure::intervals::Distribution;
 use crate::plan::Plan;
 use crate::send::RunOutcome;
 use crate::send::record::RequestRecord;
-use traces::units::{NS_PER_S, Nanos};
 
-/// What is sent up to this part of the schedule's span behind its end still counts as in time.
+/// Share of the schedule's length after its end within which a request still counts as in time.
 const LATE_PART: f64 = 0.01;
 
-/// How well the schedule was kept.
+/// Adherence to the schedule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScheduleReport {
-    /// From the first intended time to the last.
+    /// Time from the first intended time to the last.
     pub span_s: f64,
-    /// Requests per second that the schedule asks for.
+    /// Requests per second of the schedule.
     pub offered_rps: f64,
-    /// Requests per second that were sent while the schedule ran.
+    /// Requests per second that were sent during the schedule.
     pub achieved_rps: f64,
-    /// How late the generator was.
+    /// Lag of the generator.
     pub lag_ms: Distribution,
-    /// Waiting for a slot under `--max-inflight`.
+    /// Wait for a slot under `--max-inflight`.
     pub queue_wait_ms: Distribution,
-    /// From the send to the body being taken by a ready connection.
+    /// Time from the send until a ready connection accepts the body.
     pub connect_ms: Distribution,
 }
 
@@ -121,20 +121,24 @@ fn schedule(run: &Measured<'_>, limits: &Limits, lag_limit: Nanos) -> ScheduleRe
     let span_s = run.span_s();
     let late_ns = lag_limit.0.max((span_s * LATE_PART * NS_PER_S as f64) as i64);
     let end_ns = run.to_ns + late_ns;
-    let in_time = |record: &&RequestRecord| match record.dispatched_ns {
-        Some(at) => at <= end_ns,
-        None => limits.drops_allowed,
-    };
     let rate = |n: usize| if span_s > 0.0 { n as f64 / span_s } else { n as f64 };
-    let connect = |r: &RequestRecord| Some(ms(r.written_ns? - r.dispatched_ns?));
     let waits = run.offered().filter_map(RequestRecord::queue_wait_ns).map(ms);
     ScheduleReport {
         span_s,
         offered_rps: rate(run.offered().count()),
-        achieved_rps: rate(run.offered().filter(in_time).count()),
+        achieved_rps: rate(
+            run.offered()
+                .filter(|record| match record.dispatched_ns {
+                    Some(at) => at <= end_ns,
+                    None => limits.drops_allowed,
+                })
+                .count(),
+        ),
         lag_ms: Distribution::of(run.offered().map(|r| ms(r.lag_ns())).collect()),
         queue_wait_ms: Distribution::of(waits.collect()),
-        connect_ms: Distribution::of(run.offered().filter_map(connect).collect()),
+        connect_ms: Distribution::of(
+            run.offered().filter_map(|r| Some(ms(r.written_ns? - r.dispatched_ns?))).collect(),
+        ),
     }
 }
 
@@ -171,15 +175,18 @@ mod tests {
     fn a_late_generator_shows_in_response_times_and_not_in_service_times() {
         let run = run(|_| 7);
         let latency = latency(&measured(&run));
-        assert_eq!(latency.ttft_response_ms.p50, Some(57.0));
-        assert_eq!(latency.ttft_service_ms.p50, Some(50.0));
-        assert_eq!(latency.e2e_response_ms.max, Some(97.0));
-        assert_eq!(latency.e2e_service_ms.max, Some(90.0));
-        assert_eq!(latency.tpot_ms.p99, Some(20.0));
-        assert_eq!((latency.itl_ms.count, latency.itl_ms.mean), (200, Some(20.0)));
+        assert_eq!(latency.ttft_response_ms.quantiles.p50, Some(57.0));
+        assert_eq!(latency.ttft_service_ms.quantiles.p50, Some(50.0));
+        assert_eq!(latency.e2e_response_ms.quantiles.max, Some(97.0));
+        assert_eq!(latency.e2e_service_ms.quantiles.max, Some(90.0));
+        assert_eq!(latency.tpot_ms.quantiles.p99, Some(20.0));
+        assert_eq!(
+            (latency.itl_ms.quantiles.count, latency.itl_ms.quantiles.mean),
+            (200, Some(20.0))
+        );
         let work = counts::throughput(&measured(&run));
         assert_eq!((work.output_tokens, work.requests_per_s), (300, 50.0));
-        assert_eq!(schedule_of(&run).lag_ms.p50, Some(7.0));
+        assert_eq!(schedule_of(&run).lag_ms.quantiles.p50, Some(7.0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Goodput: how many of all offered requests met every SLO.
+//! Goodput: the share of all due requests that met every SLO.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,14 +6,14 @@ use crate::measure::wilson::wilson;
 use crate::send::record::RequestRecord;
 use crate::send::slo::Slo;
 
-/// One SLO on its own.
+/// Attainment of one SLO.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SloAttainment {
-    /// As it was given.
+    /// The SLO as text.
     pub slo: String,
-    /// Part of the offered requests that met it.
+    /// Share of the due requests that met it.
     pub attainment: f64,
-    /// Answered requests that missed this one and no other.
+    /// Completed requests that missed this SLO and no other.
     pub missed_only_this: usize,
 }
 
@@ -22,7 +22,7 @@ pub struct SloAttainment {
 pub struct Goodput {
     /// Requests that met every SLO.
     pub good: usize,
-    /// Requests due in the window, failures included.
+    /// Requests due in the window, including failures.
     pub offered: usize,
     /// Good over offered.
     pub attainment: f64,
@@ -32,13 +32,13 @@ pub struct Goodput {
     pub high: f64,
     /// Good requests per second of the window.
     pub rps: f64,
-    /// Misses that failed: errors, time-outs, drops.
+    /// Misses by failure: errors, timeouts, drops.
     pub failed: usize,
-    /// Each SLO on its own.
+    /// Attainment by SLO.
     pub per_slo: Vec<SloAttainment>,
 }
 
-/// Judges `records` by `slos`; none without SLOs.
+/// Computes the goodput of `records` under `slos`; `None` without SLOs.
 pub fn goodput(records: &[&RequestRecord], slos: &[Slo], span_s: f64) -> Option<Goodput> {
     if slos.is_empty() {
         return None;

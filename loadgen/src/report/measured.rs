@@ -1,31 +1,32 @@
-//! The requests of a run that its figures are taken from.
+//! The measured requests of a run.
+
+use traces::units::NS_PER_S;
 
 use crate::measure::windows::{Warmup, WindowReport, left_out};
 use crate::plan::{Phase, Plan, PlannedRequest};
 use crate::send::RunOutcome;
 use crate::send::record::{FailureClass, RequestRecord};
-use traces::units::NS_PER_S;
 
 /// A run with its window.
 pub struct Measured<'a> {
-    /// What was to be sent.
+    /// Plan of the run.
     pub plan: &'a Plan,
-    /// What became of it.
+    /// Records of the run.
     pub outcome: &'a RunOutcome,
-    /// The measured requests that are over, by intended time.
+    /// Finished measured requests, by intended time.
     pub records: Vec<&'a RequestRecord>,
-    /// The measured requests that the operator cut off.
+    /// Measured requests that the operator cancelled.
     pub cancelled: Vec<&'a RequestRecord>,
-    /// First measured arrival.
+    /// Intended time of the first measured request.
     pub from_ns: i64,
-    /// Last measured arrival.
+    /// Intended time of the last measured request.
     pub to_ns: i64,
-    /// The window in words and counts.
+    /// Window with its counts.
     pub window: WindowReport,
 }
 
 impl<'a> Measured<'a> {
-    /// Chooses the window.
+    /// Applies `warmup` to choose the window.
     pub fn new(plan: &'a Plan, outcome: &'a RunOutcome, warmup: Warmup) -> Self {
         let mut all: Vec<&RequestRecord> =
             outcome.records.iter().chain(&outcome.cancelled).collect();
@@ -59,27 +60,27 @@ impl<'a> Measured<'a> {
             drain_s: seconds((ended - to_ns).max(0)),
             settling: Some(settling),
         };
-        let over = |record: &&RequestRecord| !record.failed_as(FailureClass::Cancelled);
-        let (records, cancelled) = kept.into_iter().partition(over);
+        let (records, cancelled) =
+            kept.into_iter().partition(|record| !record.failed_as(FailureClass::Cancelled));
         Self { plan, outcome, records, cancelled, from_ns, to_ns, window }
     }
 
-    /// The planned requests that were offered, in the plan's order.
+    /// Returns the planned requests that were sent, in the order of the plan.
     pub fn sent_plan(&self) -> &'a [PlannedRequest] {
         &self.plan.requests[..self.plan.requests.len() - self.outcome.unsent]
     }
 
-    /// The measured requests that were answered completely.
+    /// Yields the measured requests with a complete response.
     pub fn completed(&self) -> impl Iterator<Item = &'a RequestRecord> {
         self.records.iter().copied().filter(|record| record.succeeded())
     }
 
-    /// The measured requests, those that were cut off included.
+    /// Yields the measured requests, including cancelled ones.
     pub fn offered(&self) -> impl Iterator<Item = &'a RequestRecord> {
         self.records.iter().chain(&self.cancelled).copied()
     }
 
-    /// From the first measured arrival to the last.
+    /// Returns the time from the first measured arrival to the last.
     pub fn span_s(&self) -> f64 {
         (self.to_ns - self.from_ns) as f64 / NS_PER_S as f64
     }
@@ -107,28 +108,31 @@ pub(crate) mod tests {
 
     /// A run of that plan, each request `lag_ms` late; tokens 50, 60 and 90 ms after the send.
     pub(crate) fn outcome(n: usize, lag_ms: impl Fn(usize) -> i64) -> RunOutcome {
-        let record = |(index, at): (usize, &i64)| {
-            let sent = at + lag_ms(index) * MS;
-            let tokens = [50, 60, 90].map(|t| sent + t * MS).into_iter().collect();
-            RequestRecord {
-                index,
-                intended_ns: *at,
-                issued_ns: sent,
-                dispatched_ns: Some(sent),
-                written_ns: Some(sent),
-                first_byte_ns: Some(sent),
-                reply: Reply { tokens, ..Reply::default() },
-                finished_ns: sent + 91 * MS,
-                failure: None,
-                request_id: String::new(),
-                trace_id: String::new(),
-            }
-        };
-        let records = times(n).iter().enumerate().map(record).collect();
+        let records = times(n)
+            .iter()
+            .enumerate()
+            .map(|(index, at)| {
+                let sent = at + lag_ms(index) * MS;
+                let tokens = [50, 60, 90].map(|t| sent + t * MS).into_iter().collect();
+                RequestRecord {
+                    index,
+                    intended_ns: *at,
+                    issued_ns: sent,
+                    dispatched_ns: Some(sent),
+                    written_ns: Some(sent),
+                    first_byte_ns: Some(sent),
+                    reply: Reply { tokens, ..Reply::default() },
+                    finished_ns: sent + 91 * MS,
+                    failure: None,
+                    request_id: String::new(),
+                    trace_id: String::new(),
+                }
+            })
+            .collect();
         RunOutcome { records, wall_ns: 2000 * MS, ..RunOutcome::default() }
     }
 
-    /// The server says of each request: 5 ms to route, 40 ms to compute.
+    /// Adds stages to each request: 5 ms to route, 40 ms to compute.
     pub(crate) fn with_stages(mut run: RunOutcome) -> (Plan, RunOutcome) {
         let stage = |name: &str, start_ms, duration_ms| Stage {
             name: name.to_owned(),
@@ -147,7 +151,7 @@ pub(crate) mod tests {
         Measured::new(plan, run, Warmup::None)
     }
 
-    /// The report of a run, judged by one SLO.
+    /// The report of a run with one SLO.
     pub(crate) fn report(plan: &Plan, run: &RunOutcome) -> Report {
         let workload = Workload {
             run_id: "0badcafe".to_owned(),
@@ -182,7 +186,7 @@ pub(crate) mod tests {
         last.failure = Some(cut);
         run.cancelled.push(last);
         let window = Measured::new(&plan, &run, Warmup::Time(Nanos(100 * MS)));
-        // Number 10, due at 100 ms and sent half a second later, is the first that counts.
+        // Number 10, due at 100 ms and sent half a second later, is the first measured one.
         assert_eq!(window.records[0].index, 10);
         assert_eq!((window.records.len(), window.cancelled.len()), (89, 1));
         assert_eq!((window.window.warmup_requests, window.window.measured_requests), (10, 90));

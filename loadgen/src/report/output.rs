@@ -1,4 +1,4 @@
-//! Writes a report wherever it was asked for.
+//! Writing of a report to files.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::render::{html, markdown};
 use super::{Report, samples};
 
-/// The files to write.
+/// Files to write.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Files<'a> {
     /// JSON.
@@ -18,13 +18,13 @@ pub struct Files<'a> {
     pub html: Option<&'a Path>,
     /// Markdown.
     pub markdown: Option<&'a Path>,
-    /// One CSV row for each measured request.
+    /// One CSV row per measured request.
     pub csv: Option<&'a Path>,
-    /// Where the page's slowest requests link to their traces.
+    /// Jaeger that the page links traces to.
     pub jaeger: Option<&'a str>,
 }
 
-/// Writes the files that `asked` names.
+/// Writes all files of `asked`.
 pub fn write_all(asked: &Files<'_>, report: &Report) -> Result<()> {
     if let Some(path) = asked.json {
         write_file(path, |out| json(out, report))?;
@@ -42,7 +42,7 @@ pub fn write_all(asked: &Files<'_>, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// Writes indented JSON, but the long columns of the samples a column a line.
+/// Writes indented JSON, with each long column of the samples on one line.
 pub fn json(out: &mut impl Write, report: &Report) -> io::Result<()> {
     let mut value = serde_json::to_value(report)?;
     let fields = value.as_object_mut().into_iter();
@@ -58,7 +58,7 @@ pub fn json(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out, "\n  }}\n}}")
 }
 
-/// Writes a file through `write`; an error names the file.
+/// Writes a file with `write`. Errors name the file.
 pub fn write_file(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,

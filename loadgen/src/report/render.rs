@@ -1,4 +1,4 @@
-//! Reports for people and programs: text, Markdown, HTML, one JSON line for each request.
+//! Renderings of reports: text, Markdown, HTML, one JSON line per request.
 
 pub mod html;
 pub mod lines;

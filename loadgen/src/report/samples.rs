@@ -1,4 +1,4 @@
-//! The measured requests as columns, so that reports can be compared and drawn again.
+//! The measured requests as columns, for comparisons and charts.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,22 +6,22 @@ use super::measured::Measured;
 use super::{ms, round3};
 use crate::send::record::RequestRecord;
 
-/// One entry in each column for each measured request, by intended time. Milliseconds.
+/// Columns with one entry per measured request, by intended time, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Samples {
-    /// Intended time from the start of the run.
+    /// Intended times from the start of the run.
     pub at_ms: Vec<f64>,
-    /// Time to first token from the intended time; none if it failed.
+    /// Times to first token from the intended time; `None` for a failure.
     pub ttft_ms: Vec<Option<f64>>,
-    /// Time per output token; none if it failed or had one token.
+    /// Times per output token; `None` for a failure or a single token.
     pub tpot_ms: Vec<Option<f64>>,
-    /// Time to last token from the intended time; none if it failed.
+    /// Times to last token from the intended time; `None` for a failure.
     pub e2e_ms: Vec<Option<f64>>,
-    /// Whether it failed.
+    /// True for a failure.
     pub failed: Vec<bool>,
 }
 
-/// The columns of a run.
+/// Returns the columns of a run.
 pub fn samples(run: &Measured<'_>) -> Samples {
     let mut columns = Samples::default();
     for record in &run.records {
@@ -38,7 +38,7 @@ pub fn samples(run: &Measured<'_>) -> Samples {
 }
 
 impl Samples {
-    /// The column of `metric`: ttft, tpot or e2e.
+    /// Returns the column of `metric`: ttft, tpot or e2e.
     pub fn column(&self, metric: &str) -> Option<&[Option<f64>]> {
         match metric {
             "ttft" => Some(&self.ttft_ms),
@@ -48,7 +48,7 @@ impl Samples {
         }
     }
 
-    /// Whether every column is as long as the first.
+    /// Returns whether all columns have the same length.
     pub fn is_whole(&self) -> bool {
         let n = self.at_ms.len();
         [self.ttft_ms.len(), self.tpot_ms.len(), self.e2e_ms.len(), self.failed.len()]
@@ -57,7 +57,7 @@ impl Samples {
     }
 }
 
-/// Writes the columns as CSV, a row for each request; what is not known is empty.
+/// Writes the columns as CSV, one row per request. Missing values are empty.
 pub fn write_csv(out: &mut impl std::io::Write, samples: &Samples) -> std::io::Result<()> {
     let mut rows = csv::Writer::from_writer(out);
     rows.write_record(["at_ms", "ttft_ms", "tpot_ms", "e2e_ms", "failed"])?;

@@ -1,4 +1,4 @@
-//! Reads reports back from their JSON.
+//! Saved reports, read from their JSON.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use super::{Report, SCHEMA_VERSION};
 
-/// Largest file that is read.
+/// Largest file.
 const BYTES_MAX: u64 = 1 << 30;
 
-/// Reads the report in `path`; one of another version is refused.
+/// Reads the report in `path`. Refuses other versions.
 pub fn read(path: &Path) -> Result<Report> {
     let name = path.display();
     let bytes = std::fs::metadata(path).with_context(|| format!("cannot read {name}"))?.len();
@@ -38,7 +38,7 @@ fn parse(text: &str) -> Result<Report> {
     Ok(report)
 }
 
-/// Columns that belong together must be equally long: nothing that draws them looks again.
+/// Checks that columns of one table have the same length, which the renderings rely on.
 fn check(report: &Report) -> Result<()> {
     if !report.samples.is_whole() {
         bail!("the columns of its samples differ in length");
@@ -48,10 +48,10 @@ fn check(report: &Report) -> Result<()> {
     }
     let shapes = [&report.shapes.ttft, &report.shapes.tpot];
     if !shapes.iter().all(|shape| shape.is_whole()) {
-        bail!("a distribution has not one edge more than it has bars");
+        bail!("a distribution needs one edge more than it has bars");
     }
     if report.stages.as_ref().is_some_and(|stages| !stages.is_whole()) {
-        bail!("a group of stages has not one part for each name");
+        bail!("a group of stages needs one part per name");
     }
     Ok(())
 }

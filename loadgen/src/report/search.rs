@@ -1,34 +1,34 @@
-//! The result of a search as a report holds it.
+//! The search section of a report.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What was searched, tried and found; part of a report.
+/// A search with its probes and its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SearchReport {
-    /// What a rate must keep.
+    /// Requirements of a rate.
     pub asked: Vec<Requirement>,
-    /// Where it was looked.
+    /// Search space.
     pub space: Space,
-    /// How it ended.
+    /// Result.
     pub outcome: Outcome,
-    /// The highest rate that was surely held; none if no probe was sure.
+    /// Highest rate that certainly met the requirements; `None` if no probe was certain.
     pub low: Option<f64>,
-    /// The lowest rate that was surely missed; none if no probe was sure.
+    /// Lowest rate that certainly missed them; `None` if no probe was certain.
     pub high: Option<f64>,
-    /// Every rate tried, in order.
+    /// Probes, in order.
     pub probes: Vec<Probe>,
 }
 
-/// One thing that must hold: enough of the requests keep all its bounds.
+/// A requirement: a share of the requests must meet all bounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Requirement {
-    /// In words.
+    /// Name for people.
     pub name: String,
-    /// Metric and bound in milliseconds.
+    /// Metrics and bounds in milliseconds.
     pub bounds: Vec<(String, f64)>,
-    /// The part of the requests that must keep them.
+    /// Share of the requests that must meet the bounds.
     pub needed: f64,
 }
 
@@ -38,98 +38,100 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// Where and how finely to look.
+/// Search space and precision.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Space {
-    /// The first rate.
+    /// First rate to try.
     pub start: f64,
-    /// The lowest rate that is tried.
+    /// Lowest rate to try.
     pub lowest: f64,
-    /// The highest.
+    /// Highest rate to try.
     pub highest: f64,
-    /// How close the highest held and the lowest missed rate must come, as a part of the rate.
+    /// Distance of the highest held and the lowest missed rate at which the search ends, as a share
+    /// of the rate.
     pub precision: f64,
-    /// The most probes.
+    /// Largest number of probes.
     pub probes: usize,
 }
 
-/// What a probe says of its rate.
+/// Result of a probe for its rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judgement {
-    /// It is held.
+    /// The rate met the requirements.
     Held,
-    /// It is not.
+    /// The rate missed a requirement.
     Missed,
-    /// The generator was at fault: nothing is said of the server.
+    /// The generator failed, so the probe says nothing about the server.
     Invalid,
 }
 
-/// How far one requirement was kept.
+/// Attainment of one requirement.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attained {
-    /// The part of the requests that kept it.
+    /// Share of the requests that met it.
     pub part: f64,
     /// Lower end of its 95 % interval.
     pub low: f64,
-    /// Upper end.
+    /// Upper end of its 95 % interval.
     pub high: f64,
 }
 
-/// One rate tried.
+/// A run at one rate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Requests offered a second.
+    /// Requests per second.
     pub rate: f64,
-    /// Requests measured.
+    /// Measured requests.
     pub requests: usize,
-    /// What it says.
+    /// Result for the rate.
     pub judgement: Judgement,
-    /// Whether its intervals leave no doubt.
+    /// True if the intervals leave no doubt.
     pub sure: bool,
-    /// Whether it was to confirm a rate.
+    /// True for a confirmation of a rate.
     pub confirming: bool,
-    /// One for each requirement.
+    /// Attainment by requirement.
     pub attained: Vec<Attained>,
-    /// Time to first token: median and 99th percentile.
+    /// Median and 99th percentile of the time to first token.
     pub ttft_ms: (Option<f64>, Option<f64>),
-    /// Why it is judged so.
+    /// Reason for the result.
     pub why: String,
 }
 
-/// How a search ends.
+/// Result of a search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Outcome {
-    /// The capacity lies at a rate.
+    /// The capacity was found.
     Found {
-        /// The highest rate that was held.
+        /// Highest rate that was held.
         rate: f64,
-        /// Whether a longer run with other arrivals held it too.
+        /// True if a longer run with other arrivals held it too.
         confirmed: bool,
     },
-    /// Even the lowest rate is not held.
+    /// Even the lowest rate missed a requirement.
     MissedAtLowest {
-        /// That rate.
+        /// The rate.
         rate: f64,
     },
-    /// Even the highest rate is held.
+    /// Even the highest rate met the requirements.
     HeldAtHighest {
-        /// That rate.
+        /// The rate.
         rate: f64,
     },
-    /// The generator could not keep its schedule: of the server nothing is known above a rate.
+    /// The generator could not keep its schedule, so nothing is known about the server above a
+    /// rate.
     GeneratorLimited {
-        /// The rate that it could not offer.
+        /// Rate that the generator could not send.
         rate: f64,
-        /// The highest rate that was held.
+        /// Highest rate that was held.
         held: Option<f64>,
-        /// What was wrong.
+        /// Fault of the generator.
         why: String,
     },
-    /// Nothing more may be tried.
+    /// The search ended before a result.
     OutOfProbes {
-        /// The highest rate that was held.
+        /// Highest rate that was held.
         held: Option<f64>,
     },
 }

@@ -1,6 +1,7 @@
-//! How a run went over time, in bins of equal length.
+//! The figures of a run over time, in bins of equal length.
 
 use serde::{Deserialize, Serialize};
+use traces::units::NS_PER_S;
 
 use super::bins::{Band, Bins};
 use super::cache_series::{CacheSeries, cache_series};
@@ -9,9 +10,8 @@ use super::ms;
 use super::stage_series::{StageSeries, stage_series};
 use crate::measure::expected::ExpectedHits;
 use crate::send::record::RequestRecord;
-use traces::units::NS_PER_S;
 
-/// One entry a bin.
+/// Columns with one entry per bin.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
     /// Length of a bin.
@@ -22,11 +22,11 @@ pub struct Series {
     pub offered: Vec<u32>,
     /// Requests sent.
     pub sent: Vec<u32>,
-    /// Requests answered completely.
+    /// Requests with a complete response.
     pub completed: Vec<u32>,
-    /// Requests that failed.
+    /// Failed requests.
     pub failed: Vec<u32>,
-    /// The most requests sent and not over.
+    /// Largest number of requests in flight.
     pub in_flight: Vec<u32>,
     /// Chunks of text received.
     pub tokens: Vec<u64>,
@@ -34,16 +34,16 @@ pub struct Series {
     pub ttft_ms: Band,
     /// Time per output token by intended time.
     pub tpot_ms: Band,
-    /// Where the time to first token went, if the server says.
+    /// Breakdown of the time to first token, if the server reports stages.
     #[serde(default)]
     pub stages: Option<StageSeries>,
-    /// Prefix reuse, if there was something to reuse or the server says.
+    /// Prefix reuse, if any is possible or the server reports it.
     #[serde(default)]
     pub cache: Option<CacheSeries>,
 }
 
 impl Series {
-    /// Whether every column is as long as the first.
+    /// Returns whether all columns have the same length.
     pub fn is_whole(&self) -> bool {
         let counts = [&self.offered, &self.sent, &self.completed, &self.failed, &self.in_flight];
         let bands =
@@ -57,7 +57,7 @@ impl Series {
     }
 }
 
-/// Puts all requests of a run into bins, warm-up and drain included.
+/// Bins all requests of a run, including warm-up and drain.
 pub fn series(run: &Measured<'_>, expected: &ExpectedHits) -> Series {
     let outcome = run.outcome;
     let all: Vec<&RequestRecord> = outcome.records.iter().chain(&outcome.cancelled).collect();
@@ -79,11 +79,12 @@ pub fn series(run: &Measured<'_>, expected: &ExpectedHits) -> Series {
     for place in all.iter().flat_map(|r| r.reply.tokens.iter()).filter_map(|at| bins.of(at)) {
         tokens[place] += 1;
     }
-    let answered = |r: &&&RequestRecord| r.succeeded();
     let ttft = |r: &RequestRecord| r.ttft_ns(r.intended_ns).map(ms);
     let tpot = |r: &RequestRecord| r.tpot_ns().map(|ns| ns / 1e6);
     let band = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
-        bins.band(all.iter().filter(answered).filter_map(|r| Some((r.intended_ns, of(r)?))))
+        bins.band(
+            all.iter().filter(|r| r.succeeded()).filter_map(|r| Some((r.intended_ns, of(r)?))),
+        )
     };
     Series {
         bin_s: bins.width_ns as f64 / NS_PER_S as f64,
@@ -103,6 +104,7 @@ pub fn series(run: &Measured<'_>, expected: &ExpectedHits) -> Series {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bins::round_up;
     use super::super::measured::tests::{measured, outcome, plan};
     use super::*;
     use crate::send::RunOutcome;

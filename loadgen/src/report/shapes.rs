@@ -1,34 +1,34 @@
-//! Distributions of latencies: histograms on even or logarithmic edges, and cumulative curves.
+//! Distributions of latencies: histograms with linear or logarithmic edges, and cumulative curves.
 
 use serde::{Deserialize, Serialize};
+use traces::quantile::quantile;
 
 use super::measured::Measured;
 use super::{ms, round3};
 use crate::send::record::RequestRecord;
-use traces::quantile::quantile;
 
-/// Bars of a histogram.
+/// Number of bars of a histogram.
 const BARS: usize = 40;
-/// From this ratio of largest to smallest on, edges are logarithmic.
+/// Ratio of largest to smallest value from which on edges are logarithmic.
 const LOG_RATIO: f64 = 20.0;
 
-/// One distribution.
+/// Distribution of one metric.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shape {
-    /// Whether the edges are logarithmic.
+    /// True if the edges are logarithmic.
     pub log: bool,
     /// Edges of the bars, one more than there are bars.
     pub edges_ms: Vec<f64>,
     /// Requests in each bar.
     pub counts: Vec<u32>,
-    /// Parts of the requests, in percent …
+    /// Shares of the requests, in percent.
     pub percent: Vec<f64>,
-    /// … and the times within which they were served.
+    /// Times within which those shares were served.
     pub within_ms: Vec<f64>,
 }
 
 impl Shape {
-    /// Whether there is one edge more than there are bars, and a time for each part.
+    /// Returns whether there is one edge more than there are bars, and a time for each share.
     pub fn is_whole(&self) -> bool {
         let bars = self.counts.len();
         self.edges_ms.len() == if bars == 0 { 0 } else { bars + 1 }
@@ -45,7 +45,7 @@ pub struct Shapes {
     pub tpot: Shape,
 }
 
-/// The distributions of a run.
+/// Computes the distributions of a run.
 pub fn shapes(run: &Measured<'_>) -> Shapes {
     let ttft = |r: &RequestRecord| r.ttft_ns(r.intended_ns).map(ms);
     let tpot = |r: &RequestRecord| r.tpot_ns().map(|ns| ns / 1e6);
@@ -69,10 +69,12 @@ fn shape(mut values: Vec<f64>) -> Shape {
     }
     let mut percent: Vec<f64> = (0..=100).map(f64::from).collect();
     percent.splice(100..100, [99.5, 99.9].into_iter().filter(|_| values.len() >= 1000));
-    let within = |percent: &f64| quantile(&values, percent / 100.0).map(round3);
     Shape {
         log,
-        within_ms: percent.iter().filter_map(within).collect(),
+        within_ms: percent
+            .iter()
+            .filter_map(|percent| quantile(&values, percent / 100.0).map(round3))
+            .collect(),
         percent,
         edges_ms: edges.into_iter().map(round3).collect(),
         counts,
@@ -80,13 +82,14 @@ fn shape(mut values: Vec<f64>) -> Shape {
 }
 
 fn edges(low: f64, high: f64, log: bool) -> Vec<f64> {
-    // A single value still gets bars of a width.
+    // A single value still has bars with a width.
     let high = high.max(low * 1.001).max(low + 1e-3);
-    let at = |bar: usize| {
-        let part = bar as f64 / BARS as f64;
-        if log { low * (high / low).powf(part) } else { low + (high - low) * part }
-    };
-    (0..=BARS).map(at).collect()
+    (0..=BARS)
+        .map(|bar| {
+            let part = bar as f64 / BARS as f64;
+            if log { low * (high / low).powf(part) } else { low + (high - low) * part }
+        })
+        .collect()
 }
 
 #[cfg(test)]

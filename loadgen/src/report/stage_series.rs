@@ -1,4 +1,4 @@
-//! The stages before the first token over time: means of the requests that were due in each bin.
+//! Stages before the first token over time: means of the requests that were due in each bin.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,21 +7,21 @@ use super::round3;
 use super::stages::{Split, names};
 use crate::send::record::RequestRecord;
 
-/// One entry a bin in each column; none where no answer with stages was due.
+/// Columns with one entry per bin; `None` for a bin without a reply that has stages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageSeries {
-    /// The parts, by their place in a request.
+    /// Names of the parts, in the order of a request.
     pub names: Vec<String>,
-    /// Mean of each part, a column for each name.
+    /// Mean of each part, one column per name.
     pub parts_ms: Vec<Vec<Option<f64>>>,
-    /// Mean time to first token of the same requests: what the parts add up to.
+    /// Mean time to first token of the same requests, which is the sum of the parts.
     pub ttft_ms: Vec<Option<f64>>,
-    /// How many requests they are means of.
+    /// Number of requests behind each mean.
     pub requests: Vec<u32>,
 }
 
 impl StageSeries {
-    /// Whether there is a column for each name, and an entry in each for each of `bins`.
+    /// Returns whether there is a column for each name, each with an entry for each of `bins`.
     pub fn is_whole(&self, bins: usize) -> bool {
         let columns = self.parts_ms.iter().chain([&self.ttft_ms]).map(Vec::len);
         self.parts_ms.len() == self.names.len()
@@ -29,7 +29,7 @@ impl StageSeries {
     }
 }
 
-/// Splits the times to first token of all answers; none if the server gave no stages.
+/// Breaks down the times to first token of all replies; `None` if the server reports no stages.
 pub(super) fn stage_series(bins: &Bins, all: &[&RequestRecord]) -> Option<StageSeries> {
     let answered = all.iter().filter(|record| record.succeeded());
     let (at_ns, split): (Vec<i64>, Vec<Split>) =
@@ -42,8 +42,11 @@ pub(super) fn stage_series(bins: &Bins, all: &[&RequestRecord]) -> Option<StageS
         |of: &dyn Fn(&Split) -> f64| bins.sum(at_ns.iter().copied().zip(split.iter().map(of)));
     let requests = sum(&|_| 1.0);
     let mean = |of: &dyn Fn(&Split) -> f64| -> Vec<Option<f64>> {
-        let mean = |(sum, n): (f64, &f64)| (*n > 0.0).then(|| round3(sum / n));
-        sum(of).into_iter().zip(&requests).map(mean).collect()
+        sum(of)
+            .into_iter()
+            .zip(&requests)
+            .map(|(sum, n)| (*n > 0.0).then(|| round3(sum / n)))
+            .collect()
     };
     Some(StageSeries {
         parts_ms: names.iter().map(|name| mean(&|split| split.of_name(name))).collect(),
@@ -77,7 +80,7 @@ mod tests {
             let sum: f64 = of_bin(bin).iter().sum();
             assert!((sum - series.ttft_ms[bin].unwrap()).abs() < 0.01, "bin {bin}: {sum}");
         }
-        // The bin behind the last arrival has no request.
+        // The bin after the last arrival has no request.
         assert_eq!((series.ttft_ms.last(), series.requests.last()), (Some(&None), Some(&0)));
         let silent = outcome(400, |_| 0);
         let all: Vec<&RequestRecord> = silent.records.iter().collect();

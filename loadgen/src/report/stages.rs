@@ -1,16 +1,16 @@
-//! Where the time to first token goes: the server's own stages, stacked by how slow a request was.
+//! Breakdown of the time to first token into the server's stages, by groups of request speed.
 
 use serde::{Deserialize, Serialize};
+use traces::quantile::quantile;
 
 use super::measured::Measured;
 use super::{ms, round3};
 use crate::send::record::RequestRecord;
 use crate::send::stages::{Stage, Timings};
-use traces::quantile::quantile;
 
-/// From the intended time to the body being written.
+/// Time from the intended time until the body is written.
 pub const CLIENT_WAIT: &str = "client wait";
-/// What neither the client's wait nor the server's stages explain.
+/// Time that neither the wait of the client nor the stages of the server explain.
 pub const NETWORK: &str = "network";
 
 /// Groups of requests by their time to first token: name, from, to.
@@ -21,38 +21,38 @@ const GROUPS: [(&str, f64, f64); 4] = [
     ("slowest 1 %", 0.99, 1.0),
 ];
 
-/// The stages of one group of requests.
+/// Stages of one group of requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageGroup {
-    /// Which requests.
+    /// Name of the group.
     pub name: String,
-    /// How many.
+    /// Number of requests.
     pub requests: usize,
-    /// Their mean time to first token; the mean, so that the parts add up to it.
+    /// Mean time to first token, which is the sum of the parts.
     pub ttft_ms: f64,
     /// Mean of each part, in the order of the names.
     pub parts_ms: Vec<f64>,
 }
 
-/// The stages of the measured requests.
+/// Stages of the measured requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageReport {
-    /// Requests whose stages are known.
+    /// Number of requests with stages.
     pub requests: usize,
-    /// The parts, by their place in a request.
+    /// Names of the parts, in the order of a request.
     pub names: Vec<String>,
     /// Median of each part over all requests.
     pub p50_ms: Vec<f64>,
     /// 99th percentile of each part over all requests.
     pub p99_ms: Vec<f64>,
-    /// From the fastest to the slowest.
+    /// Groups from the fastest to the slowest.
     pub groups: Vec<StageGroup>,
-    /// Median part of the time to first token that client wait and stages explain.
+    /// Median share of the time to first token that client wait and stages explain.
     pub explained: f64,
 }
 
 impl StageReport {
-    /// Whether there is one part for each name.
+    /// Returns whether every group has one part per name.
     pub fn is_whole(&self) -> bool {
         let parts = self.groups.iter().map(|group| group.parts_ms.len());
         let mut lengths = parts.chain([self.p50_ms.len(), self.p99_ms.len()]);
@@ -60,7 +60,7 @@ impl StageReport {
     }
 }
 
-/// Splits the times to first token; none if the server gave no stages.
+/// Breaks down the times to first token; `None` if the server reports no stages.
 pub fn stages(run: &Measured<'_>) -> Option<StageReport> {
     let mut split: Vec<Split> = run.completed().filter_map(Split::of).collect();
     if split.is_empty() {
@@ -68,12 +68,14 @@ pub fn stages(run: &Measured<'_>) -> Option<StageReport> {
     }
     split.sort_by(|a, b| a.ttft_ms.total_cmp(&b.ttft_ms));
     let names = names(&split);
-    let column = |name: &String| {
-        let mut values: Vec<f64> = split.iter().map(|s| s.of_name(name)).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        values
-    };
-    let columns: Vec<Vec<f64>> = names.iter().map(column).collect();
+    let columns: Vec<Vec<f64>> = names
+        .iter()
+        .map(|name| {
+            let mut values: Vec<f64> = split.iter().map(|s| s.of_name(name)).collect();
+            values.sort_unstable_by(f64::total_cmp);
+            values
+        })
+        .collect();
     let of = |q: f64| columns.iter().map(|c| round3(quantile(c, q).unwrap_or(0.0))).collect();
     let mut explained: Vec<f64> = split.iter().map(Split::explained).collect();
     explained.sort_unstable_by(f64::total_cmp);
@@ -104,7 +106,7 @@ fn mean_of(
     })
 }
 
-/// The names of all parts: those of the request that has most of them, then what others add.
+/// Returns the names of all parts: those of the request with the most parts, then further ones.
 pub(super) fn names(split: &[Split]) -> Vec<String> {
     let longest = split.iter().max_by_key(|split| split.parts.len());
     let mut names: Vec<String> = Vec::new();
@@ -113,21 +115,21 @@ pub(super) fn names(split: &[Split]) -> Vec<String> {
             names.push(name.clone());
         }
     }
-    // What is left over belongs at the end of the stack.
+    // The remainder belongs at the end of the stack.
     names.retain(|name| name != NETWORK);
     names.push(NETWORK.to_owned());
     names
 }
 
-/// One request's time to first token and its parts.
+/// Time to first token of one request, and its parts.
 pub(super) struct Split {
-    /// From the intended time.
+    /// Time to first token from the intended time.
     pub(super) ttft_ms: f64,
     parts: Vec<(String, f64)>,
 }
 
 impl Split {
-    /// The parts of one request; none if the server did not say.
+    /// Breaks down one request; `None` without stages.
     pub(super) fn of(record: &RequestRecord) -> Option<Self> {
         let timings = record.reply.timings.as_ref()?;
         let ttft_ms = ms(record.ttft_ns(record.intended_ns)?);
@@ -146,7 +148,7 @@ impl Split {
         Some(Self { ttft_ms, parts })
     }
 
-    /// How long the part of this name took.
+    /// Returns the duration of the part with this name.
     pub(super) fn of_name(&self, name: &str) -> f64 {
         self.parts.iter().find(|(part, _)| part == name).map_or(0.0, |(_, took)| *took)
     }
@@ -156,7 +158,7 @@ impl Split {
     }
 }
 
-/// The stages that the first token waited for, cut where they overlap and at the first token.
+/// Returns the stages before the first token, cut where they overlap and at the first token.
 pub fn path(timings: &Timings) -> Vec<Stage> {
     let aside = |name: &str| name.starts_with("decode.") || matches!(name, "kv.put" | "stream");
     let mut stages: Vec<&Stage> = timings.stages.iter().filter(|s| !aside(&s.name)).collect();
@@ -216,7 +218,7 @@ mod tests {
             assert!((sum - group.ttft_ms).abs() < 0.01, "{group:?}");
         }
         assert_eq!(report.groups.iter().map(|g| g.requests).sum::<usize>(), 200);
-        // 45 of the 50 ms behind the send are stages of the server.
+        // 45 of the 50 ms after the send are stages of the server.
         assert_eq!(report.p50_ms, [3.0, 5.0, 40.0, 5.0]);
     }
 

@@ -1,61 +1,61 @@
-//! Some requests from their due times to their ends, for swim lanes.
+//! A sample of requests from their intended times to their ends, for swim lanes.
 
 use serde::{Deserialize, Serialize};
+use traces::units::NS_PER_S;
 
 use super::round3;
 use super::stages::path;
 use crate::send::RunOutcome;
 use crate::send::record::RequestRecord;
-use traces::units::NS_PER_S;
 
-/// The most requests that are drawn.
+/// Largest number of requests in the sample.
 const LANES_MAX: usize = 200;
 
-/// What a part of a lane shows.
+/// Kind of a part of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// Not yet sent, or on its way.
+    /// Not yet sent, or on the network.
     Wait,
-    /// At the server before anything works on it, and its entry and routing.
+    /// At the server: entry, routing and waiting.
     Queue,
-    /// Stored blocks are fetched.
+    /// Fetch of stored blocks.
     Fetch,
-    /// The prompt is computed.
+    /// Computation of the prompt.
     Prefill,
-    /// Before the first token, not split further.
+    /// Before the first token, without stages.
     First,
-    /// From the first token to the last.
+    /// First token to last token.
     Decode,
 }
 
-/// One request.
+/// Lane of one request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lane {
-    /// Its place in the plan.
+    /// Index in the plan.
     pub index: usize,
-    /// Its trace.
+    /// Trace id.
     pub trace_id: String,
-    /// When it was due.
+    /// Intended time.
     pub at_s: f64,
-    /// When it was over.
+    /// End.
     pub end_s: f64,
-    /// What it did from when to when.
+    /// Parts with their start and end.
     pub parts: Vec<(Part, f64, f64)>,
-    /// How it failed.
+    /// Failure, if the request failed.
     pub failure: Option<String>,
 }
 
-/// Requests by intended time.
+/// Sample of requests by intended time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// Of how many requests the lanes are a sample.
+    /// Number of requests that the sample is from.
     pub of: usize,
-    /// The lanes.
+    /// Lanes.
     pub lanes: Vec<Lane>,
 }
 
-/// Draws all requests of a run, or an even sample of them if they are many.
+/// Returns all requests of a run, or an even sample of many.
 pub fn timeline(outcome: &RunOutcome) -> Timeline {
     let mut all: Vec<&RequestRecord> = outcome.records.iter().chain(&outcome.cancelled).collect();
     all.sort_by_key(|r| (r.intended_ns, r.index));
@@ -79,7 +79,8 @@ fn lane(record: &RequestRecord) -> Lane {
         let until = first.unwrap_or(record.finished_ns);
         match (&record.reply.timings, first) {
             (Some(timings), Some(first)) => {
-                // The server's clock is not ours: its first token left before ours arrived.
+                // The stages count on the server's clock, on which the first token is earlier than
+                // its arrival here.
                 let base = first - (timings.ttft_ms * 1e6) as i64;
                 let mut at = sent;
                 for stage in path(timings) {

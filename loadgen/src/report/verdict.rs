@@ -1,23 +1,23 @@
-//! Whether a run may be believed: the generator judges itself.
+//! The verdict on a run: do its figures describe the server or the generator?
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-
-use super::{ErrorCount, Latency, ScheduleReport};
 use traces::units::{NS_PER_MS, Nanos};
 
-/// Part of the offered rate that must be achieved.
+use super::{ErrorCount, Latency, ScheduleReport};
+
+/// Share of the offered rate that must be achieved.
 const LEAST_ACHIEVED: f64 = 0.99;
-/// Part of the machine's cores that the client may use.
+/// Share of the machine's cores that the client may use.
 const MOST_CPU: f64 = 0.8;
 
-/// One reason not to believe a run.
+/// A reason for an invalid run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// What was found, with its numbers.
+    /// Finding, with its numbers.
     pub finding: String,
-    /// What to do about it.
+    /// Advice.
     pub advice: String,
 }
 
@@ -27,46 +27,46 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The judgement.
+/// Verdict on a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Whether the figures describe the server rather than the generator.
+    /// True if the figures describe the server, not the generator.
     pub valid: bool,
-    /// Why not.
+    /// Reasons against it.
     pub reasons: Vec<Reason>,
-    /// The p99 lag that was allowed.
+    /// Allowed p99 lag.
     pub lag_limit_us: i64,
 }
 
-/// What the judgement rests on.
+/// Input of the verdict.
 pub struct Facts<'a> {
-    /// How the schedule was kept.
+    /// Adherence to the schedule.
     pub schedule: &'a ScheduleReport,
     /// Failures by class.
     pub errors: &'a [ErrorCount],
-    /// The p99 lag that is allowed.
+    /// Allowed p99 lag.
     pub lag_limit: Nanos,
-    /// Whether drops were asked for.
+    /// True if requests may be dropped.
     pub drops_allowed: bool,
-    /// Why the run was cut short, if it was.
+    /// Reason for cutting the run short, if it was.
     pub cut_short: Option<&'a str>,
-    /// Cores this process kept busy.
+    /// Cores that this process kept busy.
     pub cpu_cores: Option<f64>,
-    /// Part of the time in which its busiest sending thread was on a CPU.
+    /// Share of the time that the busiest sending thread was on a CPU.
     pub busiest_thread: Option<f64>,
-    /// Part of the time in which a sending thread could have run and was given no CPU.
+    /// Share of the time that a sending thread was runnable without a CPU.
     pub starved: Option<f64>,
-    /// Whether the load ran out before the last measured request was over.
+    /// True if the cool-down ended before the last measured request.
     pub cooldown_hit: bool,
 }
 
-/// The larger of 1 ms and 1 % of the median time to first token.
+/// Returns the larger of 1 ms and 1 % of the median time to first token.
 pub fn default_lag_limit(latency: &Latency) -> Nanos {
-    let part_ns = latency.ttft_service_ms.p50.unwrap_or(0.0) * 0.01 * NS_PER_MS as f64;
+    let part_ns = latency.ttft_service_ms.quantiles.p50.unwrap_or(0.0) * 0.01 * NS_PER_MS as f64;
     Nanos(NS_PER_MS.max(part_ns as i64))
 }
 
-/// Judges a run.
+/// Derives the verdict from `facts`.
 pub fn judge(facts: &Facts<'_>) -> Verdict {
     let mut reasons = Vec::new();
     let mut found = |finding: String, advice: &str| {
@@ -76,7 +76,7 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
         found(format!("the run was cut short: {reason}"), "let it run to its end");
     }
     let limit_ms = facts.lag_limit.0 as f64 / NS_PER_MS as f64;
-    if let Some(p99) = facts.schedule.lag_ms.p99.filter(|p99| *p99 > limit_ms) {
+    if let Some(p99) = facts.schedule.lag_ms.quantiles.p99.filter(|p99| *p99 > limit_ms) {
         let waited = facts.starved.filter(|part| *part >= 0.01).map_or_else(String::new, |part| {
             format!(", which was kept from a CPU for {:.0} % of the time", 100.0 * part)
         });
@@ -121,7 +121,7 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     Verdict { valid: reasons.is_empty(), reasons, lag_limit_us: facts.lag_limit.0 / 1000 }
 }
 
-/// The generator may have been too busy to be on time.
+/// Adds reasons for a generator that was too busy to be on time.
 fn reasons_of_cpu(facts: &Facts<'_>, found: &mut impl FnMut(String, &str)) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     if let Some(busy) = facts.cpu_cores.filter(|busy| *busy > MOST_CPU * cores) {

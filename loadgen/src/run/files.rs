@@ -1,4 +1,4 @@
-//! Flags that every command with a report has: where it is written for people.
+//! Flags of every command with a report: its files for people.
 
 use std::path::{Path, PathBuf};
 
@@ -6,22 +6,23 @@ use clap::Args;
 
 use crate::report::output::Files;
 
-/// Where a report is written for people.
+/// Files of a report for people.
 #[derive(Debug, Args)]
 pub struct PageArgs {
-    /// Write it as one page of HTML that needs nothing else.
+    /// Write the report as one self-contained page of HTML.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Write it as Markdown.
+    /// Write the report as Markdown.
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
-    /// Where the page's slowest requests link to their traces, such as http://127.0.0.1:16686.
+    /// Jaeger that the page links the traces of the slowest requests to, such as
+    /// http://127.0.0.1:16686.
     #[arg(long, value_name = "URL")]
     pub jaeger: Option<String>,
 }
 
 impl PageArgs {
-    /// These files and, where given, the ones that are read by programs.
+    /// Adds the files for programs.
     pub fn files<'a>(&'a self, json: Option<&'a Path>, csv: Option<&'a Path>) -> Files<'a> {
         Files {
             json,

@@ -1,25 +1,27 @@
-//! The command line of a run as one can type it again, without what must not be kept.
+//! The command line of a run, to be run again, without secrets.
 
 /// Flags whose values may be secrets.
 const SECRET: [&str; 1] = ["--header"];
 
-/// Joins `words` for a shell; values of headers become `…`.
-pub fn command(words: impl Iterator<Item = String>) -> String {
+/// Joins `words` for a shell. Values of headers become `…`.
+pub(super) fn command(words: impl Iterator<Item = String>) -> String {
     let mut hide = false;
-    let word = |word: String| {
-        if std::mem::take(&mut hide) {
-            return quoted(&hidden(&word));
-        }
-        hide = SECRET.contains(&word.as_str());
-        match word.split_once('=').filter(|(flag, _)| SECRET.contains(flag)) {
-            Some((flag, value)) => quoted(&format!("{flag}={}", hidden(value))),
-            None => quoted(&word),
-        }
-    };
-    words.map(word).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| {
+            if std::mem::take(&mut hide) {
+                return quoted(&hidden(&word));
+            }
+            hide = SECRET.contains(&word.as_str());
+            match word.split_once('=').filter(|(flag, _)| SECRET.contains(flag)) {
+                Some((flag, value)) => quoted(&format!("{flag}={}", hidden(value))),
+                None => quoted(&word),
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
-/// A header with its name only.
+/// Returns a header with its name only.
 fn hidden(header: &str) -> String {
     match header.split_once(':') {
         Some((name, _)) => format!("{name}: …"),
@@ -28,8 +30,9 @@ fn hidden(header: &str) -> String {
 }
 
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,%+@".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
+    if !word.is_empty()
+        && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,%+@".contains(c))
+    {
         return word.to_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))

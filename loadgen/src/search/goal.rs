@@ -1,4 +1,4 @@
-//! What a rate must keep to count as held: percentiles under bounds, and goodput.
+//! Requirements of a rate: percentiles under bounds, and goodput.
 
 use std::str::FromStr;
 
@@ -6,7 +6,7 @@ use crate::report::samples::Samples;
 use crate::report::search::Requirement;
 use crate::send::slo::{Slo, SloError};
 
-/// Part of the requests that must keep plain bounds when no goodput is asked for.
+/// Share of the requests that must meet plain bounds, unless a goodput is given.
 const USUAL_GOODPUT: f64 = 0.99;
 
 /// A bound of the command line: `ttft_p99=500ms`, or `ttft=500ms` for goodput.
@@ -14,17 +14,17 @@ const USUAL_GOODPUT: f64 = 0.99;
 pub struct Bound {
     /// Metric and bound.
     pub slo: Slo,
-    /// The part of the requests that must keep it, if it is a percentile.
+    /// Share of the requests that must meet it, for a percentile.
     pub percentile: Option<f64>,
 }
 
-/// Why a bound was not understood.
+/// A text that is not a bound.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BoundError {
-    /// The percentile is none.
+    /// The percentile is not one.
     #[error("{0:?} is not a percentile: write p50, p90, p95, p99 or p99.9")]
     Percentile(String),
-    /// The rest is no SLO.
+    /// The rest is not an SLO.
     #[error(transparent)]
     Slo(#[from] SloError),
 }
@@ -49,16 +49,18 @@ impl FromStr for Bound {
 }
 
 impl Requirement {
-    /// What `bounds` and a goodput ask for together.
+    /// Derives the requirements of `bounds` and a goodput.
     pub fn all(bounds: &[Bound], goodput: Option<f64>) -> Vec<Self> {
         let pair = |b: &Bound| (b.slo.metric.name().to_owned(), b.slo.bound.0 as f64 / 1e6);
-        let one = |b: &Bound| {
-            let needed = b.percentile?;
-            let metric = b.slo.metric.name();
-            let name = format!("{metric}_p{}={}", percent(needed), b.slo.bound);
-            Some(Self { name, bounds: vec![pair(b)], needed })
-        };
-        let mut all: Vec<Self> = bounds.iter().filter_map(one).collect();
+        let mut all: Vec<Self> = bounds
+            .iter()
+            .filter_map(|b| {
+                let needed = b.percentile?;
+                let metric = b.slo.metric.name();
+                let name = format!("{metric}_p{}={}", percent(needed), b.slo.bound);
+                Some(Self { name, bounds: vec![pair(b)], needed })
+            })
+            .collect();
         let joint: Vec<&Bound> =
             bounds.iter().filter(|b| goodput.is_some() || b.percentile.is_none()).collect();
         if !joint.is_empty() {
@@ -73,25 +75,26 @@ impl Requirement {
         all
     }
 
-    /// Whether each measured request missed it, in order of arrival; a failure misses everything.
+    /// Returns, for each measured request in order of arrival, whether it missed the requirement. A
+    /// failure misses every requirement.
     pub fn misses(&self, samples: &Samples) -> Vec<bool> {
         let kept = |row: usize| {
             self.bounds.iter().all(|(metric, bound)| {
                 let value = samples.column(metric).and_then(|column| *column.get(row)?);
-                // One token has no time per further token.
+                // A single token has no TPOT.
                 value.map_or(metric == "tpot", |value| value <= *bound)
             })
         };
         samples.failed.iter().enumerate().map(|(row, failed)| *failed || !kept(row)).collect()
     }
 
-    /// The fewest requests that can show it to hold: with no miss at all among them.
+    /// Returns the smallest number of requests that can prove the requirement, without any miss.
     pub fn least_requests(&self) -> usize {
         (4.0 / (1.0 - self.needed)).ceil() as usize
     }
 }
 
-/// `99`, `99.9`.
+/// Formats a share as `99` or `99.9`.
 fn percent(part: f64) -> String {
     let text = format!("{:.3}", 100.0 * part);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -114,7 +117,7 @@ mod tests {
         let all = Requirement::all(&bounds(&["ttft=1s", "tpot=50ms"]), Some(0.95));
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].name, "95 % of ttft=1s and tpot=50ms");
-        // A goodput is asked of percentile bounds together too.
+        // A goodput also applies to percentile bounds together.
         assert_eq!(Requirement::all(&bounds(&["ttft_p50=1s"]), Some(0.9)).len(), 2);
         for bad in ["ttft_q9=1s", "ttft_p100=1s", "ttft_p99", "itl_p99=1s", "ttft_p99=1"] {
             assert!(bad.parse::<Bound>().is_err(), "{bad}");

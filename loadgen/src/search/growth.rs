@@ -1,15 +1,15 @@
-//! Tells a queue that grows without end from one that comes and goes.
+//! Detection of a queue that grows without end, as opposed to one that fluctuates.
 
-/// Blocks that a series is cut into.
+/// Number of blocks of a series.
 const BLOCKS: usize = 8;
-/// Pairs of blocks, of 28, of which the later must be higher. In a series without a trend 26 or more
-/// come about once in ten thousand times.
+/// Number of pairs of blocks, of 28, of which the later must be higher. In a series without a
+/// trend, 26 or more occur about once in ten thousand times.
 const RISING_PAIRS: usize = 26;
-/// Values in a block.
+/// Smallest number of values in a block.
 const BLOCK_MIN: usize = 4;
 
-/// Whether `values`, in order of time, rise from start to end: nearly every later block lies above
-/// every earlier one (Mann-Kendall), and the end lies well above the start.
+/// Returns whether `values`, in order of time, rise from start to end: nearly every later block is
+/// above every earlier one (Mann-Kendall), and the end is well above the start.
 pub fn grows(values: &[f64]) -> bool {
     let size = values.len() / BLOCKS;
     if size < BLOCK_MIN {
@@ -27,20 +27,20 @@ pub fn grows(values: &[f64]) -> bool {
     rising >= RISING_PAIRS && blocks[BLOCKS - 1] > 2.0 * blocks[0].max(f64::MIN_POSITIVE)
 }
 
-/// Watches how many requests wait for their first token while a probe runs.
+/// A monitor of the requests that wait for their first token during a probe.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct QueueMonitor {
     waiting: Vec<f64>,
 }
 
-/// Samples that are too early to say anything, at one a quarter of a second.
+/// Smallest number of samples for a result, at four samples per second.
 const WATCH_MIN: usize = 32;
-/// How many must wait before it is called a queue.
+/// Smallest number of waiting requests that counts as a queue.
 const QUEUE_MIN: f64 = 8.0;
 
-impl Watch {
-    /// Takes a sample; says whether the queue grows without end.
-    pub fn sees(&mut self, waiting: u64) -> bool {
+impl QueueMonitor {
+    /// Adds a sample. Returns whether the queue grows without end.
+    pub fn add(&mut self, waiting: u64) -> bool {
         self.waiting.push(waiting as f64);
         self.waiting.len() >= WATCH_MIN && waiting as f64 >= QUEUE_MIN && grows(&self.waiting)
     }
@@ -51,16 +51,16 @@ mod tests {
     use super::super::queue::{Queue, Service};
     use super::*;
 
-    /// The waiting requests of a queue at `load` of its capacity, four samples a second for 30 s.
+    /// The waiting requests of a queue at `load` of its capacity, four samples per second for 30 s.
     fn watched(load: f64, seed: u64) -> bool {
         let queue = Queue { servers: 1, service: Service::Exponential, mean_s: 0.05 };
         let served = queue.run(load * queue.capacity(), 600, seed);
-        let mut watch = Watch::default();
+        let mut watch = QueueMonitor::default();
         (1..120).any(|step| {
             let now = f64::from(step) * 0.25;
             let waits = |(at, wait, _): &&(f64, f64, f64)| *at <= now && now < at + wait;
             let arriving = served.last().is_some_and(|(at, ..)| now <= *at);
-            arriving && watch.sees(served.iter().filter(waits).count() as u64)
+            arriving && watch.add(served.iter().filter(waits).count() as u64)
         })
     }
 

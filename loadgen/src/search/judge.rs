@@ -1,4 +1,5 @@
-//! Judges one probe: does the rate keep what is asked, surely or barely, and does a queue grow?
+//! The result of one probe: does the rate meet the requirements, with certainty, without a growing
+//! queue?
 
 use super::growth::grows;
 use crate::measure::wilson::wilson_of;
@@ -6,15 +7,16 @@ use crate::report::Report;
 use crate::report::samples::Samples;
 use crate::report::search::{Attained, Judgement, Probe, Requirement};
 
-/// Batches that tell how much neighbouring requests share their fate.
+/// Number of batches for the correlation of neighboring requests.
 const BATCHES: usize = 20;
 
-/// Judges a run at `rate`; `overloaded` says that it was ended early because a queue grew.
+/// Evaluates a run at `rate`. `overloaded` is true for a run that ended early because of a growing
+/// queue.
 pub fn judge(rate: f64, report: &Report, asked: &[Requirement], overloaded: bool) -> Probe {
     let mut probe = of_samples(rate, &report.samples, asked);
     let ttft = &report.latency.ttft_response_ms;
-    probe.ttft_ms = (ttft.p50, ttft.p99);
-    // A run that was ended on purpose is cut short, and nothing else may be wrong with it.
+    probe.ttft_ms = (ttft.quantiles.p50, ttft.quantiles.p99);
+    // A run that ended on purpose is cut short; any other reason is a fault.
     let faults: Vec<String> = report
         .verdict
         .reasons
@@ -32,7 +34,7 @@ pub fn judge(rate: f64, report: &Report, asked: &[Requirement], overloaded: bool
     probe
 }
 
-/// Judges samples in order of arrival.
+/// Evaluates samples in order of arrival.
 pub fn of_samples(rate: f64, samples: &Samples, asked: &[Requirement]) -> Probe {
     let attained: Vec<Attained> = asked.iter().map(|r| attain(&r.misses(samples))).collect();
     let pairs = || asked.iter().zip(&attained);
@@ -76,8 +78,8 @@ pub fn of_samples(rate: f64, samples: &Samples, asked: &[Requirement]) -> Probe 
     }
 }
 
-/// The part that was kept. Requests of a queue share their fate with their neighbours: batch means
-/// say how many independent ones they are worth.
+/// Computes the share of requests without a miss, and its interval. Neighboring requests of a queue
+/// are correlated, so batch means give the number of independent ones.
 fn attain(misses: &[bool]) -> Attained {
     let n = misses.len();
     let count = |part: &[bool]| part.iter().filter(|miss| **miss).count() as f64;
@@ -87,8 +89,8 @@ fn attain(misses: &[bool]) -> Attained {
     if size >= 5 && rate > 0.0 && rate < 1.0 {
         let means: Vec<f64> =
             misses.chunks_exact(size).map(|batch| count(batch) / size as f64).collect();
-        let centre = means.iter().sum::<f64>() / means.len() as f64;
-        let spread = means.iter().map(|m| (m - centre).powi(2)).sum::<f64>();
+        let center = means.iter().sum::<f64>() / means.len() as f64;
+        let spread = means.iter().map(|m| (m - center).powi(2)).sum::<f64>();
         let of_batches = spread / (means.len() - 1) as f64 / means.len() as f64;
         let of_alone = rate * (1.0 - rate) / n as f64;
         worth = n as f64 / (of_batches / of_alone).max(1.0);

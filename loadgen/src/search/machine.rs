@@ -1,23 +1,23 @@
-//! Decides which rate to try next: doubling, halving, bisection, confirmation. It never waits and
-//! never measures; it is handed each probe and answers with the next step.
+//! The choice of the next rate: doubling, halving, bisection, confirmation. Pure: probes in, next
+//! step out.
 
 use crate::report::search::{Judgement, Outcome, Probe, Space};
 
-/// Confirmations that may fail before the search settles for what it knows.
+/// Number of confirmations before the search ends with an unconfirmed result.
 const CONFIRMATIONS: usize = 4;
 
-/// What to do next.
+/// Next step of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Try this rate.
     Try(f64),
-    /// Try it for longer, with other arrivals, to be sure.
+    /// Confirm this rate with a longer run and other arrivals.
     Confirm(f64),
-    /// It is over.
+    /// End.
     Done(Outcome),
 }
 
-/// The next step after `probes`.
+/// Returns the next step after `probes`.
 pub fn next(space: &Space, probes: &[Probe]) -> Step {
     if let Some(step) = generator_fault(probes) {
         return step;
@@ -55,13 +55,13 @@ pub fn next(space: &Space, probes: &[Probe]) -> Step {
     }
 }
 
-/// Four significant digits: a rate that people can type.
+/// Rounds a rate to four significant digits, for people to type.
 fn rounded(rate: f64) -> f64 {
     let scale = 10_f64.powf(3.0 - rate.log10().floor());
     (rate * scale).round() / scale
 }
 
-/// A rate that the generator failed at is tried once more; then the search ends.
+/// Retries a rate that the generator failed at once, then ends the search.
 fn generator_fault(probes: &[Probe]) -> Option<Step> {
     let last = probes.last().filter(|probe| probe.judgement == Judgement::Invalid)?;
     let before = probes.len().checked_sub(2).map(|place| &probes[place]);
@@ -82,45 +82,51 @@ fn is_confirmed(probes: &[Probe], rate: f64) -> bool {
     at.next_back().is_some_and(|probe| probe.judgement == Judgement::Held)
 }
 
-/// What is known between two rates.
+/// The rates between which the capacity lies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Bracket {
-    /// The highest held rate below every missed one.
+    /// Highest held rate below every missed one.
     held: Option<f64>,
-    /// The lowest missed rate.
+    /// Lowest missed rate.
     missed: Option<f64>,
 }
 
 impl Bracket {
-    /// A rate is as it was judged last: a confirmation overrules.
+    /// Derives the bracket. The last result of a rate counts, so a confirmation overrules.
     fn of(probes: &[Probe]) -> Self {
-        let latest = |probe: &&Probe| {
-            let same =
-                |other: &&Probe| other.rate == probe.rate && other.judgement != Judgement::Invalid;
-            probes.iter().rfind(same).is_some_and(|last| std::ptr::eq(last, *probe))
-        };
         let judged = |judgement| {
-            let of = move |probe: &&Probe| probe.judgement == judgement;
-            probes.iter().filter(latest).filter(of).map(|probe| probe.rate)
+            let latest = probes.iter().filter(move |probe| {
+                probes
+                    .iter()
+                    .rfind(|other| {
+                        other.rate == probe.rate && other.judgement != Judgement::Invalid
+                    })
+                    .is_some_and(|last| std::ptr::eq(last, *probe))
+            });
+            latest.filter(move |probe| probe.judgement == judgement).map(|probe| probe.rate)
         };
         let missed = judged(Judgement::Missed).min_by(f64::total_cmp);
-        let below = |rate: &f64| missed.is_none_or(|missed| *rate < missed);
-        let held = judged(Judgement::Held).filter(below).max_by(f64::total_cmp);
+        let held = judged(Judgement::Held)
+            .filter(|rate| missed.is_none_or(|missed| *rate < missed))
+            .max_by(f64::total_cmp);
         Self { held, missed }
     }
 }
 
-/// The interval that the capacity lies in: from the highest rate that was surely held, and below
-/// which nothing was missed, to the lowest one that was surely missed; an end is missing where no
-/// probe was sure.
+/// Returns the interval of the capacity: from the highest rate that was certainly held and below
+/// which no rate was missed, to the lowest one that was certainly missed. An end is `None` if no
+/// probe was certain.
 pub fn interval(probes: &[Probe]) -> (Option<f64>, Option<f64>) {
     let sure = |judgement| {
-        let of = move |probe: &&Probe| probe.sure && probe.judgement == judgement;
-        probes.iter().filter(of).map(|probe| probe.rate)
+        probes
+            .iter()
+            .filter(move |probe| probe.sure && probe.judgement == judgement)
+            .map(|probe| probe.rate)
     };
     let missed = Bracket::of(probes).missed;
-    let below = |rate: &f64| missed.is_none_or(|missed| *rate < missed);
-    let low = sure(Judgement::Held).filter(below).max_by(f64::total_cmp);
+    let low = sure(Judgement::Held)
+        .filter(|rate| missed.is_none_or(|missed| *rate < missed))
+        .max_by(f64::total_cmp);
     (low, sure(Judgement::Missed).min_by(f64::total_cmp))
 }
 
@@ -181,12 +187,12 @@ mod tests {
 
     #[test]
     fn nothing_is_concluded_from_a_generator_at_fault() {
-        // It fails above 20: twice at one rate ends the search, and what was held is kept.
+        // The generator fails above 20. Two failures at one rate end the search with the held rate.
         let judge = |rate: f64, _| if rate > 20.0 { Judgement::Invalid } else { Judgement::Held };
         let (outcome, probes) = search(SPACE, judge);
         let Outcome::GeneratorLimited { rate, held, .. } = outcome else { panic!("{outcome:?}") };
         assert_eq!((rate, held, probes.len()), (32.0, Some(16.0), 5));
-        // A single fault is not held against anybody.
+        // A single fault does not count.
         let once = |rate: f64, place: usize| {
             if place == 2 { Judgement::Invalid } else { up_to(10.0)(rate, place) }
         };
@@ -195,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_confirmation_that_misses_sends_the_search_down() {
-        // Short probes flatter: only a confirmation finds out that 12 is the limit.
+        // Short probes are too optimistic: only a confirmation finds the limit of 12.
         let mut probes: Vec<Probe> = Vec::new();
         let outcome = loop {
             let (rate, confirming) = match next(&SPACE, &probes) {
@@ -208,7 +214,7 @@ mod tests {
         };
         let Outcome::Found { rate, confirmed: true } = outcome else { panic!("{outcome:?}") };
         assert!((11.0..=12.0).contains(&rate), "{rate}");
-        // What a confirmation missed was not surely held, whatever the short probe said.
+        // A rate that a confirmation missed was not certainly held, whatever the short probe found.
         let (low, high) = interval(&probes);
         assert!(low.unwrap() <= 12.0 && 12.0 < high.unwrap(), "{low:?} {high:?}");
     }

@@ -1,4 +1,4 @@
-//! Carries out a search: runs each probe through the usual runner and asks the machine for the next.
+//! The execution of a search: runs each probe and asks the machine for the next one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
+use traces::units::{NS_PER_S, Nanos};
 
-use super::growth::Watch;
+use super::growth::QueueMonitor;
 use super::judge::judge;
 use super::machine::{self, Step};
 use crate::measure::windows::Warmup;
@@ -17,39 +18,38 @@ use crate::report::search::{Judgement, Outcome, Probe, Requirement, SearchReport
 use crate::run::RunArgs;
 use crate::run::measure;
 use crate::send::live::Live;
-use traces::units::{NS_PER_S, Nanos};
 
-/// How often a probe is looked at.
+/// Interval of the samples of waiting requests.
 const LOOK: Duration = Duration::from_millis(250);
-/// The first part of a probe fills the server and is not measured.
+/// Share of a probe that fills the server and is not measured.
 const WARMUP_PART: f64 = 0.2;
 
-/// A search to be carried out.
+/// A search to run.
 #[derive(Debug)]
 pub struct Search {
-    /// What each probe runs; its rate, length and seed are set by the search.
+    /// Run of each probe. The search sets its rate, length and seed.
     pub run: RunArgs,
-    /// What a rate must keep.
+    /// Requirements of a rate.
     pub asked: Vec<Requirement>,
-    /// Where to look.
+    /// Search space.
     pub space: Space,
-    /// How long a probe lasts at least.
+    /// Smallest length of a probe.
     pub probe: Nanos,
-    /// How long it may be made so that it has enough requests.
+    /// Largest length of a probe, for enough requests.
     pub longest: Nanos,
-    /// Rest between probes, so that one does not start in what the other left.
+    /// Rest between probes, so that each starts with an idle server.
     pub settle: Nanos,
 }
 
-/// What a search leaves behind.
+/// A finished search.
 pub struct Done {
-    /// The run at the highest rate that was held, else the last one, with the search in it.
+    /// Report of the run at the highest held rate, else of the last one, with the search in it.
     pub report: Report,
-    /// Whether the operator ended it.
+    /// True if the operator ended the search.
     pub stopped: bool,
 }
 
-/// When the requests of a trace are due at its own speed.
+/// Returns the intended times of a trace at its own speed.
 fn own_times(run: &mut RunArgs) -> Result<Vec<i64>> {
     run.replay.speedup = 1.0;
     let load =
@@ -57,7 +57,7 @@ fn own_times(run: &mut RunArgs) -> Result<Vec<i64>> {
     Ok(load.plan.requests.iter().map(|request| request.intended_ns).collect())
 }
 
-/// Requests per second of arrivals at `times`.
+/// Returns the rate of arrivals at `times`, in requests per second.
 fn rate_of(times: &[i64]) -> Result<f64> {
     match times {
         [first, .., last] if last > first => {
@@ -71,8 +71,8 @@ fn rate_of(times: &[i64]) -> Result<f64> {
 }
 
 impl Search {
-    /// Tries rates until the machine is content or the operator is not.
-    pub async fn carry_out(mut self, mut stop: mpsc::Receiver<String>) -> Result<Done> {
+    /// Tries rates until the machine ends the search or the operator stops it.
+    pub async fn run(mut self, mut stop: mpsc::Receiver<String>) -> Result<Done> {
         let times = match &self.run.replay.trace {
             Some(_) => Some(own_times(&mut self.run)?),
             None => None,
@@ -81,7 +81,7 @@ impl Search {
             self.space.start = rate_of(times)?.clamp(self.space.lowest, self.space.highest);
         }
         let seed = self.run.load.seed;
-        let (mut probes, mut kept) = (Vec::new(), Kept::default());
+        let (mut probes, mut kept) = (Vec::new(), HeldReports::default());
         let (mut stopped, mut resting) = (false, Duration::ZERO);
         let outcome = loop {
             let (rate, confirming) = match machine::next(&self.space, &probes) {
@@ -91,7 +91,7 @@ impl Search {
             };
             tokio::time::sleep(resting).await;
             resting = Duration::from_nanos(self.settle.0.unsigned_abs());
-            // Each probe has arrivals of its own: a rate is not judged by one draw.
+            // Each probe has arrivals of its own, so that no single draw decides.
             self.run.load.seed = seed + probes.len() as u64;
             self.prepare(rate, confirming, times.as_deref())?;
             let (report, overloaded, ended) = self.probe(&mut stop).await?;
@@ -103,7 +103,7 @@ impl Search {
             }
             let mut probe = judge(rate, &report, &self.asked, overloaded);
             probe.confirming = confirming;
-            say(probes.len() + 1, &probe);
+            print_probe(probes.len() + 1, &probe);
             kept.take(&probe, report);
             probes.push(probe);
         };
@@ -114,7 +114,8 @@ impl Search {
         Ok(Done { report, stopped })
     }
 
-    /// Sets rate, length and warm-up of the next probe; a trace is due at `times` by itself.
+    /// Sets rate, length and warm-up of the next probe. `times` are those of a trace at its own
+    /// speed.
     fn prepare(&mut self, rate: f64, confirming: bool, times: Option<&[i64]>) -> Result<()> {
         let enough = self.asked.iter().map(Requirement::least_requests).max().unwrap_or(1);
         let wanted_s = enough as f64 / rate / (1.0 - WARMUP_PART);
@@ -124,10 +125,10 @@ impl Search {
         self.run.reporting.warmup = Warmup::Time(Nanos((WARMUP_PART * length) as i64));
         self.run.sending.grace = Nanos(0);
         match times {
-            // The start of the trace, faster or slower; as much of it as fills the probe.
+            // As much of the start of the trace as fills the probe, faster or slower.
             Some(times) => {
                 let most = (length / NS_PER_S as f64 * rate).ceil() as usize;
-                // Times on a coarse grid: a few requests may all be due at once.
+                // On a coarse grid, the first few requests may all be due at once.
                 let same = times.partition_point(|at| *at <= times[0]);
                 let most = most.max(same + 1).min(times.len());
                 self.run.replay.speedup = rate / rate_of(&times[..most])?;
@@ -141,19 +142,20 @@ impl Search {
         Ok(())
     }
 
-    /// Runs one probe; whether it was ended because a queue grew, and whether the operator ended it.
+    /// Runs one probe. Returns its report, whether a growing queue ended it, and whether the
+    /// operator did.
     async fn probe(&self, stop: &mut mpsc::Receiver<String>) -> Result<(Report, bool, bool)> {
         let live = Arc::new(Live::new(self.run.reporting.slos.clone()));
         let (end, ended) = mpsc::channel(4);
         let mut running = std::pin::pin!(measure(&self.run, live.clone(), ended));
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut watch, mut overloaded, mut stopped) = (Watch::default(), false, false);
+        let (mut watch, mut overloaded, mut stopped) = (QueueMonitor::default(), false, false);
         loop {
             tokio::select! {
                 done = &mut running => return Ok((done?.report, overloaded, stopped)),
                 _ = look.tick(), if !overloaded => {
-                    overloaded = watch.sees(live.waiting());
+                    overloaded = watch.add(live.waiting());
                     if overloaded {
                         end.send("a queue grew without end".to_owned()).await.ok();
                     }
@@ -167,15 +169,15 @@ impl Search {
     }
 }
 
-/// The reports of the rates that were held, and the last one.
+/// The reports of the held rates, and the last one.
 #[derive(Default)]
-struct Kept {
+struct HeldReports {
     held: Vec<(f64, Report)>,
     last: Option<Report>,
 }
 
-impl Kept {
-    /// A rate that is judged again is as it was judged last.
+impl HeldReports {
+    /// Stores a report. The last result of a rate counts.
     fn take(&mut self, probe: &Probe, report: Report) {
         match probe.judgement {
             Judgement::Held => {
@@ -194,14 +196,14 @@ impl Kept {
         self.held.iter().map(|(rate, _)| *rate).max_by(f64::total_cmp)
     }
 
-    /// The report at the highest held rate, else the last.
+    /// Returns the report at the highest held rate, else the last one.
     fn best(self) -> Option<Report> {
         let best = self.held.into_iter().max_by(|(a, _), (b, _)| a.total_cmp(b));
         best.map(|(_, report)| report).or(self.last)
     }
 }
 
-fn say(number: usize, probe: &Probe) {
+fn print_probe(number: usize, probe: &Probe) {
     let kind = if probe.confirming { "confirmation" } else { "probe" };
     let word = match (probe.judgement, probe.sure) {
         (Judgement::Held, true) => "held",

@@ -1,4 +1,4 @@
-//! The HTTP client: one streamed completion with its stamps, and the list of models.
+//! The HTTP client: one streamed completion with its time stamps, and the list of models.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,78 +21,69 @@ use crate::send::sse::{SseDecoder, SseError};
 use crate::send::stages::{TIMINGS_HEADER, TIMINGS_STAGES};
 use crate::send::tls::{Tls, TlsError};
 
-/// The most bytes read of an error answer or of the list of models.
-const MAX_PLAIN_BYTES: usize = 1 << 20;
+/// Largest number of bytes read of an error response or of the list of models.
+const PLAIN_BYTES_MAX: usize = 1 << 20;
 
-/// Why the server cannot be used at all.
+/// A server that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum ClientError {
-    /// The base URL is not one.
+    /// The base URL is not an HTTP URL.
     #[error("{0:?} is not an http:// or https:// URL")]
     Url(String),
-    /// Authorities for a server that shows no certificate.
+    /// Authorities were given for a server without TLS.
     #[error("--ca-file is for https://, and {0:?} is not")]
     NoTls(String),
-    /// TLS cannot be spoken.
+    /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A header of the command line is not one.
+    /// A header of the command line is not a header.
     #[error("{0:?} is not a header: write NAME: VALUE")]
     Header(String),
-    /// The server does not answer.
+    /// The server does not respond.
     #[error("no answer from {url}: {message}")]
-    Unreachable {
-        /// Where it was asked.
-        url: String,
-        /// The chain of causes.
-        message: String,
-    },
-    /// The answer is not a list of models.
+    Unreachable { url: String, message: String },
+    /// The response is not a list of models.
     #[error("{url} does not list models: {message}")]
-    Models {
-        /// Where it was asked.
-        url: String,
-        /// What is wrong.
-        message: String,
-    },
+    Models { url: String, message: String },
 }
 
 /// A model that the server offers.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub struct ModelInfo {
-    /// Its name.
+    /// Id of the model.
     pub id: String,
-    /// Prompt and output tokens it can hold together, if the server says.
+    /// Largest sum of prompt and output tokens, if the server reports it.
     pub max_model_len: Option<u32>,
-    /// Token ids it knows, if the server says.
+    /// Number of token ids, if the server reports it.
     pub vocab_size: Option<u32>,
 }
 
-/// What one request sends besides its stamps.
+/// Content of one request.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// Which API it goes to.
+    /// Endpoint of the request.
     pub endpoint: Endpoint,
-    /// The JSON body.
+    /// JSON body.
     pub body: Bytes,
     /// W3C trace context.
     pub traceparent: String,
 }
 
-/// A client for one server; cheap to clone.
+/// A client for one server. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     pool: Arc<Pool>,
     base: String,
-    /// What stands before `/v1` in a path.
+    /// Path of the base URL, before `/v1`.
     prefix: String,
     headers: HeaderMap,
     run_id: String,
 }
 
 impl Client {
-    /// A client for `base` (with or without `/v1`), which sends `headers` with every request. The
-    /// certificate behind `https` is one of an authority of the system, or of `ca_file`.
+    /// Creates a client for `base` (with or without `/v1`) that sends `headers` with every request.
+    /// An `https` server needs a certificate from an authority of the system, or of `ca_file`.
     pub fn new(
         base: &str,
         ca_file: Option<&Path>,
@@ -132,22 +123,22 @@ impl Client {
         })
     }
 
-    /// The base URL, without `/v1`.
+    /// Returns the base URL, without `/v1`.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// The run that its requests belong to.
+    /// Returns the id of the run that the requests belong to.
     pub fn run_id(&self) -> &str {
         &self.run_id
     }
 
-    /// How many connections it has opened.
+    /// Returns the number of connections opened so far.
     pub fn connections_opened(&self) -> u64 {
         self.pool.opened()
     }
 
-    /// Asks for the list of models.
+    /// Fetches the list of models.
     pub async fn models(&self, timeout: Duration) -> Result<Vec<ModelInfo>, ClientError> {
         #[derive(Deserialize)]
         struct List {
@@ -167,7 +158,7 @@ impl Client {
         Ok(list.data)
     }
 
-    /// Status and body of the answer to a `GET`.
+    /// Sends a `GET`; returns the status and the body of the response.
     async fn get(&self, path: &str) -> Result<(u16, String), Failure> {
         let request = self.request(Method::GET, path, Bytes::new())?;
         let mut connection = self.pool.take().await.map_err(|e| no_connection(&e))?;
@@ -189,8 +180,9 @@ impl Client {
         Ok(request)
     }
 
-    /// Sends one request and reads its stream to the end, filling in `record` as it goes. The
-    /// caller bounds the time; what is in `record` by then stays.
+    /// Sends one request and reads its stream to the end, filling in `record` on the way. The
+    /// caller sets the time limit by dropping the future, and `record` then has everything up to
+    /// that moment.
     pub async fn exchange(
         &self,
         call: Call,
@@ -209,11 +201,12 @@ impl Client {
         live.sent();
         let mut connection = self.pool.take().await.map_err(|e| no_connection(&e))?;
         let written = &mut record.written_ns;
-        let note = |at: Option<_>| *written = written.or(at.map(|at| clock.ns_of(at)));
-        let answer = connection.send(request, note).await;
+        let answer = connection
+            .send(request, |at: Option<_>| *written = written.or(at.map(|at| clock.ns_of(at))))
+            .await;
         record.first_byte_ns = connection.first_read().map(|at| clock.ns_of(at));
         let answer = answer.map_err(|e| broken(&e))?;
-        read_stream(&mut connection, answer, (clock, live), record).await?;
+        read_stream(&mut connection, answer, clock, live, record).await?;
         self.pool.give_back(connection).await;
         Ok(())
     }
@@ -222,7 +215,8 @@ impl Client {
 async fn read_stream(
     connection: &mut Connection,
     answer: Response<Incoming>,
-    (clock, live): (Clock, &Live),
+    clock: Clock,
+    live: &Live,
     record: &mut RequestRecord,
 ) -> Result<(), Failure> {
     let (head, mut body) = answer.into_parts();
@@ -242,33 +236,34 @@ async fn read_stream(
     while let Some(bytes) = connection.next(&mut body).await.map_err(|e| broken(&e))? {
         let now_ns = connection.last_read().map_or_else(|| clock.now_ns(), |at| clock.ns_of(at));
         let before = reply.tokens.len();
-        let read = decoder.push(&bytes, |event| reply.accept(event, now_ns).map_err(Broken::Reply));
+        let read =
+            decoder.push(&bytes, |event| reply.accept(event, now_ns).map_err(StreamError::Reply));
         if before == 0 && !reply.tokens.is_empty() {
-            live.begun();
+            live.first_token();
         }
         live.tokens((reply.tokens.len() - before) as u64);
         read.map_err(Failure::from)?;
     }
-    reply.check_end().map_err(|e| Broken::Reply(e).into())
+    reply.check_end().map_err(|e| StreamError::Reply(e).into())
 }
 
-/// What ends the reading of a stream.
-enum Broken {
+/// An error that ends the reading of a stream.
+enum StreamError {
     Events(SseError),
     Reply(ReplyError),
 }
 
-impl From<SseError> for Broken {
+impl From<SseError> for StreamError {
     fn from(error: SseError) -> Self {
         Self::Events(error)
     }
 }
 
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Self {
-        let (class, message) = match broken {
-            Broken::Events(error) => (FailureClass::Malformed, error.to_string()),
-            Broken::Reply(error) => {
+impl From<StreamError> for Failure {
+    fn from(error: StreamError) -> Self {
+        let (class, message) = match error {
+            StreamError::Events(error) => (FailureClass::Malformed, error.to_string()),
+            StreamError::Reply(error) => {
                 let class = match error {
                     ReplyError::Server(_) => FailureClass::SseError,
                     ReplyError::Malformed(_) => FailureClass::Malformed,
@@ -281,13 +276,13 @@ impl From<Broken> for Failure {
     }
 }
 
-/// As much of a body as is read of one that is no stream.
+/// Reads a body that is not a stream, up to a limit.
 async fn plain_body(connection: &mut Connection, body: &mut Incoming) -> String {
     let mut all = Vec::new();
     while let Ok(Some(bytes)) = connection.next(body).await {
-        let room = MAX_PLAIN_BYTES - all.len();
+        let room = PLAIN_BYTES_MAX - all.len();
         all.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        if all.len() == MAX_PLAIN_BYTES {
+        if all.len() == PLAIN_BYTES_MAX {
             break;
         }
     }
@@ -309,7 +304,7 @@ fn no_connection(error: &ConnectError) -> Failure {
     Failure { class: FailureClass::Connect, message: shorten(&error.to_string()) }
 }
 
-/// A connection that broke, or that speaks something other than HTTP.
+/// Describes a connection that broke, or that has another protocol than HTTP.
 fn broken(error: &hyper::Error) -> Failure {
     let class = if error.is_parse() { FailureClass::Malformed } else { FailureClass::Broken };
     let mut causes = vec![error.to_string()];

@@ -1,27 +1,27 @@
-//! The run's clock: nanoseconds from its start, from the monotonic clock of this process.
+//! The clock of a run, and the CPU times of its threads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Counts from one instant, which may lie ahead.
+/// A monotonic clock that counts from one instant, which may be in the future.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,
 }
 
 impl Clock {
-    /// A clock that shows 0 after `lead`.
+    /// Creates a clock that shows 0 after `lead`.
     pub fn starting_in(lead: Duration) -> Self {
         Self { origin: Instant::now() + lead }
     }
 
-    /// Nanoseconds since the start; negative before it.
+    /// Returns the nanoseconds since the start; negative before it.
     pub fn now_ns(&self) -> i64 {
         self.ns_of(Instant::now())
     }
 
-    /// What the clock shows at an instant.
+    /// Returns the time of the clock at an instant.
     pub fn ns_of(&self, at: Instant) -> i64 {
         match at.checked_duration_since(self.origin) {
             Some(since) => since.as_nanos() as i64,
@@ -29,26 +29,26 @@ impl Clock {
         }
     }
 
-    /// The instant at which it shows `ns`, now or later.
+    /// Returns the instant of the time `ns`, or now if it is past.
     pub fn instant_of(&self, ns: i64) -> Instant {
         let wait = u64::try_from(ns - self.now_ns()).unwrap_or(0);
         Instant::now() + Duration::from_nanos(wait)
     }
 }
 
-/// The name of the threads that send and receive, where there are several.
+/// Name of the threads that send and receive, if there are several.
 pub const SENDER_THREADS: &str = "loadgen-send";
 
-/// How long each sending thread was on a CPU, and how long it could have been and was not.
+/// Time that each sending thread was on a CPU, and time that it waited for one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ThreadTimes {
-    /// By thread id: nanoseconds on a CPU, nanoseconds of waiting for one.
+    /// Nanoseconds on a CPU, and nanoseconds of waiting for one, by thread id.
     by_id: BTreeMap<String, (u64, u64)>,
 }
 
 impl ThreadTimes {
-    /// Of the threads named [`SENDER_THREADS`]; where there is none, of the present one. Empty
-    /// where `/proc` does not tell.
+    /// Reads the times of the threads named [`SENDER_THREADS`], or of the current thread if there
+    /// are none. Empty where `/proc` does not have them.
     pub fn of_senders() -> Self {
         let mut by_id = BTreeMap::new();
         let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
@@ -67,8 +67,8 @@ impl ThreadTimes {
         Self { by_id }
     }
 
-    /// Until `later`, `span_ns` afterwards: the largest part of the time that one of them was on a
-    /// CPU, and that one of them waited for one.
+    /// Returns the largest share of the time until `later`, `span_ns` afterwards, that a thread was
+    /// on a CPU, and that a thread waited for one.
     pub fn until(&self, later: &Self, span_ns: i64) -> (Option<f64>, Option<f64>) {
         let mut parts = (None, None);
         for (id, (ran, waited)) in &self.by_id {
@@ -86,26 +86,26 @@ fn max(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     one.into_iter().chain(other).reduce(f64::max)
 }
 
-/// Time on a CPU and time of waiting for one, of the thread at `path`.
+/// Reads the time on a CPU and the time of waiting for one of the thread at `path`.
 fn schedstat(path: &Path) -> Option<(u64, u64)> {
     let text = std::fs::read_to_string(path.join("schedstat")).ok()?;
     let mut numbers = text.split_whitespace().map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// CPU seconds this process has used, where `/proc` tells.
+/// Returns the CPU seconds of this process, where `/proc` has them.
 pub fn cpu_seconds() -> Option<f64> {
     cpu_of_stat(&std::fs::read_to_string("/proc/self/stat").ok()?)
 }
 
-/// CPU seconds that another process has used.
+/// Returns the CPU seconds of another process, where `/proc` has them.
 pub fn cpu_seconds_of(pid: u32) -> Option<f64> {
     cpu_of_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// User and system time of a `/proc/…/stat` line, whose ticks are 100 a second on Linux.
+/// Parses user and system time of a `/proc/…/stat` line. Linux has 100 ticks per second.
 fn cpu_of_stat(stat: &str) -> Option<f64> {
-    // The name in parentheses may hold anything; the fields are counted from behind it.
+    // The name in parentheses may contain anything, so the fields count from its end.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
     Some((ticks(11)? + ticks(12)?) as f64 / 100.0)

@@ -1,5 +1,5 @@
-//! Connections to one server: kept alive, driven by whoever uses them, with the times at which
-//! bytes moved.
+//! Connections to one server: pooled, driven by their user's task, with the times at which bytes
+//! moved.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,16 +24,16 @@ use crate::send::tls::Tls;
 
 const NEVER: u64 = u64::MAX;
 
-/// When bytes of the present request moved, in nanoseconds from `base`.
+/// Times at which bytes of the current request moved, in nanoseconds from `base`.
 #[derive(Debug)]
-struct Moments {
+struct ByteTimes {
     base: Instant,
     first_write: AtomicU64,
     first_read: AtomicU64,
     last_read: AtomicU64,
 }
 
-impl Moments {
+impl ByteTimes {
     fn new() -> Self {
         let never = || AtomicU64::new(NEVER);
         Self { base: Instant::now(), first_write: never(), first_read: never(), last_read: never() }
@@ -69,14 +69,14 @@ impl Moments {
     }
 }
 
-/// What bytes go through.
-enum Way {
+/// Transport of a connection.
+enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Way {
-    /// The stream inside, whichever it is.
+impl Transport {
+    /// Returns the stream inside.
     fn stream(&mut self) -> Pin<&mut dyn Stream> {
         match self {
             Self::Plain(stream) => Pin::new(stream),
@@ -85,15 +85,15 @@ impl Way {
     }
 }
 
-/// Both directions at once.
+/// A stream of both directions.
 trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
-/// A stream that notes when its bytes move: those of HTTP, not those that encrypt them.
+/// A stream that records when its bytes move: those of HTTP, not those of TLS.
 struct Watched {
-    way: Way,
-    moments: Arc<Moments>,
+    transport: Transport,
+    times: Arc<ByteTimes>,
 }
 
 impl AsyncRead for Watched {
@@ -103,9 +103,9 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = self.way.stream().poll_read(cx, buffer);
+        let polled = self.transport.stream().poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.moments.read();
+            self.times.read();
         }
         polled
     }
@@ -117,9 +117,9 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = self.way.stream().poll_write(cx, bytes);
+        let polled = self.transport.stream().poll_write(cx, bytes);
         if matches!(polled, Poll::Ready(Ok(1..))) {
-            self.moments.wrote();
+            self.times.wrote();
         }
         polled
     }
@@ -129,78 +129,78 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = self.way.stream().poll_write_vectored(cx, bytes);
+        let polled = self.transport.stream().poll_write_vectored(cx, bytes);
         if matches!(polled, Poll::Ready(Ok(1..))) {
-            self.moments.wrote();
+            self.times.wrote();
         }
         polled
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.way {
-            Way::Plain(stream) => stream.is_write_vectored(),
-            Way::Tls(stream) => stream.is_write_vectored(),
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.way.stream().poll_flush(cx)
+        self.transport.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.way.stream().poll_shutdown(cx)
+        self.transport.stream().poll_shutdown(cx)
     }
 }
 
-/// One connection. It moves bytes only while one of its methods is awaited, which spares each
-/// token the way through a second task.
+/// One connection. It moves bytes only while one of its methods is awaited, so that no token has to
+/// pass through a second task.
 pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     driver: http1::Connection<TokioIo<Watched>, Full<Bytes>>,
     ended: bool,
-    moments: Arc<Moments>,
+    times: Arc<ByteTimes>,
 }
 
 impl Connection {
-    async fn open(way: Way) -> Result<Self, ConnectError> {
-        let moments = Arc::new(Moments::new());
-        let watched = Watched { way, moments: moments.clone() };
+    async fn open(transport: Transport) -> Result<Self, ConnectError> {
+        let times = Arc::new(ByteTimes::new());
+        let watched = Watched { transport, times: times.clone() };
         let (sender, driver) =
             http1::handshake(TokioIo::new(watched)).await.map_err(ConnectError::Handshake)?;
-        Ok(Self { sender, driver, ended: false, moments })
+        Ok(Self { sender, driver, ended: false, times })
     }
 
-    /// Sends a request and waits for the head of its answer. `progress` learns when the first
-    /// byte was written, as soon as it was.
+    /// Sends a request and waits for the head of the response. Calls `progress` on every poll with
+    /// the time of the first written byte, if there is one yet.
     pub(crate) async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
         mut progress: impl FnMut(Option<Instant>),
     ) -> Result<Response<Incoming>, hyper::Error> {
-        self.moments.reset();
+        self.times.reset();
         let mut answer = Box::pin(self.sender.send_request(request));
         std::future::poll_fn(|cx| {
             self.poll_driver(cx);
-            progress(self.moments.at(&self.moments.first_write));
+            progress(self.times.at(&self.times.first_write));
             answer.as_mut().poll(cx)
         })
         .await
     }
 
-    /// The next bytes of a body; none at its end.
+    /// Returns the next bytes of a body; `None` at its end.
     pub(crate) async fn next(
         &mut self,
         body: &mut Incoming,
     ) -> Result<Option<Bytes>, hyper::Error> {
         std::future::poll_fn(|cx| {
             loop {
-                // First the connection, then what it brought: half as many looks at the body.
+                // Driving the connection before reading the body halves the polls of the body.
                 self.poll_driver(cx);
                 match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
                     None => return Poll::Ready(Ok(None)),
                     Some(Err(error)) => return Poll::Ready(Err(error)),
                     Some(Ok(frame)) => {
-                        // What is no data is a trailer, which says nothing here.
+                        // A frame without data is a trailer, which has no meaning here.
                         if let Ok(data) = frame.into_data() {
                             return Poll::Ready(Ok(Some(data)));
                         }
@@ -211,17 +211,17 @@ impl Connection {
         .await
     }
 
-    /// When the first byte of the answer was read.
+    /// Returns the time at which the first byte of the response was read.
     pub(crate) fn first_read(&self) -> Option<Instant> {
-        self.moments.at(&self.moments.first_read)
+        self.times.at(&self.times.first_read)
     }
 
-    /// When bytes were read last.
+    /// Returns the time at which bytes were last read.
     pub(crate) fn last_read(&self) -> Option<Instant> {
-        self.moments.at(&self.moments.last_read)
+        self.times.at(&self.times.last_read)
     }
 
-    /// Whether another request can be sent on it.
+    /// Returns whether another request can be sent on the connection.
     async fn is_ready(&mut self) -> bool {
         std::future::poll_fn(|cx| {
             self.poll_driver(cx);
@@ -232,12 +232,12 @@ impl Connection {
     }
 
     fn poll_driver(&mut self, cx: &mut Context<'_>) {
-        // How it ends is told by the answer or the body that breaks off.
+        // The error is ignored, because the response or the body reports it.
         self.ended = self.ended || Pin::new(&mut self.driver).poll(cx).is_ready();
     }
 }
 
-/// Why there is no connection.
+/// A connection that could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("cannot find {host}: {reason}")]
@@ -252,7 +252,7 @@ pub(crate) enum ConnectError {
     Handshake(hyper::Error),
 }
 
-/// What to do about a handshake that failed.
+/// Advises what to do about a failed TLS handshake.
 fn advice(reason: &io::Error) -> &'static str {
     use rustls::{CertificateError, Error};
     let inner = reason.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
@@ -265,13 +265,13 @@ fn advice(reason: &io::Error) -> &'static str {
     }
 }
 
-/// The connections to one server. There is no limit but that of the requests in flight.
+/// A pool of connections to one server. Only the number of requests in flight limits its size.
 #[derive(Debug)]
 pub(crate) struct Pool {
     /// Host and port.
     authority: String,
     connect_timeout: Duration,
-    /// None for plain HTTP.
+    /// TLS settings; `None` for plain HTTP.
     tls: Option<Tls>,
     addresses: OnceCell<Vec<SocketAddr>>,
     idle: Mutex<Vec<Connection>>,
@@ -296,17 +296,17 @@ impl Pool {
         }
     }
 
-    /// How many connections have been opened.
+    /// Returns the number of connections opened so far.
     pub(crate) fn opened(&self) -> u64 {
         self.opened.load(Relaxed)
     }
 
-    /// The idle connection that was used last, or a new one.
+    /// Returns the most recently used idle connection, or a new one.
     pub(crate) async fn take(&self) -> Result<Connection, ConnectError> {
         loop {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(mut connection) = idle else { break };
-            // The server may have closed it in the meantime; then it is dropped here.
+            // A connection that the server has closed in the meantime is dropped here.
             if connection.is_ready().await {
                 return Ok(connection);
             }
@@ -316,7 +316,7 @@ impl Pool {
             .map_err(|_| ConnectError::Late(self.connect_timeout))?
     }
 
-    /// Keeps a connection whose answer was read to its end for the next request.
+    /// Returns a connection to the pool, after its response was read to the end.
     pub(crate) async fn give_back(&self, mut connection: Connection) {
         if connection.is_ready().await {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
@@ -324,23 +324,27 @@ impl Pool {
     }
 
     async fn open(&self) -> Result<Connection, ConnectError> {
-        let failed = |reason| ConnectError::Lookup { host: self.authority.clone(), reason };
-        // Asked for once: a lookup per connection would hold up thousands of streams.
-        let find = || async { Ok(lookup_host(&self.authority).await?.collect::<Vec<_>>()) };
-        let addresses = self.addresses.get_or_try_init(find).await.map_err(failed)?;
+        // One lookup for all: one per connection would delay thousands of streams.
+        let addresses = self
+            .addresses
+            .get_or_try_init(|| async {
+                Ok(lookup_host(&self.authority).await?.collect::<Vec<_>>())
+            })
+            .await
+            .map_err(|reason| ConnectError::Lookup { host: self.authority.clone(), reason })?;
         let stream = TcpStream::connect(addresses.as_slice()).await.map_err(ConnectError::Io)?;
         stream.set_nodelay(true).map_err(ConnectError::Io)?;
-        let way = match &self.tls {
-            None => Way::Plain(stream),
+        let transport = match &self.tls {
+            None => Transport::Plain(stream),
             Some(tls) => {
                 let host = || self.authority.clone();
                 let agreed = tls.connect(stream).await;
-                Way::Tls(Box::new(
+                Transport::Tls(Box::new(
                     agreed.map_err(|reason| ConnectError::Tls { host: host(), reason })?,
                 ))
             }
         };
         self.opened.fetch_add(1, Relaxed);
-        Connection::open(way).await
+        Connection::open(transport).await
     }
 }

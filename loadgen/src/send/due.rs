@@ -1,41 +1,41 @@
-//! What is due when: pure, so that a late generator can be tested without waiting.
+//! The queue of due requests: pure, so that a late generator can be tested without waiting.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use bytes::Bytes;
 
-/// A request whose time has come.
+/// A request with its body and intended time.
 #[derive(Debug)]
 pub(crate) struct Job {
-    /// Its place in the plan.
+    /// Index in the plan.
     pub(crate) index: usize,
-    /// When it should be sent.
+    /// Intended time.
     pub(crate) intended_ns: i64,
-    /// Its body, or why there is none.
+    /// Body, or the reason that it could not be made.
     pub(crate) body: Result<Bytes, String>,
 }
 
-/// What to do now.
+/// The next step of the pacing thread.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Hand this one out.
+    /// Hand out this job.
     HandOut(Job),
     /// Wait this long, unless something changes.
     Wait(i64),
     /// Wait until something changes.
     Idle,
-    /// Nothing will come any more.
+    /// End: no job will follow.
     Over,
 }
 
-/// Jobs by the time they are due; those of the same time by their place in the plan.
+/// A queue of jobs by intended time, then by index in the plan.
 #[derive(Debug, Default)]
 pub(crate) struct DueQueue {
     heap: BinaryHeap<Reverse<Entry>>,
-    /// Jobs of the plan's own schedule that are made and not yet handed out.
+    /// Scheduled jobs that are made and not yet handed out.
     ahead: usize,
-    /// Requests of the plan that are neither handed out nor given up.
+    /// Requests of the plan that are neither handed out nor dropped.
     expected: usize,
 }
 
@@ -72,28 +72,28 @@ impl Ord for Entry {
 }
 
 impl DueQueue {
-    /// A queue that will see `expected` requests.
+    /// Creates a queue that expects `expected` requests.
     pub(crate) fn new(expected: usize) -> Self {
         Self { expected, ..Self::default() }
     }
 
-    /// Adds a job; a `scheduled` one is counted as made ahead of its time.
+    /// Adds a job. A `scheduled` job counts as made ahead of its time.
     pub(crate) fn push(&mut self, job: Job, scheduled: bool) {
         self.ahead += usize::from(scheduled);
         self.heap.push(Reverse(Entry { job, scheduled }));
     }
 
-    /// How many scheduled jobs wait.
+    /// Returns the number of scheduled jobs in the queue.
     pub(crate) fn ahead(&self) -> usize {
         self.ahead
     }
 
-    /// Gives up `count` requests that were expected.
-    pub(crate) fn give_up(&mut self, count: usize) {
+    /// Stops expecting `count` requests.
+    pub(crate) fn drop_waiting(&mut self, count: usize) {
         self.expected -= count;
     }
 
-    /// What to do at `now_ns`. What is late goes out at once; nothing is ever left out.
+    /// Returns the next step at `now_ns`. A late job is handed out at once; no job is ever dropped.
     pub(crate) fn step(&mut self, now_ns: i64) -> Step {
         let Some(Reverse(next)) = self.heap.peek() else {
             return if self.expected == 0 { Step::Over } else { Step::Idle };
@@ -121,7 +121,7 @@ mod tests {
         Job { index, intended_ns, body: Ok(Bytes::new()) }
     }
 
-    /// What is handed out at `now_ns`.
+    /// Indices of the jobs that are handed out at `now_ns`.
     fn out(queue: &mut DueQueue, now_ns: i64) -> Vec<usize> {
         let next = || match queue.step(now_ns) {
             Step::HandOut(job) => Some(job.index),
@@ -137,7 +137,7 @@ mod tests {
             queue.push(job(index, intended_ns), true);
         }
         assert!(matches!(queue.step(4), Step::Wait(6)));
-        // The thread was held up until 50: three are late, none is left out or moved.
+        // The thread was delayed until 50: three jobs are late, none is dropped or moved.
         match queue.step(50) {
             Step::HandOut(job) => assert_eq!((job.index, job.intended_ns), (0, 10)),
             other => panic!("{other:?}"),
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(out(&mut queue, 100), [5]);
         let mut waiting = DueQueue::new(2);
         assert!(matches!(waiting.step(0), Step::Idle));
-        waiting.give_up(2);
+        waiting.drop_waiting(2);
         assert!(matches!(waiting.step(0), Step::Over));
     }
 }

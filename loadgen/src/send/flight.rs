@@ -1,5 +1,4 @@
-//! The requests in flight and those that are over: sends what is due, waits for the last, and
-//! never slows the schedule.
+//! The requests in flight and the finished ones of a run.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,25 +14,25 @@ use crate::send::live::Live;
 use crate::send::pacer::Pacer;
 use crate::send::record::{FailureClass, RequestRecord};
 use crate::send::sending::Sender;
-use crate::send::turns::{Chains, Next};
+use crate::send::turns::{Next, TurnChains};
 use crate::send::{Display, OnFull, RunError, RunOutcome};
 
-/// Why a run ends that must not have more in flight.
+/// Reason for the end of a run under `OnFull::Abort`.
 const TOO_MANY: &str = "too many requests in flight";
 
 fn panicked(error: JoinError) -> RunError {
     RunError::TaskPanicked(error.to_string())
 }
 
-/// One run under way.
+/// A run in progress.
 pub(crate) struct Flight {
     pacer: Pacer,
     tasks: JoinSet<RequestRecord>,
     over: Vec<RequestRecord>,
     cut_short: Option<String>,
-    chains: Chains,
+    chains: TurnChains,
     phases: Vec<Phase>,
-    /// Measured requests that are not over.
+    /// Measured requests that are not finished.
     measured_left: usize,
     cools_down: bool,
     cooldown_hit: bool,
@@ -41,12 +40,12 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn new(plan: &Plan, chains: Chains, pacer: Pacer) -> Self {
+    pub(crate) fn new(plan: &Plan, chains: TurnChains, pacer: Pacer) -> Self {
         let phases: Vec<Phase> = plan.requests.iter().map(|request| request.phase).collect();
         Self {
             pacer,
             tasks: JoinSet::new(),
-            // Growing on the way would hold up the sends: this is copied nowhere.
+            // Allocated in full, because growing would delay the sends.
             over: Vec::with_capacity(phases.len()),
             cut_short: None,
             chains,
@@ -58,8 +57,8 @@ impl Flight {
         }
     }
 
-    /// Sends what is due until the plan is through, the last measured request is over and only the
-    /// cool-down is left, or the run is stopped.
+    /// Sends due requests until the plan is through, until only cool-down requests are left, or
+    /// until the run is stopped.
     pub(crate) async fn offer(
         &mut self,
         sender: &Arc<Sender>,
@@ -74,7 +73,7 @@ impl Flight {
                 job = jobs.recv() => match job {
                     Some(job) => {
                         let over = self.begin(sender.clone().request(job)).await;
-                        if over.is_some_and(|record| self.keep(record)) && abort_on_full {
+                        if over.is_some_and(|record| self.finish_request(record)) && abort_on_full {
                             self.cut_short = Some(TOO_MANY.to_owned());
                             break;
                         }
@@ -86,7 +85,7 @@ impl Flight {
                 },
                 Some(done) = self.tasks.join_next() => {
                     let record = done.map_err(panicked)?;
-                    if self.keep(record) && abort_on_full {
+                    if self.finish_request(record) && abort_on_full {
                         self.cut_short = Some(TOO_MANY.to_owned());
                         break;
                     }
@@ -102,8 +101,8 @@ impl Flight {
         Ok(())
     }
 
-    /// Begins a request: what can be done at once, its sending if a connection is there, is done
-    /// before any other task has a turn. Its record, if it is over already.
+    /// Starts a request. Polls it once before any other task runs, which sends it if a connection
+    /// is idle. Returns the record if the request is already over.
     async fn begin(
         &mut self,
         request: impl Future<Output = RequestRecord> + Send + 'static,
@@ -123,13 +122,14 @@ impl Flight {
         self.cools_down && self.measured_left == 0
     }
 
-    /// Waits for what is in flight: until its time-outs, or for a grace after a stop.
-    pub(crate) async fn land(
+    /// Waits for the requests in flight until their timeouts, or for `grace` after a stop.
+    pub(crate) async fn drain(
         &mut self,
         grace: Duration,
         cancel: &watch::Sender<bool>,
         stop: &mut mpsc::Receiver<String>,
-        (progress, live): (&mut impl Display, &Live),
+        progress: &mut impl Display,
+        live: &Live,
     ) -> Result<(), RunError> {
         let mut deadline = self.cut_short.is_some().then(|| Instant::now() + grace);
         let mut cancelled = false;
@@ -140,9 +140,9 @@ impl Flight {
             let patience = deadline.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                Some(done) = self.tasks.join_next() => { self.keep(done.map_err(panicked)?); }
+                Some(done) = self.tasks.join_next() => { self.finish_request(done.map_err(panicked)?); }
                 () = tokio::time::sleep_until(patience), if deadline.is_some() => {
-                    // Each request notices at once and hands in what it has.
+                    // Each request ends at once and returns its record so far.
                     cancel.send_replace(true);
                     (deadline, cancelled) = (None, true);
                 }
@@ -157,18 +157,18 @@ impl Flight {
         Ok(())
     }
 
-    /// Keeps the record of a request that is over, and has the turn that waited for it sent; says
-    /// whether it was dropped.
-    fn keep(&mut self, record: RequestRecord) -> bool {
-        self.is_over(record.index);
+    /// Stores the record of a finished request and schedules the turn that waits for it. Returns
+    /// whether the request was dropped.
+    fn finish_request(&mut self, record: RequestRecord) -> bool {
+        self.count_finished(record.index);
         match self.chains.after(record.index, record.finished_ns) {
             Next::Nothing => {}
-            Next::Turn(follow) => self.pacer.follow(follow),
+            Next::Turn(turn) => self.pacer.schedule(turn),
             Next::BeyondEnd => {
                 let turns: Vec<usize> = self.chains.rest(record.index).collect();
-                turns.iter().for_each(|turn| self.is_over(*turn));
+                turns.iter().for_each(|turn| self.count_finished(*turn));
                 self.beyond_end += turns.len();
-                self.pacer.give_up(turns.len());
+                self.pacer.drop_waiting(turns.len());
             }
         }
         let dropped = record.failed_as(FailureClass::Dropped);
@@ -176,11 +176,11 @@ impl Flight {
         dropped
     }
 
-    fn is_over(&mut self, index: usize) {
+    fn count_finished(&mut self, index: usize) {
         self.measured_left -= usize::from(self.phases[index] == Phase::Measured);
     }
 
-    /// Ends the threads and sorts what is left.
+    /// Ends the pacing threads and sorts the records.
     pub(crate) async fn finish(self, outcome: RunOutcome) -> Result<RunOutcome, RunError> {
         let pacer = self.pacer;
         let joined = tokio::task::spawn_blocking(|| pacer.join()).await;
@@ -193,7 +193,7 @@ impl Flight {
         let cut_short = self.cut_short;
         let (mut unsent, mut unneeded) = (not_offered, 0);
         if cut_short.is_none() {
-            // Nobody stopped it: only the cool-down can have been cut off.
+            // Without a stop, only cool-down requests were cancelled.
             (unsent, unneeded) = (0, not_offered + cancelled.len());
             cancelled.clear();
         }

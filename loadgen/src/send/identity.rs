@@ -1,17 +1,18 @@
-//! The ids a run and its requests carry: run id, `x-request-id`, W3C trace context.
+//! Ids of a run and its requests: run id, `x-request-id`, W3C trace context.
 
-/// The ids of one request.
+/// Ids of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestIds {
-    /// Sent as `x-request-id`.
+    /// Value of `x-request-id`.
     pub request_id: String,
-    /// The trace id inside `traceparent`.
+    /// Trace id inside `traceparent`.
     pub trace_id: String,
-    /// Sent as `traceparent`.
+    /// Value of `traceparent`.
     pub traceparent: String,
 }
 
-/// Derives ids from a run's own random number, so that two runs never share a trace.
+/// The identity of a run: a random number that all ids derive from, so that no two runs share a
+/// trace.
 #[derive(Clone, Debug)]
 pub struct Identity {
     nonce: [u8; 32],
@@ -19,17 +20,17 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A fresh identity; a part `trace_ratio` of its requests asks to be sampled.
+    /// Creates an identity. A share `trace_ratio` of its requests has the sampled flag.
     pub fn random(trace_ratio: f64) -> Self {
         Self { nonce: rand::random(), trace_ratio }
     }
 
-    /// The run's name.
+    /// Returns the id of the run.
     pub fn run_id(&self) -> String {
         hex(&self.nonce[..4])
     }
 
-    /// The ids of the request at `index`.
+    /// Returns the ids of the request at `index`.
     pub fn of(&self, index: usize) -> RequestIds {
         let digest = blake3::keyed_hash(&self.nonce, &(index as u64).to_le_bytes());
         let bytes = digest.as_bytes();

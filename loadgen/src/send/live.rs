@@ -1,4 +1,4 @@
-//! Counters that requests update while the run goes on, for the progress display and for scraping.
+//! Counters that requests update during a run, for the progress display and for scraping.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -9,16 +9,16 @@ use serde::Serialize;
 use crate::send::record::{FailureClass, RequestRecord};
 use crate::send::slo::Slo;
 
-/// The longest time to first token that is told apart from longer ones: 1 hour.
-const MAX_TTFT_US: u64 = 3_600_000_000;
+/// Largest time to first token of the histogram: 1 hour.
+const TTFT_US_MAX: u64 = 3_600_000_000;
 
-/// What has happened so far.
+/// Counters of a run in progress.
 #[derive(Debug)]
 pub struct Live {
     slos: Vec<Slo>,
     issued: AtomicU64,
     sent: AtomicU64,
-    begun: AtomicU64,
+    first_tokens: AtomicU64,
     finished: AtomicU64,
     failed: AtomicU64,
     dropped: AtomicU64,
@@ -29,41 +29,41 @@ pub struct Live {
     ttft: Mutex<Ttft>,
 }
 
-/// Times to first token in microseconds.
+/// Histograms of the time to first token, in microseconds.
 #[derive(Debug)]
 struct Ttft {
     all: Histogram<u64>,
-    /// Since the last snapshot.
+    /// Times since the last snapshot.
     recent: Histogram<u64>,
 }
 
-/// The counters at one moment.
+/// Counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
-    /// Requests the generator got to.
+    /// Requests that the generator has handled.
     pub issued: u64,
     /// Requests sent.
     pub sent: u64,
-    /// Requests that are over, failures included.
+    /// Finished requests, including failures.
     pub finished: u64,
-    /// Requests that failed, those that the operator cut off left out.
+    /// Failed requests, without those that the operator cancelled.
     pub failed: u64,
-    /// Requests that were not sent because too many were in flight.
+    /// Requests that were not sent, because too many were in flight.
     pub dropped: u64,
-    /// Requests that met every SLO; none without SLOs.
+    /// Requests that met every SLO; `None` without SLOs.
     pub good: Option<u64>,
     /// Chunks of text received.
     pub tokens: u64,
-    /// The worst lag since the last snapshot.
+    /// Largest lag since the last snapshot.
     pub worst_lag_ns: i64,
-    /// Median, 90th and 99th percentile of the time to first token so far, from the intended time.
+    /// Median, 90th and 99th percentile of the time to first token, from the intended time.
     pub ttft_us: Option<[u64; 3]>,
-    /// Median of those since the last snapshot.
+    /// Median of the time to first token since the last snapshot.
     pub recent_ttft_us: Option<u64>,
 }
 
 impl Snapshot {
-    /// Requests that the generator got to and that are not over.
+    /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> u64 {
         self.issued.saturating_sub(self.finished)
     }
@@ -76,17 +76,17 @@ impl Default for Live {
 }
 
 impl Live {
-    /// Nothing yet; good requests are those that meet `slos`.
+    /// Creates counters at zero. A good request meets all `slos`.
     pub fn new(slos: Vec<Slo>) -> Self {
         let histogram = || {
-            Histogram::new_with_bounds(1, MAX_TTFT_US, 2)
+            Histogram::new_with_bounds(1, TTFT_US_MAX, 2)
                 .expect("the bounds are constants in order")
         };
         Self {
             slos,
             issued: AtomicU64::new(0),
             sent: AtomicU64::new(0),
-            begun: AtomicU64::new(0),
+            first_tokens: AtomicU64::new(0),
             finished: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -98,38 +98,38 @@ impl Live {
         }
     }
 
-    /// The generator got to a request, `lag_ns` late.
+    /// Counts a request that the generator handles, `lag_ns` after its intended time.
     pub fn issued(&self, lag_ns: i64) {
         self.issued.fetch_add(1, Relaxed);
         self.worst_lag_ns.fetch_max(lag_ns, Relaxed);
         self.worst_lag_ever_ns.fetch_max(lag_ns, Relaxed);
     }
 
-    /// A request was sent.
+    /// Counts a sent request.
     pub fn sent(&self) {
         self.sent.fetch_add(1, Relaxed);
     }
 
-    /// The first token of a request arrived.
-    pub fn begun(&self) {
-        self.begun.fetch_add(1, Relaxed);
+    /// Counts a request whose first token arrived.
+    pub fn first_token(&self) {
+        self.first_tokens.fetch_add(1, Relaxed);
     }
 
-    /// Requests that are due and have no token yet.
+    /// Returns the number of requests that are due and have no token yet.
     pub fn waiting(&self) -> u64 {
-        self.issued.load(Relaxed).saturating_sub(self.begun.load(Relaxed))
+        self.issued.load(Relaxed).saturating_sub(self.first_tokens.load(Relaxed))
     }
 
-    /// Text arrived.
+    /// Counts received chunks of text.
     pub fn tokens(&self, count: u64) {
         self.tokens.fetch_add(count, Relaxed);
     }
 
-    /// A request is over.
+    /// Counts a finished request.
     pub fn finished(&self, record: &RequestRecord) {
         self.finished.fetch_add(1, Relaxed);
-        // Over without a token, it waits no longer.
-        self.begun.fetch_add(u64::from(record.reply.tokens.is_empty()), Relaxed);
+        // A request that finished without a token no longer waits for one.
+        self.first_tokens.fetch_add(u64::from(record.reply.tokens.is_empty()), Relaxed);
         let failed = !record.succeeded() && !record.failed_as(FailureClass::Cancelled);
         self.failed.fetch_add(u64::from(failed), Relaxed);
         let dropped = record.failed_as(FailureClass::Dropped);
@@ -144,7 +144,7 @@ impl Live {
         }
     }
 
-    /// The counters now; the worst lag and the recent times begin anew.
+    /// Returns the counters, and resets the largest lag and the recent times.
     pub fn snapshot(&self) -> Snapshot {
         let worst_lag_ns = self.worst_lag_ns.swap(0, Relaxed);
         let recent_ttft_us = {
@@ -156,7 +156,7 @@ impl Live {
         Snapshot { worst_lag_ns, recent_ttft_us, ..self.totals() }
     }
 
-    /// The counters now, with the worst lag ever; nothing begins anew.
+    /// Returns the counters with the largest lag of the whole run, and resets nothing.
     pub fn totals(&self) -> Snapshot {
         let quantiles = |all: &Histogram<u64>| [0.5, 0.9, 0.99].map(|q| all.value_at_quantile(q));
         let ttft_us = {

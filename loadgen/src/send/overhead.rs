@@ -1,4 +1,5 @@
-//! Measures what the server's chat template adds to a prompt, and leaves room for it.
+//! The tokens that the server's chat template adds to a prompt, and prompts that make room for
+//! them.
 
 use std::time::Duration;
 
@@ -14,13 +15,13 @@ use crate::send::identity::Identity;
 use crate::send::live::Live;
 use crate::send::record::RequestRecord;
 
-/// Tokens of the prompt that is sent to measure.
+/// Prompt tokens of the measuring request.
 const PROBE_TOKENS: u32 = 32;
-/// How long the answer may take.
+/// Limit for the response.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes the prompts of a chat load shorter by what the server's template adds, measured with one
-/// request of a known length. What cannot be measured becomes a warning.
+/// Shortens the prompts of a chat load by the tokens that the server's template adds, measured with
+/// one request of known length. If they cannot be measured, the load gets a warning.
 pub async fn leave_room(
     client: &Client,
     template: &BodyTemplate,
@@ -40,8 +41,8 @@ pub async fn leave_room(
         Ok(tokens) => tokens,
         Err(reason) => {
             load.warnings.push(format!(
-                "what the chat template adds to prompts could not be measured ({reason}): they are \
-                 longer than planned"
+                "cannot measure the tokens of the chat template ({reason}): prompts are longer than \
+                 planned"
             ));
             return;
         }
@@ -53,21 +54,21 @@ pub async fn leave_room(
     let short = load.plan.requests.iter().filter(|r| r.input_tokens <= tokens).count();
     if short > 0 {
         load.warnings.push(format!(
-            "{short} prompts are planned no longer than the {tokens} tokens that the chat template \
-             adds: the server sees them longer"
+            "{short} prompts are planned with at most the {tokens} tokens of the chat template: the \
+             server receives more"
         ));
     }
     load.prompts = load.prompts.clone().with_template(tokens);
 }
 
-/// Tokens that the server counts beyond those that were sent.
+/// Returns the number of tokens that the server counts beyond those that were sent.
 async fn measure(
     client: &Client,
     template: &BodyTemplate,
     identity: &Identity,
     load: &Load,
 ) -> Result<u32, String> {
-    // A block that no prompt of the plan has, so that nothing of the plan is cached by it.
+    // No prompt of the plan has this block, so the request caches nothing of the plan.
     let number = u32::try_from(load.plan.origin.blocks).unwrap_or(u32::MAX);
     let request = PlannedRequest {
         intended_ns: 0,

@@ -1,5 +1,5 @@
-//! Threads ahead of the sends: one makes bodies, one waits for each intended time. Where later turns
-//! of a session wait for the one before, a third makes their bodies on demand.
+//! The pacing threads: one makes bodies, one waits for each intended time. If turns of sessions
+//! wait for the preceding one, a third makes their bodies on demand.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,24 +11,24 @@ use crate::plan::body::BodyTemplate;
 use crate::plan::prompt::PromptMaker;
 use crate::send::clock::Clock;
 use crate::send::due::{DueQueue, Job, Step};
-use crate::send::turns::Follow;
+use crate::send::turns::NextTurn;
 
-/// How many bodies are made ahead of their time.
+/// Number of bodies that are made ahead of their time.
 const BODIES_AHEAD: usize = 64;
-/// How many due requests may wait for the runtime to take them.
-pub const DUE_QUEUE: usize = 4096;
-/// The longest sleep, so that a stop is noticed even if its wake-up is lost.
+/// Number of due requests that may wait for the runtime.
+pub(crate) const DUE_QUEUE: usize = 4096;
+/// Longest sleep, so that a stop takes effect even if its wake-up is lost.
 const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
-/// What the pacing threads need.
+/// Input of the pacing threads.
 pub struct Pace {
-    /// What to send and when.
+    /// Requests with their times.
     pub plan: Arc<Plan>,
-    /// Makes the prompts.
+    /// Maker of the prompts.
     pub prompts: PromptMaker,
-    /// Makes the bodies.
+    /// Template of the bodies.
     pub template: BodyTemplate,
-    /// The run's clock.
+    /// Clock of the run.
     pub clock: Clock,
 }
 
@@ -46,12 +46,12 @@ struct State {
     stopped: bool,
 }
 
-/// What the threads share.
+/// State that the threads share.
 struct Due {
     state: Mutex<State>,
-    /// Something was added, or the end has come.
+    /// Notified when a job is added, and at the end.
     changed: Condvar,
-    /// A body was handed out, so another may be made.
+    /// Notified when a body is handed out, so that another can be made.
     room: Condvar,
 }
 
@@ -60,7 +60,7 @@ impl Due {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a job; false once the run is over.
+    /// Adds a job. Returns false once the run is over.
     fn push(&self, job: Job, scheduled: bool) -> bool {
         let mut state = self.lock();
         while scheduled && state.queue.ahead() >= BODIES_AHEAD && !state.stopped {
@@ -77,17 +77,17 @@ impl Due {
     }
 }
 
-/// The running threads. They end by themselves when the plan is through or the receiver is gone.
-pub struct Pacer {
+/// The running pacing threads. They end when the plan is through or the receiver is dropped.
+pub(crate) struct Pacer {
     due: Arc<Due>,
-    follow: Option<SyncSender<Follow>>,
+    turns: Option<SyncSender<NextTurn>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Pacer {
-    /// Starts the threads; jobs come out of `out` at their intended times, those of `waiting` only
-    /// once [`follow`](Self::follow) has told theirs.
-    pub fn start(
+    /// Starts the threads. They send jobs to `out` at their intended times; those of `waiting` need
+    /// a time from [`schedule`](Self::schedule) first.
+    pub(crate) fn start(
         pace: Pace,
         waiting: Vec<bool>,
         out: tokio::sync::mpsc::Sender<Job>,
@@ -97,12 +97,12 @@ impl Pacer {
         let due = Arc::new(Due { state, changed: Condvar::new(), room: Condvar::new() });
         let (clock, pace) = (pace.clock, Arc::new(pace));
         let follow_ups = waiting.iter().filter(|waits| **waits).count();
-        let mut pacer = Self { due: due.clone(), follow: None, threads: Vec::new() };
+        let mut pacer = Self { due: due.clone(), turns: None, threads: Vec::new() };
         if follow_ups > 0 {
-            let (follow, orders) = sync_channel(follow_ups);
+            let (turns, orders) = sync_channel(follow_ups);
             let (pace, due) = (pace.clone(), due.clone());
             pacer.spawn("loadgen-turns", move || make_turns(&pace, &due, &orders))?;
-            pacer.follow = Some(follow);
+            pacer.turns = Some(turns);
         }
         let made = due.clone();
         pacer.spawn("loadgen-bodies", move || make_bodies(&pace, &made, &waiting))?;
@@ -119,32 +119,32 @@ impl Pacer {
         Ok(())
     }
 
-    /// Tells when a request that waits is due.
-    pub fn follow(&self, follow: Follow) {
-        // There is room for every request that waits, so this never blocks; a thread that is gone
-        // has stopped with the run.
-        let gone = self.follow.as_ref().is_none_or(|orders| orders.try_send(follow).is_err());
+    /// Schedules a request that waits for the preceding turn.
+    pub(crate) fn schedule(&self, turn: NextTurn) {
+        // The channel has room for every waiting request, so this never blocks. A thread that has
+        // ended has stopped with the run.
+        let gone = self.turns.as_ref().is_none_or(|orders| orders.try_send(turn).is_err());
         if gone {
-            self.give_up(1);
+            self.drop_waiting(1);
         }
     }
 
-    /// Tells that `count` requests that wait will not be sent.
-    pub fn give_up(&self, count: usize) {
-        self.due.lock().queue.give_up(count);
+    /// Drops `count` waiting requests, which will not be sent.
+    pub(crate) fn drop_waiting(&self, count: usize) {
+        self.due.lock().queue.drop_waiting(count);
         self.due.changed.notify_one();
     }
 
-    /// Tells the threads to stop handing out requests.
-    pub fn stop(&mut self) {
+    /// Stops the handing out of requests.
+    pub(crate) fn stop(&mut self) {
         self.due.lock().stopped = true;
-        self.follow = None;
+        self.turns = None;
         self.due.changed.notify_all();
         self.due.room.notify_all();
     }
 
-    /// Stops the threads and waits for them; the receiver of the jobs must be gone or drained.
-    pub fn join(mut self) -> thread::Result<()> {
+    /// Stops the threads and waits for them. The receiver of the jobs must be dropped or drained.
+    pub(crate) fn join(mut self) -> thread::Result<()> {
         self.stop();
         self.threads.into_iter().try_for_each(JoinHandle::join)
     }
@@ -158,8 +158,8 @@ fn make_bodies(pace: &Pace, due: &Due, waiting: &[bool]) {
     }
 }
 
-fn make_turns(pace: &Pace, due: &Due, orders: &Receiver<Follow>) {
-    for Follow { index, intended_ns } in orders {
+fn make_turns(pace: &Pace, due: &Due, orders: &Receiver<NextTurn>) {
+    for NextTurn { index, intended_ns } in orders {
         if !due.push(pace.job(index, intended_ns), false) {
             return;
         }

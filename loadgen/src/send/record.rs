@@ -1,4 +1,4 @@
-//! What is kept of each request: its stamps, its reply, and how it failed if it did.
+//! The record of a request: time stamps, reply and failure.
 
 use std::fmt;
 
@@ -7,33 +7,33 @@ use crate::send::reply::Reply;
 use crate::send::slo::{Slo, SloMetric};
 use crate::send::stages::Stage;
 
-/// The kinds of failure that are counted apart.
+/// Class of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailureClass {
-    /// An answer with this status instead of 200.
+    /// A response with this status instead of 200.
     Http(u16),
     /// No connection.
     Connect,
-    /// The connection broke in mid-request.
+    /// A connection that broke during the request.
     Broken,
-    /// Not finished within the time-out.
+    /// No end within the timeout.
     Timeout,
     /// An error event in the stream.
     SseError,
-    /// Not what the API says.
+    /// A response that violates the API.
     Malformed,
-    /// The stream ended before `[DONE]`.
+    /// A stream without `[DONE]`.
     Truncated,
     /// Not sent, because too many were in flight.
     Dropped,
-    /// The prompt could not be made.
+    /// A prompt that could not be made.
     Prompt,
-    /// Cut off by the operator.
+    /// Cancelled by the operator.
     Cancelled,
 }
 
 impl FailureClass {
-    /// Its name, without a number.
+    /// Returns the name of the class, without a number.
     pub fn name(self) -> &'static str {
         match self {
             Self::Http(_) => "http",
@@ -59,45 +59,45 @@ impl fmt::Display for FailureClass {
     }
 }
 
-/// A failure and what was said about it.
+/// A failure with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Its kind.
+    /// Class of the failure.
     pub class: FailureClass,
-    /// A message for people.
+    /// Message for people.
     pub message: String,
 }
 
-/// Everything kept of one request that was offered. Times count from the start of the run.
+/// Record of one sent request. Times count from the start of the run.
 #[derive(Clone, Debug)]
 pub struct RequestRecord {
-    /// Its place in the plan.
+    /// Index in the plan.
     pub index: usize,
-    /// When the schedule wanted it sent.
+    /// Intended time of the schedule.
     pub intended_ns: i64,
-    /// When the generator got to it.
+    /// Time at which the generator handled the request.
     pub issued_ns: i64,
-    /// When it was sent, after waiting for a slot if there is a limit.
+    /// Time at which the request was sent, after the wait for a slot.
     pub dispatched_ns: Option<i64>,
-    /// When the connection took its first byte.
+    /// Time at which the connection accepted the first byte.
     pub written_ns: Option<i64>,
-    /// When the first byte of the answer was read.
+    /// Time at which the first byte of the response was read.
     pub first_byte_ns: Option<i64>,
-    /// What came back.
+    /// Content of the response.
     pub reply: Reply,
-    /// When it was over.
+    /// Time at which the request was over.
     pub finished_ns: i64,
-    /// How it failed.
+    /// Failure, if the request failed.
     pub failure: Option<Failure>,
-    /// Its `x-request-id`.
+    /// Value of `x-request-id`.
     pub request_id: String,
-    /// The trace id in its `traceparent`.
+    /// Trace id in `traceparent`.
     pub trace_id: String,
 }
 
 impl RequestRecord {
-    /// The record of the request at `index` of a plan that the generator gets to at `issued_ns`, and
-    /// that was due then.
+    /// Creates the record of the request at `index` of a plan, with the intended time `issued_ns`,
+    /// at which the generator handles it.
     pub fn new(index: usize, issued_ns: i64, ids: RequestIds) -> Self {
         Self {
             index,
@@ -114,43 +114,43 @@ impl RequestRecord {
         }
     }
 
-    /// How late the generator was.
+    /// Returns the lag of the generator.
     pub fn lag_ns(&self) -> i64 {
         (self.issued_ns - self.intended_ns).max(0)
     }
 
-    /// From when it was due to when it was sent: the wait for a slot, if there is a limit.
+    /// Returns the wait for a slot among the requests in flight.
     pub fn queue_wait_ns(&self) -> Option<i64> {
         self.dispatched_ns.map(|at| at - self.issued_ns)
     }
 
-    /// Whether it failed in this way.
+    /// Returns whether the request failed with this class.
     pub fn failed_as(&self, class: FailureClass) -> bool {
         self.failure.as_ref().is_some_and(|failure| failure.class == class)
     }
 
-    /// Whether it was answered completely.
+    /// Returns whether the response was complete.
     pub fn succeeded(&self) -> bool {
         self.failure.is_none()
     }
 
-    /// The server's own split into stages; empty if it gave none.
+    /// Returns the stages that the server reported; empty if it reported none.
     pub fn stages(&self) -> &[Stage] {
         self.reply.timings.as_ref().map_or(&[], |timings| &timings.stages)
     }
 
-    /// Time to first token since `from_ns`.
+    /// Returns the time to first token since `from_ns`.
     pub fn ttft_ns(&self, from_ns: i64) -> Option<i64> {
         self.reply.first_token_ns().map(|at| at - from_ns)
     }
 
-    /// Time to last token since `from_ns`.
+    /// Returns the time to last token since `from_ns`.
     pub fn e2e_ns(&self, from_ns: i64) -> Option<i64> {
         self.reply.last_token_ns().map(|at| at - from_ns)
     }
 
-    /// Whether the request was answered within the bound, counted from its intended time. A reply of
-    /// one token has no time per further token, so it meets any bound on that.
+    /// Returns whether the request met the SLO, counted from its intended time. A reply of one
+    /// token has no TPOT, so it meets any bound on that.
     pub fn meets(&self, slo: &Slo) -> bool {
         if !self.succeeded() {
             return false;
@@ -163,7 +163,7 @@ impl RequestRecord {
         }
     }
 
-    /// (last − first) / (output tokens − 1); none below two tokens.
+    /// Returns (last − first) / (output tokens − 1); `None` below two tokens.
     pub fn tpot_ns(&self) -> Option<f64> {
         let gaps = self.reply.output_tokens().checked_sub(1).filter(|n| *n > 0)?;
         let span = self.reply.last_token_ns()? - self.reply.first_token_ns()?;

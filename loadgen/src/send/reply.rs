@@ -1,4 +1,4 @@
-//! Reads the events of one streamed completion: tokens with their times, usage, how it ended.
+//! The reply of one streamed completion: token times, usage, finish reason.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,19 +10,20 @@ use crate::send::sse::Event;
 use crate::send::stages::Timings;
 use crate::send::stamps::TokenTimes;
 
-/// Token counts that the server gives in its last chunk.
+/// Token counts from the last chunk of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Prompt tokens, template and special tokens included.
+    /// Prompt tokens, including those of the template.
     pub prompt_tokens: u64,
     /// Generated tokens.
     pub completion_tokens: u64,
-    /// Prompt tokens whose KV came from a cache; none if the server does not say.
+    /// Prompt tokens whose KV came from a cache; `None` if the server does not report them.
     pub cached_tokens: Option<u64>,
 }
 
-/// Why the events are not a good answer.
+/// Events that are not a complete reply.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum ReplyError {
     /// The server reported an error in the stream.
     #[error("{0}")]
@@ -32,44 +33,41 @@ pub enum ReplyError {
     Malformed(String),
     /// The stream ended before `[DONE]`.
     #[error("the stream ended before [DONE], after {tokens} token chunks")]
-    Truncated {
-        /// Chunks with text until then.
-        tokens: usize,
-    },
+    Truncated { tokens: usize },
 }
 
-/// What one stream has brought so far.
+/// Content of one stream so far.
 #[derive(Clone, Debug, Default)]
 pub struct Reply {
-    /// When each chunk with text arrived.
+    /// Times at which chunks with text arrived.
     pub tokens: TokenTimes,
-    /// When the first chunk with a choice arrived, text or not.
+    /// Time at which the first chunk with a choice arrived, with or without text.
     pub first_choice_ns: Option<i64>,
-    /// When the last chunk with a choice arrived.
+    /// Time at which the last chunk with a choice arrived.
     pub last_choice_ns: Option<i64>,
-    /// Usage, once it was sent.
+    /// Usage, once it arrived.
     pub usage: Option<Usage>,
-    /// `stop`, `length` …
+    /// Finish reason, once it arrived.
     pub finish_reason: Option<FinishReason>,
-    /// The server's account of the time it took.
+    /// Stage times, if the server reported them.
     pub timings: Option<Timings>,
-    /// Whether `[DONE]` was seen.
+    /// True once `[DONE]` arrived.
     pub done: bool,
 }
 
-/// Why a choice ended.
+/// Finish reason of a choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinishReason {
-    /// As many tokens as asked for.
+    /// The requested number of tokens.
     Length,
-    /// A stop string or the end of the answer.
+    /// A stop string or the end-of-sequence token.
     Stop,
-    /// What else the server says.
+    /// Any other reason of the server.
     Other(Box<str>),
 }
 
 impl FinishReason {
-    /// The server's word.
+    /// Returns the word of the API.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Length => "length",
@@ -95,14 +93,14 @@ struct Chunk<'a> {
     choices: Vec<Choice<'a>>,
     usage: Option<UsageField>,
     error: Option<serde_json::Value>,
-    /// Other servers put other things under this name.
+    /// Any value, because other servers use this name for other things.
     timings: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
 struct Choice<'a> {
     #[serde(default)]
-    text: Filled,
+    text: HasText,
     delta: Option<Delta>,
     #[serde(borrow)]
     finish_reason: Option<Cow<'a, str>>,
@@ -111,31 +109,31 @@ struct Choice<'a> {
 #[derive(Deserialize)]
 struct Delta {
     #[serde(default)]
-    content: Filled,
+    content: HasText,
     #[serde(default)]
-    reasoning_content: Filled,
+    reasoning_content: HasText,
 }
 
-/// Whether there is text; the text itself is not kept.
+/// True if there is text. The text itself is not stored.
 #[derive(Clone, Copy, Default)]
-struct Filled(bool);
+struct HasText(bool);
 
-impl<'de> Deserialize<'de> for Filled {
+impl<'de> Deserialize<'de> for HasText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;
         impl Visitor<'_> for Text {
-            type Value = Filled;
+            type Value = HasText;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text or null")
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Filled, E> {
-                Ok(Filled(!text.is_empty()))
+            fn visit_str<E>(self, text: &str) -> Result<HasText, E> {
+                Ok(HasText(!text.is_empty()))
             }
 
-            fn visit_unit<E>(self) -> Result<Filled, E> {
-                Ok(Filled(false))
+            fn visit_unit<E>(self) -> Result<HasText, E> {
+                Ok(HasText(false))
             }
         }
         deserializer.deserialize_any(Text)
@@ -160,14 +158,14 @@ impl Choice<'_> {
         self.text.0 || self.delta.as_ref().is_some_and(|d| d.content.0 || d.reasoning_content.0)
     }
 
-    /// The chat chunk that only opens the answer carries no token.
+    /// Returns whether this is the chat chunk that only opens the reply, without a token.
     fn opens_only(&self) -> bool {
         self.delta.is_some() && !self.has_text() && self.finish_reason.is_none()
     }
 }
 
 impl Reply {
-    /// Takes an event that arrived at `now_ns`.
+    /// Adds an event that arrived at `now_ns`.
     pub fn accept(&mut self, event: Event<'_>, now_ns: i64) -> Result<(), ReplyError> {
         if self.done {
             return Ok(());
@@ -197,12 +195,11 @@ impl Reply {
                 self.finish_reason = Some(word.into());
             }
         }
-        // Without a first token there is nothing to split.
-        let splits = |timings: &serde_json::Value| {
+        // Stages split the time to the first token, so without one there are none.
+        if let Some(timings) = chunk.timings.filter(|timings| {
             timings.get("stages").is_some()
                 && !timings.get("ttft_ms").is_some_and(serde_json::Value::is_null)
-        };
-        if let Some(timings) = chunk.timings.filter(splits) {
+        }) {
             self.timings = Some(read_timings(timings)?);
         }
         if let Some(usage) = chunk.usage {
@@ -215,7 +212,7 @@ impl Reply {
         Ok(())
     }
 
-    /// Says whether the stream, now ended, was complete.
+    /// Checks that the stream, which has ended, was complete.
     pub fn check_end(&self) -> Result<(), ReplyError> {
         if !self.done {
             return Err(ReplyError::Truncated { tokens: self.tokens.len() });
@@ -226,17 +223,17 @@ impl Reply {
         Ok(())
     }
 
-    /// When the first token arrived; if no chunk had text, when the first choice did.
+    /// Returns the time of the first token or, without any text, of the first choice.
     pub fn first_token_ns(&self) -> Option<i64> {
         self.tokens.first().or(self.first_choice_ns)
     }
 
-    /// When the last token arrived.
+    /// Returns the time of the last token or, without any text, of the last choice.
     pub fn last_token_ns(&self) -> Option<i64> {
         self.tokens.last().or(self.last_choice_ns)
     }
 
-    /// Output tokens, by the server's count if it gave one.
+    /// Returns the number of output tokens, by the server's count if it reported one.
     pub fn output_tokens(&self) -> u64 {
         self.usage.map_or(self.tokens.len() as u64, |usage| usage.completion_tokens)
     }
@@ -249,7 +246,7 @@ fn read_timings(value: serde_json::Value) -> Result<Timings, ReplyError> {
     Ok(timings)
 }
 
-/// The message of an OpenAI error object, or the whole of it.
+/// Returns the message of an OpenAI error object, or the whole value.
 pub fn error_message(error: &serde_json::Value) -> String {
     let error = error.get("error").unwrap_or(error);
     match error.get("message").and_then(|m| m.as_str()).or(error.as_str()) {
@@ -258,7 +255,7 @@ pub fn error_message(error: &serde_json::Value) -> String {
     }
 }
 
-/// The first 200 characters.
+/// Returns the first 200 characters.
 pub fn shorten(text: &str) -> String {
     text.chars().take(200).collect()
 }

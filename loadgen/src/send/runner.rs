@@ -1,4 +1,4 @@
-//! The run loop: sends every request at its time, waits for the last, and never slows the schedule.
+//! The run loop: sends every request at its time and waits for the last one.
 
 use std::sync::Arc;
 
@@ -12,26 +12,26 @@ use super::identity::Identity;
 use super::live::Live;
 use super::pacer::{DUE_QUEUE, Pace, Pacer};
 use super::sending::Sender;
-use super::turns::Chains;
+use super::turns::TurnChains;
 use super::{ClientUse, Display, RunError, RunOutcome, SendOptions};
 
-/// Sends with one client, counted in `live`.
+/// A runner of plans with one client.
 pub struct Runner {
-    /// The client.
+    /// Client of the server.
     pub client: Client,
-    /// How requests are sent.
+    /// Options for sending.
     pub options: SendOptions,
-    /// The ids they carry.
+    /// Identity of the run.
     pub identity: Identity,
-    /// Counters for the progress display.
+    /// Counters of the run.
     pub live: Arc<Live>,
-    /// Records a span for each request, if there is one.
+    /// Tracer for the spans of requests, if they are recorded.
     pub tracer: Option<Tracer>,
 }
 
 impl Runner {
-    /// Runs the plan in `pace`. Each message in `stop` stops more: first the offering, with a
-    /// grace for what is in flight, then everything.
+    /// Runs the plan in `pace`. The first message in `stop` ends the sending and leaves requests in
+    /// flight their grace; the second one cancels them.
     pub async fn run(
         self,
         pace: Pace,
@@ -53,13 +53,13 @@ impl Runner {
             slots: options.max_inflight.map(|n| Arc::new(Semaphore::new(n))),
             cancelled,
         });
-        let chains = Chains::of(&plan);
+        let chains = TurnChains::of(&plan);
         let (due, mut jobs) = mpsc::channel(DUE_QUEUE);
         let mut flight =
             Flight::new(&plan, chains.clone(), Pacer::start(pace, chains.waiting(), due)?);
         flight.offer(&sender, &mut jobs, &mut stop, &mut progress).await?;
         drop(jobs);
-        flight.land(options.grace, &cancel, &mut stop, (&mut progress, &live)).await?;
+        flight.drain(options.grace, &cancel, &mut stop, &mut progress, &live).await?;
         let wall_ns = clock.now_ns();
         let threads = ThreadTimes::of_senders();
         let cpu_s = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);

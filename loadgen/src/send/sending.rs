@@ -1,4 +1,4 @@
-//! One request from its time to its end.
+//! One request, from its intended time to its end.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,25 +26,25 @@ mod attribute {
     pub(super) const TTFT_MS: &str = "loadgen.ttft_ms";
 }
 
-/// What every request of a run needs.
+/// Everything that the requests of a run share.
 pub(crate) struct Sender {
     pub(crate) client: Client,
     pub(crate) options: SendOptions,
     pub(crate) identity: Identity,
-    /// Records a span for each request, if there is one.
+    /// Tracer for the spans of requests, if they are recorded.
     pub(crate) tracer: Option<Tracer>,
     pub(crate) clock: Clock,
     pub(crate) live: Arc<Live>,
     pub(crate) slots: Option<Arc<Semaphore>>,
-    /// Turns true when everything in flight must end.
+    /// True once everything in flight must end.
     pub(crate) cancelled: watch::Receiver<bool>,
 }
 
 impl Sender {
-    /// Sends a request whose time has come.
+    /// Sends a request that is due.
     pub(crate) async fn request(self: Arc<Self>, job: Job) -> RequestRecord {
         let issued_ns = self.clock.now_ns();
-        // A request has its time from when it was due, also if the generator was late.
+        // The timeout counts from the intended time, even if the generator was late.
         let late = Duration::from_nanos((issued_ns - job.intended_ns).max(0).unsigned_abs());
         let deadline = Instant::now() + self.options.timeout.saturating_sub(late);
         let mut ids = self.identity.of(job.index);
@@ -94,7 +94,7 @@ impl Sender {
         self.client.exchange(call, self.clock, &self.live, record).await
     }
 
-    /// A place among the requests in flight, if their number is limited.
+    /// Acquires a slot among the requests in flight, if their number is limited.
     async fn slot(&self) -> Result<Option<OwnedSemaphorePermit>, Failure> {
         let Some(slots) = &self.slots else { return Ok(None) };
         if let Ok(slot) = slots.clone().try_acquire_owned() {
@@ -112,7 +112,7 @@ impl Sender {
         }
     }
 
-    /// Opens the request's own span, whose context it then carries, if spans are recorded.
+    /// Opens the span of the request and puts its context into `ids`, if spans are recorded.
     fn span(&self, ids: &mut RequestIds) -> Option<OpenSpan> {
         let tracer = self.tracer.as_ref()?;
         let name = format!("POST {}", self.options.endpoint.path());

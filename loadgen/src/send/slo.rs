@@ -1,4 +1,4 @@
-//! SLOs of single requests: a bound on a time of the reply.
+//! SLOs of requests: bounds on their times.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use traces::units::Nanos;
 #[error("{0:?} is not an SLO: write ttft=500ms, tpot=50ms or e2e=5s")]
 pub struct SloError(String);
 
-/// What an SLO bounds.
+/// Metric that an SLO bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SloMetric {
     /// Time to first token.
@@ -22,7 +22,7 @@ pub enum SloMetric {
 }
 
 impl SloMetric {
-    /// The name used on the command line and in reports.
+    /// Returns the name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ttft => "ttft",
@@ -32,12 +32,12 @@ impl SloMetric {
     }
 }
 
-/// One bound that a good request keeps.
+/// A bound that a good request meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slo {
-    /// What is bounded.
+    /// Bounded metric.
     pub metric: SloMetric,
-    /// The largest value that is still good.
+    /// Largest good value.
     pub bound: Nanos,
 }
 

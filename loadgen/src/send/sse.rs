@@ -1,29 +1,29 @@
-//! Server-sent events from byte chunks cut anywhere, with a bound on what is held.
+//! A decoder of server-sent events, with bounded memory.
 
-/// The most bytes of one event that are held.
-pub const MAX_EVENT_BYTES: usize = 1 << 20;
+/// Largest size of one event.
+pub const EVENT_BYTES_MAX: usize = 1 << 20;
 
-/// One event, borrowed from what was received.
+/// One event, borrowed from the received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// The `event` field; empty when there is none.
+    /// The `event` field; empty if there is none.
     pub name: &'a str,
     /// The `data` lines, joined by line feeds.
     pub data: &'a str,
 }
 
-/// Why the stream is not a stream of events.
+/// A stream that is not a stream of events.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SseError {
-    /// An event grew beyond the bound.
-    #[error("an event is longer than {MAX_EVENT_BYTES} bytes")]
+    /// An event is larger than the bound.
+    #[error("an event is longer than {EVENT_BYTES_MAX} bytes")]
     TooLong,
     /// A line is not UTF-8.
     #[error("a line is not valid UTF-8")]
     Utf8,
 }
 
-/// Takes chunks and gives events. It holds only what is not yet complete.
+/// A decoder of chunks that are cut anywhere. It buffers only the incomplete event.
 #[derive(Debug, Default)]
 pub struct SseDecoder {
     line: Vec<u8>,
@@ -35,7 +35,7 @@ pub struct SseDecoder {
 }
 
 impl SseDecoder {
-    /// Takes the next bytes and hands the events they complete to `sink`, until it refuses one.
+    /// Decodes the next bytes and passes the completed events to `sink`, until it returns an error.
     pub fn push<E: From<SseError>>(
         &mut self,
         mut bytes: &[u8],
@@ -54,7 +54,7 @@ impl SseDecoder {
             }
             let end = bytes.iter().position(|b| *b == b'\n' || *b == b'\r');
             let held = self.line.len() + self.data.len() + end.unwrap_or(bytes.len());
-            if held > MAX_EVENT_BYTES {
+            if held > EVENT_BYTES_MAX {
                 return Err(SseError::TooLong.into());
             }
             let Some(end) = end else {
@@ -75,17 +75,17 @@ impl SseDecoder {
         Ok(())
     }
 
-    /// The common case, read in place: nothing is held, and a whole `data: …` event of one line
-    /// that ends in two line feeds comes next. Its data and what follows it.
+    /// Decodes the common case in place: nothing is buffered, and a whole `data: …` event of one
+    /// line with two line feeds comes next. Returns its data and the rest.
     fn whole_event<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
         let nothing_held = self.line.is_empty() && !self.has_data && self.name.is_empty();
         let rest = bytes.strip_prefix(b"data: ").filter(|_| nothing_held && self.started)?;
         let end = rest.iter().position(|b| *b == b'\n')?;
         let (data, rest) = (&rest[..end], rest[end + 1..].strip_prefix(b"\n")?);
-        (end <= MAX_EVENT_BYTES && !data.contains(&b'\r')).then_some((data, rest))
+        (end <= EVENT_BYTES_MAX && !data.contains(&b'\r')).then_some((data, rest))
     }
 
-    /// Takes a complete line; says whether it ends an event.
+    /// Processes a complete line. Returns whether it ends an event.
     fn end_line(&mut self) -> Result<bool, SseError> {
         let line = std::mem::take(&mut self.line);
         let mut text = std::str::from_utf8(&line).map_err(|_| SseError::Utf8)?;
@@ -112,7 +112,7 @@ impl SseDecoder {
                     self.name.clear();
                     self.name.push_str(value);
                 }
-                // Comments have an empty field name; id and retry mean nothing here.
+                // Comments have an empty field name; id and retry have no meaning here.
                 _ => {}
             }
         }
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_bounded() {
-        let chunk = vec![b'x'; MAX_EVENT_BYTES / 2];
+        let chunk = vec![b'x'; EVENT_BYTES_MAX / 2];
         assert_eq!(decode(&[b"data: ", &chunk, &chunk]), Err(SseError::TooLong));
         let mut decoder = SseDecoder::default();
         let line = format!("data: {}\n", "y".repeat(1000));

@@ -1,44 +1,45 @@
-//! The server's own split of a request into stages, as it comes in the last chunk of a stream.
+//! The stages of a request that the server reports in the last chunk of a stream.
 
 use serde::{Deserialize, Serialize};
 
-/// Header that asks the server for the split.
+/// Header that requests the stages.
 pub const TIMINGS_HEADER: &str = "x-tandem-timings";
-/// What the header asks for.
+/// Value of the header.
 pub const TIMINGS_STAGES: &str = "stages";
 
-/// The most stages that are taken from one reply: chunks of a long prompt are stages of their own.
+/// Largest number of stages of one reply. Each chunk of a long prompt is a stage.
 const STAGES_MAX: usize = 1024;
-/// The longest name of a stage or a worker.
+/// Longest name of a stage or a worker.
 const NAME_MAX: usize = 128;
 
 /// One stage of a request. Times count from the request's arrival at the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Its name, such as `prefill.queue`.
+    /// Name, such as `prefill.queue`.
     pub name: String,
-    /// When it began.
+    /// Start.
     pub start_ms: f64,
-    /// How long it took.
+    /// Duration.
     pub duration_ms: f64,
-    /// The worker it ran on.
+    /// Worker that the stage ran on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
 }
 
-/// What the server says about one request.
+/// Times of one request, as the server reports them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timings {
-    /// From arrival at the server to its sending of the first token.
+    /// Time from arrival at the server until it sends the first token.
     pub ttft_ms: f64,
-    /// The stages, by start.
+    /// Stages, by start.
     pub stages: Vec<Stage>,
 }
 
-/// Why timings cannot be used.
+/// Timings that cannot be used.
 #[derive(Debug, PartialEq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum TimingsError {
-    /// Too much of it.
+    /// Too many stages.
     #[error("{0} stages in `timings`, at most {STAGES_MAX} are taken")]
     TooMany(usize),
     /// A name is empty or too long.
@@ -46,16 +47,11 @@ pub enum TimingsError {
     Name(usize),
     /// Not a time.
     #[error("{what} of {value} ms in `timings`, expected a finite time that is not negative")]
-    Time {
-        /// Of which field.
-        what: &'static str,
-        /// What it says.
-        value: f64,
-    },
+    Time { what: &'static str, value: f64 },
 }
 
 impl Timings {
-    /// Refuses what no server that measures would say.
+    /// Checks that all values are possible measurements.
     pub fn check(&self) -> Result<(), TimingsError> {
         if self.stages.len() > STAGES_MAX {
             return Err(TimingsError::TooMany(self.stages.len()));

@@ -1,6 +1,6 @@
-//! Times of tokens, kept small: the first in full, then each gap in as few bytes as it needs.
+//! Compact times of tokens: the first in full, then each gap in as few bytes as possible.
 
-/// Times that never go back, in nanoseconds from the start of the run.
+/// Ascending times, in nanoseconds from the start of the run.
 ///
 /// A gap of up to 16 ms takes four bytes or fewer, one of up to 2 s five.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -8,12 +8,12 @@ pub struct TokenTimes {
     first_ns: i64,
     last_ns: i64,
     len: u32,
-    /// The gaps, least significant seven bits first, the high bit set on all bytes but the last.
+    /// Gaps, least significant seven bits first, with the high bit set on all bytes but the last.
     gaps: Vec<u8>,
 }
 
 impl TokenTimes {
-    /// Adds a time; one before the last counts as the last.
+    /// Adds a time. A time before the last one counts as the last one.
     pub fn push(&mut self, at_ns: i64) {
         if self.len == 0 {
             (self.first_ns, self.last_ns) = (at_ns, at_ns);
@@ -29,27 +29,27 @@ impl TokenTimes {
         self.len += 1;
     }
 
-    /// How many there are.
+    /// Returns the number of times.
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no times.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The first.
+    /// Returns the first time.
     pub fn first(&self) -> Option<i64> {
         (self.len > 0).then_some(self.first_ns)
     }
 
-    /// The last.
+    /// Returns the last time.
     pub fn last(&self) -> Option<i64> {
         (self.len > 0).then_some(self.last_ns)
     }
 
-    /// The times between one and the next.
+    /// Yields the gaps between neighboring times.
     pub fn gaps(&self) -> impl Iterator<Item = i64> + '_ {
         let mut bytes = self.gaps.iter();
         std::iter::from_fn(move || {
@@ -65,7 +65,7 @@ impl TokenTimes {
         })
     }
 
-    /// All of them.
+    /// Yields all times.
     pub fn iter(&self) -> impl Iterator<Item = i64> + '_ {
         let rest = self.gaps().scan(self.first_ns, |at, gap| {
             *at += gap;
@@ -74,12 +74,12 @@ impl TokenTimes {
         self.first().into_iter().chain(rest)
     }
 
-    /// Gives back the room kept for further times.
+    /// Frees the memory that is reserved for further times.
     pub fn settle(&mut self) {
         self.gaps.shrink_to_fit();
     }
 
-    /// Bytes held besides the value itself.
+    /// Returns the bytes allocated besides the value itself.
     pub fn heap_bytes(&self) -> usize {
         self.gaps.capacity()
     }

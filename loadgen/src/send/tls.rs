@@ -1,4 +1,4 @@
-//! TLS to a server whose certificate is checked, by the system's authorities or by those of a file.
+//! TLS with certificates checked against the system's authorities or those of a file.
 
 use std::fmt;
 use std::io;
@@ -13,42 +13,28 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Why TLS cannot be spoken at all.
+/// TLS settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum TlsError {
-    /// No certificate can be made out to this.
+    /// The host cannot be the subject of a certificate.
     #[error("{0:?} is neither a host name nor an address, so no certificate can be checked")]
     Name(String),
     /// The file of authorities cannot be read.
     #[error("cannot read the authorities in {path}: {reason}, expected certificates in PEM")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: pem::Error,
-    },
-    /// A certificate is none.
+    File { path: PathBuf, reason: pem::Error },
+    /// A certificate cannot be an authority.
     #[error("a certificate in {path} cannot be an authority: {reason}")]
-    Authority {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: rustls::Error,
-    },
-    /// There is no authority.
+    Authority { path: PathBuf, reason: rustls::Error },
+    /// No authority was found.
     #[error("no certificate of an authority in {place}, expected one or more{reasons}")]
-    NoAuthority {
-        /// Where they were looked for.
-        place: String,
-        /// What could not be read, if anything.
-        reasons: String,
-    },
-    /// No version of the protocol is left.
+    NoAuthority { place: String, reasons: String },
+    /// The provider supports no protocol version.
     #[error("no TLS: {0}")]
     Protocol(rustls::Error),
 }
 
-/// How one server is reached by TLS.
+/// TLS settings for one server.
 #[derive(Clone)]
 pub(crate) struct Tls {
     connector: TlsConnector,
@@ -62,8 +48,8 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// TLS to `host`, whose certificate is vouched for by an authority of the system, or of
-    /// `ca_file` alone if there is one.
+    /// Creates settings for `host`. Its certificate must come from an authority of the system or,
+    /// if given, of `ca_file` alone.
     pub(crate) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, TlsError> {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(bare.to_owned());
@@ -81,7 +67,7 @@ impl Tls {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    /// Shakes hands.
+    /// Performs the handshake.
     pub(crate) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
     }
@@ -104,7 +90,7 @@ fn of_file(path: &Path) -> Result<RootCertStore, TlsError> {
 fn of_system() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // Systems carry certificates that are none by today's rules; one good one is enough to begin.
+    // Systems have certificates that are invalid by today's rules; one good one is enough.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let reasons = found.errors.iter().map(|error| format!("; {error}")).collect();

@@ -1,40 +1,40 @@
-//! The turns of sessions that wait for the one before: pure.
+//! Turns of sessions that wait for the preceding one: pure.
 
 use std::collections::HashMap;
 
 use crate::plan::{Plan, Turns};
 
-/// A request whose predecessor is over, and when it is due.
+/// A turn whose predecessor is over, with its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Follow {
-    /// Its place in the plan.
+pub struct NextTurn {
+    /// Index in the plan.
     pub index: usize,
-    /// When it is due.
+    /// Intended time.
     pub intended_ns: i64,
 }
 
-/// What comes after a request.
+/// Successor of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing: it belongs to no session, or was the last turn.
+    /// None: the request has no session, or was its last turn.
     Nothing,
     /// The next turn.
-    Turn(Follow),
-    /// Turns that are not due before the end.
+    Turn(NextTurn),
+    /// Only turns that are not due before the end.
     BeyondEnd,
 }
 
-/// Which request waits for which.
+/// Dependencies between the requests of a plan.
 #[derive(Clone, Debug, Default)]
-pub struct Chains {
-    /// For each request the next turn of its session.
+pub struct TurnChains {
+    /// Next turn of the session, by request.
     next: Vec<Option<u32>>,
     thinks_ns: Vec<i64>,
     until_ns: Option<i64>,
 }
 
-impl Chains {
-    /// The chains of a plan; none where turns are due at their planned times.
+impl TurnChains {
+    /// Creates the chains of a plan. They are empty if turns are due at their planned times.
     pub fn of(plan: &Plan) -> Self {
         let mut next = vec![None; plan.requests.len()];
         if plan.turns == Turns::AfterPrevious {
@@ -50,24 +50,25 @@ impl Chains {
         Self { next, thinks_ns, until_ns: plan.until_ns }
     }
 
-    /// For each request whether it waits for another.
+    /// Returns, for each request, whether it waits for another.
     pub fn waiting(&self) -> Vec<bool> {
         let mut waiting = vec![false; self.next.len()];
         self.next.iter().flatten().for_each(|index| waiting[*index as usize] = true);
         waiting
     }
 
-    /// What comes after the request at `index`, which was over at `finished_ns`, well or not.
+    /// Returns the successor of the request at `index`, which was over at `finished_ns`, with or
+    /// without success.
     pub fn after(&self, index: usize, finished_ns: i64) -> Next {
         let Some(next) = self.next[index].map(|next| next as usize) else { return Next::Nothing };
         let intended_ns = finished_ns + self.thinks_ns[next].max(0);
         if self.until_ns.is_some_and(|until| intended_ns >= until) {
             return Next::BeyondEnd;
         }
-        Next::Turn(Follow { index: next, intended_ns })
+        Next::Turn(NextTurn { index: next, intended_ns })
     }
 
-    /// The turns that come after the request at `index`.
+    /// Yields the turns after the request at `index`.
     pub fn rest(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         let after = |at: &usize| self.next[*at].map(|next| next as usize);
         std::iter::successors(after(&index), after)
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
     use traces::units::Range;
 
-    /// Sessions 0 and 1 with three and two turns, and one request of none.
+    /// Sessions 0 and 1 with three and two turns, and one request without a session.
     fn plan(turns: Turns, until_ns: Option<i64>) -> Plan {
         let one = Range { lo: 1, hi: 1 };
         let mut plan = Plan::synthetic(&[0, 1, 2, 3, 4, 5], one, one, 0);
@@ -92,17 +93,17 @@ mod tests {
 
     #[test]
     fn a_turn_is_due_its_think_time_after_the_one_before() {
-        let chains = Chains::of(&plan(Turns::AfterPrevious, None));
+        let chains = TurnChains::of(&plan(Turns::AfterPrevious, None));
         assert_eq!(chains.waiting(), [false, false, false, true, true, true]);
-        assert_eq!(chains.after(0, 100), Next::Turn(Follow { index: 3, intended_ns: 110 }));
-        assert_eq!(chains.after(3, 200), Next::Turn(Follow { index: 5, intended_ns: 210 }));
+        assert_eq!(chains.after(0, 100), Next::Turn(NextTurn { index: 3, intended_ns: 110 }));
+        assert_eq!(chains.after(3, 200), Next::Turn(NextTurn { index: 5, intended_ns: 210 }));
         assert_eq!(chains.after(5, 300), Next::Nothing);
         assert_eq!(chains.after(2, 100), Next::Nothing);
     }
 
     #[test]
     fn no_turn_begins_at_the_end_or_later() {
-        let chains = Chains::of(&plan(Turns::AfterPrevious, Some(111)));
+        let chains = TurnChains::of(&plan(Turns::AfterPrevious, Some(111)));
         assert!(matches!(chains.after(0, 100), Next::Turn(_)));
         assert_eq!(chains.after(0, 101), Next::BeyondEnd);
         assert_eq!(chains.rest(0).collect::<Vec<_>>(), [3, 5]);
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn open_turns_wait_for_nobody() {
-        let chains = Chains::of(&plan(Turns::Open, None));
+        let chains = TurnChains::of(&plan(Turns::Open, None));
         assert_eq!(chains.waiting(), [false; 6]);
         assert_eq!(chains.after(0, 100), Next::Nothing);
     }

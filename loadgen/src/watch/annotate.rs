@@ -9,63 +9,64 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-
-use crate::send::clock::Clock;
 use traces::units::{Nanos, UnitError};
 
-/// The most bytes kept of what a command prints, of each of its two streams.
-pub const MAX_OUTPUT_BYTES: usize = 16 << 10;
-/// From the end of the run to the killing of a command that has not heeded its end.
+use crate::send::clock::Clock;
+
+/// Largest number of bytes stored of each output stream of a command.
+pub const OUTPUT_BYTES_MAX: usize = 16 << 10;
+/// Time that a command has after each signal at the end of the run.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// What shall happen when.
+/// A planned annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned {
-    /// From the start of the schedule.
+    /// Time from the start of the schedule.
     pub at: Nanos,
-    /// The mark's text, or the command.
+    /// Text of the mark, or the command.
     pub text: String,
-    /// Whether the text is a command, to be run with `sh -c`.
+    /// True if the text is a command, to be run with `sh -c`.
     pub command: bool,
 }
 
-/// What happened.
+/// An annotation of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Annotation {
-    /// When it should happen, from the start of the run.
+    /// Planned time, from the start of the run.
     pub intended_ns: i64,
-    /// When it did; none if the run was over before.
+    /// Actual time; `None` if the run ended before.
     pub at_ns: Option<i64>,
-    /// The mark's text, or the command.
+    /// Text of the mark, or the command.
     pub text: String,
-    /// What became of the command, if it is one that was begun.
+    /// Result of the command, if it was started.
     pub command: Option<Ran>,
 }
 
-/// What became of a command.
+/// Result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ran {
-    /// When it ended, from the start of the run.
+    /// End, from the start of the run.
     pub ended_ns: i64,
-    /// `exit 0`, `signal 9`, `ended with the run`, or why it could not be begun.
+    /// `exit 0`, `signal 9`, `ended with the run`, or the reason that it could not be started.
     pub status: String,
-    /// Whether it did what it should.
+    /// True if the exit status was 0.
     pub succeeded: bool,
-    /// What it printed, standard error behind standard output, each cut off at its bound.
+    /// Standard output followed by standard error, each up to its limit.
     pub output: String,
 }
 
-/// Reads what `--at TIME COMMAND` or `--mark TIME TEXT`, given any number of times, asks for.
+/// Parses the values of all `--at TIME COMMAND`, or of all `--mark TIME TEXT`.
 pub fn planned(words: &[String], command: bool) -> Result<Vec<Planned>, UnitError> {
-    let pair =
-        |pair: &[String]| Ok(Planned { at: pair[0].parse()?, text: pair[1].clone(), command });
-    words.chunks_exact(2).map(pair).collect()
+    words
+        .chunks_exact(2)
+        .map(|pair| Ok(Planned { at: pair[0].parse()?, text: pair[1].clone(), command }))
+        .collect()
 }
 
 impl Planned {
-    /// Waits for its time and does it. `ended` turns true when the run is over; a command that
-    /// still runs then is told to end, and killed if it does not.
-    async fn carry_out(self, clock: Clock, mut ended: watch::Receiver<bool>) -> Annotation {
+    /// Waits for the time and carries the annotation out. When `ended` becomes true, a command that
+    /// still runs is terminated, then killed.
+    async fn run(self, clock: Clock, mut ended: watch::Receiver<bool>) -> Annotation {
         let mut annotation =
             Annotation { intended_ns: self.at.0, at_ns: None, text: self.text, command: None };
         let due = Instant::from_std(clock.instant_of(self.at.0));
@@ -82,24 +83,24 @@ impl Planned {
     }
 }
 
-/// Annotations that are carried out while a run goes on.
+/// The annotations of a run in progress.
 pub struct Annotations {
     tasks: JoinSet<Annotation>,
     ended: watch::Sender<bool>,
 }
 
 impl Annotations {
-    /// Starts waiting for the time of each of `planned`.
+    /// Starts a task for each of `planned`.
     pub fn start(planned: Vec<Planned>, clock: Clock) -> Self {
         let (ended, over) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for planned in planned {
-            tasks.spawn(planned.carry_out(clock, over.clone()));
+            tasks.spawn(planned.run(clock, over.clone()));
         }
         Self { tasks, ended }
     }
 
-    /// Ends the commands that still run; returns the annotations by intended time.
+    /// Ends the commands that still run. Returns the annotations by planned time.
     pub async fn end(self) -> Vec<Annotation> {
         self.ended.send_replace(true);
         let mut annotations = self.tasks.join_all().await;
@@ -108,12 +109,12 @@ impl Annotations {
     }
 }
 
-/// Waits for the end of the run; that its sender has gone away is the end as well.
+/// Waits for the end of the run, or for the drop of its sender.
 async fn end_of(ended: &mut watch::Receiver<bool>) {
     drop(ended.wait_for(|over| *over).await);
 }
 
-/// Runs a command in a process group of its own: how it ended, whether well, what it printed.
+/// Runs a command in a process group of its own. Returns its status, its success and its output.
 async fn execute(text: &str, ended: &mut watch::Receiver<bool>) -> (String, bool, String) {
     let spawned = Command::new("sh")
         .args(["-c", text])
@@ -132,7 +133,12 @@ async fn execute(text: &str, ended: &mut watch::Receiver<bool>) -> (String, bool
     let (mut printed, mut complained) = (Vec::new(), Vec::new());
     let (status, succeeded) = {
         let finish = async {
-            tokio::join!(keep(out, &mut printed), keep(err, &mut complained), child.wait()).2
+            tokio::join!(
+                read_start(out, &mut printed),
+                read_start(err, &mut complained),
+                child.wait()
+            )
+            .2
         };
         tokio::pin!(finish);
         tokio::select! {
@@ -153,12 +159,12 @@ async fn execute(text: &str, ended: &mut watch::Receiver<bool>) -> (String, bool
     (status, succeeded, output)
 }
 
-/// Signals a command and what it started; one that is gone has nothing to be told.
+/// Sends a signal to a command and its children. A process that has ended is not an error.
 fn signal(group: Option<Pid>, signal: Signal) {
     if let Some(Err(error)) = group.map(|group| kill_process_group(group, signal))
         && error != rustix::io::Errno::SRCH
     {
-        eprintln!("warning: a command of --at cannot be ended: {error}");
+        eprintln!("warning: cannot end a command of --at: {error}");
     }
 }
 
@@ -167,20 +173,21 @@ fn describe(status: std::io::Result<ExitStatus>) -> (String, bool) {
     match status {
         Ok(status) => {
             let code = status.code().map(|code| format!("exit {code}"));
-            let by_signal = || status.signal().map(|signal| format!("signal {signal}"));
-            let text = code.or_else(by_signal).unwrap_or_else(|| status.to_string());
+            let text = code
+                .or_else(|| status.signal().map(|signal| format!("signal {signal}")))
+                .unwrap_or_else(|| status.to_string());
             (text, status.success())
         }
         Err(error) => (format!("lost: {error}"), false),
     }
 }
 
-/// Reads a stream to its end and keeps its beginning.
-async fn keep(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+/// Reads a stream to its end and stores its beginning.
+async fn read_start(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     let Some(mut stream) = stream else { return };
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut buffer).await {
-        let room = MAX_OUTPUT_BYTES - kept.len();
+        let room = OUTPUT_BYTES_MAX - kept.len();
         kept.extend_from_slice(&buffer[..n.min(room)]);
     }
 }
@@ -195,7 +202,7 @@ mod tests {
 
     async fn done(planned: Planned) -> Annotation {
         let (_running, ended) = watch::channel(false);
-        planned.carry_out(Clock::starting_in(Duration::ZERO), ended).await
+        planned.run(Clock::starting_in(Duration::ZERO), ended).await
     }
 
     #[test]
@@ -218,7 +225,7 @@ mod tests {
         let bad = done(at(0, "kill -9 $$", true)).await.command.unwrap();
         assert_eq!((bad.status.as_str(), bad.succeeded), ("signal 9", false));
         let long = done(at(0, "head -c 100000 /dev/zero", true)).await.command.unwrap();
-        assert_eq!((long.succeeded, long.output.len()), (true, MAX_OUTPUT_BYTES));
+        assert_eq!((long.succeeded, long.output.len()), (true, OUTPUT_BYTES_MAX));
     }
 
     #[tokio::test]
@@ -228,8 +235,8 @@ mod tests {
         let (running, ended) = watch::channel(false);
         let clock = Clock::starting_in(Duration::ZERO);
         let sleeps = at(0, &format!("sleep 1000 & echo $!; echo told > {told}; wait"), true)
-            .carry_out(clock, ended.clone());
-        let later = at(3_600_000, "never", true).carry_out(clock, ended);
+            .run(clock, ended.clone());
+        let later = at(3_600_000, "never", true).run(clock, ended);
         let end = async {
             let told = std::path::Path::new(&told);
             while std::fs::read(told).is_ok_and(|text| text.is_empty()) {
@@ -242,8 +249,8 @@ mod tests {
         let ran = slept.command.unwrap();
         assert_eq!((ran.status.as_str(), ran.succeeded), ("ended with the run", false));
         let sleeper: i32 = ran.output.trim().parse().unwrap();
-        // It has closed its output, and may still be on its way out. Its parent is gone as well, so
-        // it may stay behind as a process that nobody has waited for.
+        // The process has closed its output, and may still be exiting. Its parent has ended as
+        // well, so it may remain as a zombie.
         let is_gone = || {
             let stat = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).unwrap_or_default();
             let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();

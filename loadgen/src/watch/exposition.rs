@@ -1,4 +1,4 @@
-//! The run's own metrics in OpenMetrics text, while it goes on.
+//! Metrics of a run in progress, as OpenMetrics text.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::send::live::Live;
 
-/// Reads the counters at each scrape.
+/// A collector that reads the counters at each scrape.
 #[derive(Debug)]
 struct Counters(Arc<Live>);
 
@@ -82,7 +82,7 @@ impl Collector for Counters {
     }
 }
 
-/// Serves `/metrics` until `stop`; the task belongs to `tasks`.
+/// Serves `/metrics` at `listen`, as one of `tasks`.
 pub async fn start(listen: &str, live: Arc<Live>, tasks: &mut Tasks) -> Result<()> {
     let named = || format!("--metrics-listen {listen}");
     let listener = TcpListener::bind(listen).await.with_context(named)?;

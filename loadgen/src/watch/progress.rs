@@ -1,4 +1,4 @@
-//! Shows on standard error how the run goes: a live screen on a terminal, lines elsewhere.
+//! The progress display on standard error: a live screen on a terminal, lines elsewhere.
 
 mod screen;
 mod view;
@@ -13,7 +13,7 @@ use crate::send::{self, live::Snapshot};
 use screen::Screen;
 use view::View;
 
-/// How progress is shown.
+/// Form of the progress display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProgressMode {
     /// A live screen if standard error is a terminal, else plain lines.
@@ -22,7 +22,7 @@ pub enum ProgressMode {
     Tty,
     /// A plain line every 5 s.
     Plain,
-    /// A JSON object a line, every second.
+    /// A line with a JSON object every second.
     Json,
     /// Nothing.
     None,
@@ -35,21 +35,22 @@ enum Display {
     Nothing,
 }
 
-/// The display of one run.
+/// The progress display of one run.
 pub struct Progress {
     display: Display,
     interval: Interval,
     planned: usize,
     started: Instant,
-    /// The states of the last moments, by which rates are told.
+    /// Recent snapshots, from which rates are computed.
     past: VecDeque<(Instant, Snapshot)>,
 }
 
-/// Over how many intervals rates are told: those of 200 ms alone would jump.
+/// Number of intervals that rates are averaged over. Those of a single interval of 200 ms would
+/// jump.
 const RATE_INTERVALS: usize = 10;
 
 impl Progress {
-    /// A display for `planned` requests; it must be made inside a runtime.
+    /// Creates a display for `planned` requests. Must be called inside a runtime.
     pub fn new(mode: ProgressMode, planned: usize) -> Self {
         let mode = match mode {
             ProgressMode::Auto if std::io::stderr().is_terminal() => ProgressMode::Tty,
@@ -60,7 +61,7 @@ impl Progress {
             ProgressMode::Tty | ProgressMode::Auto => match Screen::start() {
                 Ok(screen) => (Display::Screen(screen), 200),
                 Err(error) => {
-                    eprintln!("warning: no live screen, plain lines instead: {error}");
+                    eprintln!("warning: cannot open the live screen, showing plain lines: {error}");
                     (Display::Plain, 5000)
                 }
             },
@@ -90,7 +91,8 @@ impl send::Display for Progress {
         let view = View::new(
             (now - self.started).as_secs_f64(),
             (now - since).as_secs_f64(),
-            (&before, snapshot),
+            &before,
+            snapshot,
             self.planned,
         );
         self.past.push_back((now, *snapshot));

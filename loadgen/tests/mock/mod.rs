@@ -1,4 +1,4 @@
-//! A small server that speaks just enough of the OpenAI API and misbehaves on request.
+//! A small server with just enough of the OpenAI API, which misbehaves on request.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -12,30 +12,30 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-/// How the server answers one completion.
+/// Response of the server to one completion.
 #[derive(Clone)]
 pub(crate) enum Act {
-    /// Streams as many tokens as asked for.
+    /// Streams the requested number of tokens.
     Stream { first: Duration, gap: Duration },
-    /// Waits until so many requests have arrived, then streams.
+    /// Waits until this many requests have arrived, then streams.
     Together(Arc<Barrier>),
-    /// Answers with a status and an error object.
+    /// Responds with a status and an error object.
     Status(u16),
-    /// Never answers.
+    /// Never responds.
     Hang,
-    /// Two tokens, then an error event and `[DONE]`.
+    /// Streams two tokens, then an error event and `[DONE]`.
     ErrorEvent,
-    /// One token, then the end.
+    /// Streams one token, then ends.
     Truncate,
-    /// An event that is not JSON.
+    /// Streams an event that is not JSON.
     Junk,
-    /// A JSON answer although a stream was asked for.
+    /// Responds in JSON, although a stream was requested.
     NoStream,
-    /// Closes the connection without an answer.
+    /// Closes the connection without a response.
     Close,
 }
 
-/// A completion request that arrived.
+/// A received completion request.
 pub(crate) struct Seen {
     pub(crate) head: String,
     pub(crate) body: Value,
@@ -44,41 +44,41 @@ pub(crate) struct Seen {
 #[derive(Default)]
 struct State {
     seen: Mutex<Vec<Seen>>,
-    /// Every prefix of whole 16-token blocks, as an infinite prefix cache holds them.
+    /// Hashes of all prefixes of whole 16-token blocks: an infinite prefix cache.
     stored: Mutex<HashSet<Vec<u64>>>,
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
 }
 
-/// The running server; it ends when dropped.
+/// A running server. Dropping it ends it.
 pub(crate) struct Mock {
     pub(crate) url: String,
     state: Arc<State>,
     _server: JoinSet<()>,
 }
 
-type Behaviour = Arc<dyn Fn(usize) -> Act + Send + Sync>;
+type Behavior = Arc<dyn Fn(usize) -> Act + Send + Sync>;
 
 impl Mock {
-    /// Starts a server that answers the n-th completion as `behaviour(n)` says.
+    /// Starts a server that responds to the n-th completion with `behavior(n)`.
     pub(crate) async fn start(
         context: Option<u32>,
-        behaviour: impl Fn(usize) -> Act + Send + Sync + 'static,
+        behavior: impl Fn(usize) -> Act + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State::default());
         let mut server = JoinSet::new();
-        server.spawn(accept(listener, state.clone(), Arc::new(behaviour), context));
+        server.spawn(accept(listener, state.clone(), Arc::new(behavior), context));
         Self { url, state, _server: server }
     }
 
-    /// What arrived, in order.
+    /// Returns the received requests, in order.
     pub(crate) fn seen(&self) -> std::sync::MutexGuard<'_, Vec<Seen>> {
         self.state.seen.lock().unwrap()
     }
 
-    /// The most completions that were in flight at once.
+    /// Returns the largest number of completions in flight.
     pub(crate) fn most_in_flight(&self) -> usize {
         self.state.most_in_flight.load(Ordering::SeqCst)
     }
@@ -87,22 +87,17 @@ impl Mock {
 async fn accept(
     listener: TcpListener,
     state: Arc<State>,
-    behaviour: Behaviour,
+    behavior: Behavior,
     context: Option<u32>,
 ) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
-        connections.spawn(serve(stream, state.clone(), behaviour.clone(), context));
+        connections.spawn(serve(stream, state.clone(), behavior.clone(), context));
     }
 }
 
-async fn serve(
-    mut stream: TcpStream,
-    state: Arc<State>,
-    behaviour: Behaviour,
-    context: Option<u32>,
-) {
+async fn serve(mut stream: TcpStream, state: Arc<State>, behavior: Behavior, context: Option<u32>) {
     let mut buffer = Vec::new();
     while let Some((head, body)) = read_request(&mut stream, &mut buffer).await {
         if head.starts_with("GET /v1/models") {
@@ -119,7 +114,7 @@ async fn serve(
         };
         let now = state.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         state.most_in_flight.fetch_max(now, Ordering::SeqCst);
-        let goes_on = answer(&mut stream, &state, &body, behaviour(index)).await;
+        let goes_on = answer(&mut stream, &state, &body, behavior(index)).await;
         state.in_flight.fetch_sub(1, Ordering::SeqCst);
         if !goes_on {
             return;
@@ -158,7 +153,7 @@ async fn plain(stream: &mut TcpStream, status: &str, body: &str) {
     let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
 }
 
-/// Answers one completion; says whether the connection stays open.
+/// Responds to one completion; returns whether the connection stays open.
 async fn answer(stream: &mut TcpStream, state: &State, body: &Value, act: Act) -> bool {
     let asked = body["max_tokens"].as_u64().unwrap() as usize;
     let (first, gap, tokens, end) = match act {
@@ -237,10 +232,11 @@ async fn stream_tokens(
     true
 }
 
-/// Tokens that the template puts before a chat message.
+/// Tokens that the template adds before a chat message.
 pub(crate) const TEMPLATE_TOKENS: usize = 17;
 
-/// Token counts, with the hits of an infinite cache of 16-token blocks that computes the last token.
+/// Returns token counts, with the hits of an infinite cache of 16-token blocks that computes the
+/// last token.
 fn usage(state: &State, body: &Value, completion: usize) -> Value {
     let ids: Vec<u64> = match &body["prompt"] {
         Value::Array(ids) => ids.iter().map(|id| id.as_u64().unwrap()).collect(),
@@ -267,7 +263,7 @@ fn chunk(value: &Value) -> String {
     event(&value.to_string())
 }
 
-/// One event in an HTTP chunk of its own.
+/// Formats one event in an HTTP chunk of its own.
 fn event(data: &str) -> String {
     let text = format!("data: {data}\n\n");
     format!("{:x}\r\n{text}\r\n", text.len())

@@ -1,20 +1,21 @@
-//! The report as one page of HTML that needs nothing else: no network, no other file.
+//! The report as one self-contained page of HTML: no network, no other file.
 
 mod charts;
 mod tables;
 
 use std::fmt::{self, Display, Write};
 
+use traces::text::line;
+
 use super::table::interval;
 use crate::report::Report;
-use traces::text::line;
 
 const STYLE: &str = include_str!("../../../assets/report.css");
 const SCRIPT: &str = include_str!("../../../assets/report.js");
 /// The script of Apache ECharts that defines `charts.init`, for pages with charts.
 pub const CHARTS: &str = include_str!("../../../assets/charts.min.js");
 
-/// Text from outside, safe between tags and inside quoted attributes.
+/// Text from outside, escaped for use between tags and in quoted attributes.
 struct Safe<T>(T);
 
 impl<T: Display> Display for Safe<T> {
@@ -33,7 +34,7 @@ impl<T: Display> Display for Safe<T> {
     }
 }
 
-/// Renders the page; the slowest requests link to the Jaeger at `jaeger`.
+/// Renders the page. The slowest requests link to the Jaeger at `jaeger`.
 pub fn render(report: &Report, jaeger: Option<&str>) -> String {
     let mut out = String::with_capacity(CHARTS.len() + (1 << 18));
     let title = format!("Load on {}", report.workload.model);
@@ -91,7 +92,7 @@ fn verdict(report: &Report, out: &mut String) {
             out,
             "<p>The generator kept its schedule: p99 lag {} ms of {} ms allowed, {:.1} % of the \
              offered rate achieved. The figures describe the server{}.</p>",
-            number(report.schedule.lag_ms.p99),
+            number(report.schedule.lag_ms.quantiles.p99),
             number(Some(report.verdict.lag_limit_us as f64 / 1e3)),
             100.0 * report.schedule.achieved_rps / report.schedule.offered_rps.max(1e-12),
             if report.counts.completed == 0 { ", which answered no request" } else { "" }
@@ -138,7 +139,9 @@ fn tiles(report: &Report, out: &mut String) {
         tile("Goodput", percent(goodput.attainment), "%", below);
     }
     for (name, of) in [("TTFT", &latency.ttft_response_ms), ("TPOT", &latency.tpot_ms)] {
-        for (quantile, value, ends) in [("p50", of.p50, of.p50_ci), ("p99", of.p99, of.p99_ci)] {
+        for (quantile, value, ends) in
+            [("p50", of.quantiles.p50, of.p50_ci), ("p99", of.quantiles.p99, of.p99_ci)]
+        {
             let below = if value.is_some() {
                 format!("95 %: {} ms", interval(ends))
             } else {
@@ -161,10 +164,11 @@ fn tiles(report: &Report, out: &mut String) {
     line!(out, "</section>");
 }
 
-/// A number with as many decimals as it deserves.
+/// Formats a number with three significant digits.
 fn number(value: Option<f64>) -> String {
-    // A trip through JSON may cost the last bit, and saved values have three decimals: what lies in
-    // the middle between two numbers is pushed up, so that it reads the same before and after.
+    // A round trip through JSON may change the last bit, and saved values have three decimals.
+    // Values halfway between two numbers are nudged up, so that they render the same before and
+    // after.
     match value.map(|value| value * (1.0 + 1e-12)) {
         None => "–".to_owned(),
         Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
@@ -174,12 +178,15 @@ fn number(value: Option<f64>) -> String {
     }
 }
 
-/// One table: a caption, a header, rows of text cells; everything is escaped.
+/// Writes a table of a caption, a header and rows of text cells, all escaped.
 fn table(caption: &str, header: &[&str], rows: &[Vec<String>], out: &mut String) {
     line!(out, "<div class=\"scroll\"><table><caption>{}</caption><thead><tr>", Safe(caption));
-    // Sentences read from the left, numbers line up on the right.
-    let wordy = |cell: &String| cell.len() > 12 && cell.chars().any(char::is_alphabetic);
-    let is_text = |column: usize| rows.iter().filter_map(|row| row.get(column)).any(wordy);
+    // Sentences are aligned left, numbers right.
+    let is_text = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .any(|cell| cell.len() > 12 && cell.chars().any(char::is_alphabetic))
+    };
     let classes: Vec<&str> = (0..header.len())
         .map(|column| if is_text(column) { " class=\"text\"" } else { "" })
         .collect();

@@ -1,4 +1,4 @@
-//! One JSON line for each offered request.
+//! One JSON line per sent request.
 
 use std::io::{self, Write};
 
@@ -7,8 +7,7 @@ use serde_json::json;
 use crate::plan::Plan;
 use crate::send::RunOutcome;
 
-/// Writes the records, those that the operator cut off last. Times are nanoseconds from the start
-/// of the run.
+/// Writes the records, cancelled ones last. Times are nanoseconds from the start of the run.
 pub fn write(out: &mut impl Write, plan: &Plan, outcome: &RunOutcome) -> io::Result<()> {
     for record in outcome.records.iter().chain(&outcome.cancelled) {
         let planned = &plan.requests[record.index];

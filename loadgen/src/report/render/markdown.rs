@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
+use traces::text::line;
+
 use super::table::{distributions, interval};
 use crate::report::Report;
 use crate::report::render::search::{conclusion, word};
 use crate::report::search::SearchReport;
-use traces::text::line;
 
 /// Renders the report of a run.
 pub fn render(report: &Report) -> String {
@@ -102,18 +103,18 @@ fn latencies(report: &Report, out: &mut String) {
         line!(
             out,
             "| {name} | {} | {} | {} | {} | {} | {} | {} |",
-            of.count,
-            with((of.p50, of.p50_ci)),
-            with((of.p90, of.p90_ci)),
-            with((of.p99, of.p99_ci)),
-            number(of.p999),
-            number(of.max),
-            number(of.mean)
+            of.quantiles.count,
+            with((of.quantiles.p50, of.p50_ci)),
+            with((of.quantiles.p90, of.p90_ci)),
+            with((of.quantiles.p99, of.p99_ci)),
+            number(of.quantiles.p999),
+            number(of.quantiles.max),
+            number(of.quantiles.mean)
         );
     }
 }
 
-/// Text that stays inside its cell, whatever a server put into it.
+/// Escapes text of a server for a table cell.
 fn cell(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {

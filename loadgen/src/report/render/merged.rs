@@ -1,35 +1,32 @@
-//! Several runs together: histograms are added, so that percentiles of all requests come out, not
-//! means of percentiles.
+//! Several runs together: their histograms are added, so that percentiles are those of all
+//! requests, not means of percentiles.
 
 use hdrhistogram::Histogram;
-
-use crate::report::Report;
+use traces::quantile::P999_SAMPLES;
 use traces::text::table;
 
-/// The longest time a histogram tells from longer ones, in microseconds.
+use crate::report::Report;
+
+/// Largest value of a histogram, in microseconds.
 const LONGEST_US: u64 = 24 * 3600 * 1_000_000;
-/// Significant digits: a percentile is off by 0.1 % at most.
+/// Significant digits: the error of a percentile is at most 0.1 %.
 const DIGITS: u8 = 3;
-/// What is merged.
+/// Merged metrics.
 const METRICS: [&str; 3] = ["ttft", "tpot", "e2e"];
 
-/// Why runs cannot be merged.
+/// Runs that cannot be merged.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of a variant names its fields")]
 pub enum MergeError {
-    /// One does not believe itself.
+    /// One run is invalid.
     #[error("run {run} is INVALID, so that it says nothing of its server: {why}")]
-    Invalid {
-        /// Its id.
-        run: String,
-        /// Why.
-        why: String,
-    },
+    Invalid { run: String, why: String },
     /// A histogram could not be made.
     #[error("cannot make a histogram: {0}")]
     Histogram(String),
 }
 
-/// The percentiles of each of `reports` and of all of their requests, as a table for people.
+/// Renders the percentiles of each of `reports` and of all their requests, as a table for people.
 pub fn render(reports: &[Report]) -> Result<String, MergeError> {
     for report in reports {
         if let Some(reason) = report.verdict.reasons.first() {
@@ -64,11 +61,14 @@ fn histogram(report: &Report, metric: &str) -> Result<Histogram<u64>, MergeError
 }
 
 fn row(metric: &str, run: &str, of: &Histogram<u64>) -> Vec<String> {
-    let at = |q: f64| match of.is_empty() {
-        true => "–".to_owned(),
-        false => format!("{:.2}", of.value_at_quantile(q) as f64 / 1e3),
+    let at = |q: f64| {
+        if of.is_empty() {
+            "–".to_owned()
+        } else {
+            format!("{:.2}", of.value_at_quantile(q) as f64 / 1e3)
+        }
     };
-    let rare = of.len() >= crate::measure::intervals::P999_SAMPLES as u64;
+    let rare = of.len() >= P999_SAMPLES as u64;
     let p999 = if rare { at(0.999) } else { "–".to_owned() };
     let head = [metric.to_owned(), run.to_owned(), of.len().to_string()];
     head.into_iter().chain([at(0.5), at(0.9), at(0.99), p999, at(1.0)]).collect()
@@ -85,7 +85,7 @@ mod tests {
         let (fast, slow) = (outcome(100, |_| 0), outcome(100, |_| 450));
         let reports = [report(&plan, &fast), report(&plan, &slow), report(&plan, &fast)];
         let text = render(&reports).unwrap();
-        // Two thirds took 50 ms and one third 500: the median is that of the many.
+        // Two thirds took 50 ms and one third 500 ms, so the median is 50 ms.
         let all = text.lines().find(|l| l.contains("ttft") && l.contains("all 3")).unwrap();
         let cells: Vec<&str> = all.split_whitespace().collect();
         let n = cells.iter().position(|cell| *cell == "300").unwrap();

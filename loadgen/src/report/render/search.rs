@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use crate::report::search::{Judgement, Outcome, Probe, SearchReport};
 use traces::text::{line, table};
 
-/// Renders the probes and what was found.
+use crate::report::search::{Judgement, Outcome, Probe, SearchReport};
+
+/// Renders the probes and the result.
 pub fn render(search: &SearchReport) -> String {
     let names = search.asked.iter().map(ToString::to_string);
     let head = ["requests/s", "n", "TTFT p50", "TTFT p99"].map(str::to_owned);
@@ -32,7 +33,7 @@ fn row(probe: &Probe) -> Vec<String> {
     head.into_iter().chain(times).chain(attained).chain([word(probe)]).collect()
 }
 
-/// What a probe says, in a word or two.
+/// Returns the result of a probe in a word or two.
 pub fn word(probe: &Probe) -> String {
     let sure = if probe.sure { "" } else { "?" };
     let again = if probe.confirming { " (confirming)" } else { "" };
@@ -43,7 +44,7 @@ pub fn word(probe: &Probe) -> String {
     }
 }
 
-/// What was found, in a sentence.
+/// Returns the result of a search in a sentence.
 pub fn conclusion(search: &SearchReport) -> String {
     let end = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), |v| format!("{v:.3}"));
     let asked: Vec<String> = search.asked.iter().map(ToString::to_string).collect();

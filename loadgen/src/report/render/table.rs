@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
+use traces::text::{line, table};
+
 use crate::measure::intervals::{Distribution, Interval};
 use crate::measure::windows::{Settling, WindowReport};
 use crate::report::Report;
-use crate::report::cache::LruHit;
 use crate::report::stages::StageReport;
-use traces::text::{line, table};
 
 /// Renders the report of a run.
 pub fn render(report: &Report) -> String {
@@ -63,9 +63,9 @@ fn head(report: &Report, out: &mut String) {
         schedule.offered_rps,
         schedule.achieved_rps,
         100.0 * schedule.achieved_rps / schedule.offered_rps.max(1e-12),
-        ms(schedule.lag_ms.p50),
-        ms(schedule.lag_ms.p99),
-        ms(schedule.lag_ms.max)
+        ms(schedule.lag_ms.quantiles.p50),
+        ms(schedule.lag_ms.quantiles.p99),
+        ms(schedule.lag_ms.quantiles.max)
     );
     window(&report.window, out);
     for warning in &load.warnings {
@@ -101,7 +101,7 @@ fn latency(report: &Report) -> String {
     table.to_string()
 }
 
-/// Everything that has percentiles, by name.
+/// Returns all distributions of a report, by name.
 pub fn distributions(report: &Report) -> [(&'static str, &Distribution); 8] {
     let latency = &report.latency;
     [
@@ -120,17 +120,17 @@ fn row(name: &str, of: &Distribution) -> Vec<String> {
     let with = |value: Option<f64>, ends: Interval| format!("{}\n{}", ms(value), interval(ends));
     vec![
         name.to_owned(),
-        of.count.to_string(),
-        ms(of.mean),
-        with(of.p50, of.p50_ci),
-        with(of.p90, of.p90_ci),
-        with(of.p99, of.p99_ci),
-        with(of.p999, of.p999_ci),
-        ms(of.max),
+        of.quantiles.count.to_string(),
+        ms(of.quantiles.mean),
+        with(of.quantiles.p50, of.p50_ci),
+        with(of.quantiles.p90, of.p90_ci),
+        with(of.quantiles.p99, of.p99_ci),
+        with(of.quantiles.p999, of.p999_ci),
+        ms(of.quantiles.max),
     ]
 }
 
-/// An interval in short; an end that the samples cannot give is open.
+/// Formats an interval. A missing end is open.
 pub fn interval([low, high]: Interval) -> String {
     let end = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), short);
     match (low, high) {
@@ -139,7 +139,7 @@ pub fn interval([low, high]: Interval) -> String {
     }
 }
 
-/// Three significant digits.
+/// Formats a number with three significant digits.
 fn short(value: f64) -> String {
     let digits = if value >= 100.0 {
         0
@@ -194,9 +194,12 @@ fn work(report: &Report, out: &mut String) {
         percent(cache.observed_token_hit),
         percent(cache.efficiency)
     );
-    let of_size = |hit: &LruHit| format!("{} {}", hit.blocks, percent(Some(hit.token_hit)));
     if cache.ideal_server_token_hit > 0.0 {
-        let sizes: Vec<String> = cache.lru_server_token_hit.iter().map(of_size).collect();
+        let sizes: Vec<String> = cache
+            .lru_server_token_hit
+            .iter()
+            .map(|hit| format!("{} {}", hit.blocks, percent(Some(hit.token_hit))))
+            .collect();
         line!(out, "          expected of an LRU cache by blocks: {}", sizes.join(" · "));
     }
     if let Some(goodput) = &report.goodput {

@@ -1,4 +1,4 @@
-//! The live screen. It is drawn by a thread of its own, so that drawing delays no request.
+//! The live screen. A thread of its own draws it, so that drawing delays no request.
 
 use std::collections::VecDeque;
 use std::io::{self, Stderr};
@@ -16,25 +16,25 @@ use ratatui::style::{Color, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Gauge, Paragraph, Sparkline};
 use ratatui::{Frame, Terminal};
-
-use super::view::{View, us};
 use traces::units::Nanos;
 
-/// How many past values the small charts keep.
+use super::view::{View, us};
+
+/// Number of values in the small charts.
 const PAST: usize = 400;
 
-/// Whether the terminal shows our screen.
+/// True while the terminal shows this screen.
 static SHOWN: AtomicBool = AtomicBool::new(false);
 static HOOK: Once = Once::new();
 
-/// The screen; the terminal is as it was once it is dropped.
+/// The live screen. Dropping it restores the terminal.
 pub(super) struct Screen {
     views: Option<SyncSender<View>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Screen {
-    /// Takes the terminal. Keys are left alone, so that Ctrl-C still does what it does.
+    /// Takes over the terminal. Keys keep their meaning, so Ctrl-C still works.
     pub(super) fn start() -> io::Result<Self> {
         HOOK.call_once(|| {
             let print = std::panic::take_hook();
@@ -50,16 +50,17 @@ impl Screen {
             return Err(error);
         }
         let (views, shown) = sync_channel(1);
-        let draw = move || draw_all(&mut terminal, &shown);
-        let thread = thread::Builder::new().name("loadgen-screen".to_owned()).spawn(draw);
+        let thread = thread::Builder::new()
+            .name("loadgen-screen".to_owned())
+            .spawn(move || draw_all(&mut terminal, &shown));
         let thread = thread.inspect_err(|_| restore())?;
         Ok(Self { views: Some(views), thread: Some(thread) })
     }
 
-    /// Shows a state, unless the one before is still being drawn.
+    /// Shows a state, unless the preceding one is still being drawn.
     pub(super) fn show(&self, view: View) {
         if let Some(views) = &self.views {
-            // A full channel means that the terminal is slow: the next state is newer anyway.
+            // A full channel means that the terminal is slow. The next state is newer anyway.
             let _skipped = views.try_send(view);
         }
     }
@@ -76,12 +77,12 @@ impl Drop for Screen {
     }
 }
 
-/// Gives the terminal back; does nothing if it was not taken.
+/// Restores the terminal if this screen has taken it over.
 fn restore() {
     if SHOWN.swap(false, SeqCst)
         && let Err(error) = execute!(io::stderr(), Show, LeaveAlternateScreen)
     {
-        eprintln!("warning: the terminal was not restored: {error}");
+        eprintln!("warning: cannot restore the terminal: {error}");
     }
 }
 
@@ -90,13 +91,13 @@ fn draw_all(terminal: &mut Terminal<CrosstermBackend<Stderr>>, views: &Receiver<
     for view in views {
         past.take(&view);
         if terminal.draw(|frame| draw(frame, &view, &past)).is_err() {
-            // A terminal that has gone away shows nothing more; the run goes on.
+            // The run goes on if the terminal has gone away.
             return;
         }
     }
 }
 
-/// What the small charts show.
+/// Recent values for the small charts.
 #[derive(Default)]
 struct Past {
     ttft_us: VecDeque<u64>,
@@ -105,7 +106,7 @@ struct Past {
 
 impl Past {
     fn take(&mut self, view: &View) {
-        // Between two answers the last one stands.
+        // Without a new reply, the last value stays.
         let before = self.ttft_us.back().copied().unwrap_or(0);
         keep(&mut self.ttft_us, view.now.recent_ttft_us.unwrap_or(before));
         keep(&mut self.in_flight, view.in_flight);
@@ -140,9 +141,9 @@ fn draw(frame: &mut Frame<'_>, view: &View, past: &Past) {
     frame.render_widget(load_of(view), left);
     frame.render_widget(answers_of(view), right);
     let recent = view.now.recent_ttft_us.map_or_else(|| "-".to_owned(), us);
-    chart(frame, ttft, format!(" TTFT, median now {recent} "), (&past.ttft_us, Color::Yellow));
+    chart(frame, ttft, format!(" TTFT, median now {recent} "), &past.ttft_us, Color::Yellow);
     let now = format!(" in flight, {} now ", view.in_flight);
-    chart(frame, flight, now, (&past.in_flight, Color::Blue));
+    chart(frame, flight, now, &past.in_flight, Color::Blue);
 }
 
 fn row(name: &'static str, value: String, style: Style) -> Line<'static> {
@@ -182,18 +183,13 @@ fn answers_of(view: &View) -> Paragraph<'static> {
     Paragraph::new(rows).block(Block::bordered().title(" answers "))
 }
 
-/// The latest values that fit.
-fn chart(
-    frame: &mut Frame<'_>,
-    area: Rect,
-    title: String,
-    (past, colour): (&VecDeque<u64>, Color),
-) {
+/// Returns the latest values that fit.
+fn chart(frame: &mut Frame<'_>, area: Rect, title: String, past: &VecDeque<u64>, color: Color) {
     let fits = usize::from(area.width.saturating_sub(2));
     let latest: Vec<u64> = past.iter().skip(past.len().saturating_sub(fits)).copied().collect();
     let chart = Sparkline::default()
         .block(Block::bordered().title(title))
-        .style(Style::new().fg(colour))
+        .style(Style::new().fg(color))
         .data(&latest);
     frame.render_widget(chart, area);
 }
@@ -216,7 +212,7 @@ mod tests {
             recent_ttft_us: Some(21_000),
             ..Snapshot::default()
         };
-        let view = View::new(9.0, 1.0, (&Snapshot::default(), &now), 80);
+        let view = View::new(9.0, 1.0, &Snapshot::default(), &now, 80);
         let mut past = Past::default();
         (0..PAST + 5).for_each(|_| past.take(&view));
         assert_eq!(past.ttft_us.len(), PAST);

@@ -1,43 +1,43 @@
-//! What a display shows: rates of the last interval, and totals.
+//! The content of a display: rates of the last interval, and totals.
 
 use serde::Serialize;
-
-use crate::send::live::Snapshot;
 use traces::units::Nanos;
 
-/// The state at one moment.
+use crate::send::live::Snapshot;
+
+/// State of a run at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct View {
-    /// Since the display began.
+    /// Seconds since the display started.
     pub(super) elapsed_s: f64,
     /// Requests in the plan.
     pub(super) planned: usize,
-    /// Requests per second that the generator got to.
+    /// Requests per second that the generator handled.
     pub(super) offered_per_s: f64,
     /// Requests per second that were sent.
     pub(super) achieved_per_s: f64,
-    /// Tokens per second that came.
+    /// Tokens per second received.
     pub(super) tokens_per_s: f64,
-    /// Requests that are not over.
+    /// Requests in flight.
     pub(super) in_flight: u64,
-    /// Part of the finished requests that met every SLO.
+    /// Share of the finished requests that met every SLO.
     pub(super) goodput: Option<f64>,
-    /// The counters.
+    /// Counters.
     #[serde(flatten)]
     pub(super) now: Snapshot,
 }
 
 impl View {
-    /// After `elapsed_s`, `interval_s` after the snapshot before.
+    /// Creates the state after `elapsed_s`, from two snapshots `interval_s` apart.
     pub(super) fn new(
         elapsed_s: f64,
         interval_s: f64,
-        (before, now): (&Snapshot, &Snapshot),
+        before: &Snapshot,
+        now: &Snapshot,
         planned: usize,
     ) -> Self {
         let per_s =
             |before: u64, now: u64| now.saturating_sub(before) as f64 / interval_s.max(1e-6);
-        let part = |good: u64| good as f64 / now.finished as f64;
         Self {
             elapsed_s,
             planned,
@@ -45,12 +45,15 @@ impl View {
             achieved_per_s: per_s(before.sent, now.sent),
             tokens_per_s: per_s(before.tokens, now.tokens),
             in_flight: now.in_flight(),
-            goodput: now.good.filter(|_| now.finished > 0).map(part),
+            goodput: now
+                .good
+                .filter(|_| now.finished > 0)
+                .map(|good| good as f64 / now.finished as f64),
             now: *now,
         }
     }
 
-    /// One line for people.
+    /// Returns one line for people.
     pub(super) fn line(&self) -> String {
         let mut text = format!(
             "{:>6.0} s  offered {} ({:.1}/s)  sent {:.1}/s  done {}  in flight {}  errors {}  \
@@ -74,13 +77,13 @@ impl View {
         text
     }
 
-    /// One JSON object.
+    /// Returns one JSON object.
     pub(super) fn json(&self) -> String {
         serde_json::to_string(self).expect("numbers and names are JSON")
     }
 }
 
-/// A time for people.
+/// Formats a time for people.
 pub(super) fn us(us: u64) -> String {
     Nanos(i64::try_from(us).unwrap_or(i64::MAX / 1000) * 1000).to_string()
 }
@@ -102,7 +105,7 @@ mod tests {
             ttft_us: Some([20_000, 30_000, 45_500]),
             ..Snapshot::default()
         };
-        View::new(12.0, 5.0, (&before, &now), 100)
+        View::new(12.0, 5.0, &before, &now, 100)
     }
 
     #[test]

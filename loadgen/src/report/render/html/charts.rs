@@ -1,20 +1,19 @@
-//! The charts of the page: their places, their data, and the same data as tables.
+//! The charts of the page: their elements, their data, and the same data as tables.
 
 use serde_json::{Value, json};
 
 use super::{Safe, line, number, table};
 use crate::report::Report;
+use crate::report::bins::Band;
 use crate::report::render::search as search_table;
-use crate::report::search::Probe;
 use crate::report::search::SearchReport;
-use crate::report::series::Band;
 use crate::report::shapes::Shape;
 use std::fmt::Write;
 
-/// The most requests that are drawn as dots.
+/// Largest number of requests in the scatter plot.
 const DOTS_MAX: usize = 2000;
 
-/// What the script draws.
+/// Returns the data for the script.
 pub(super) fn data(report: &Report) -> Value {
     let series = &report.series;
     let first = series.from_s.first().copied().unwrap_or(0.0);
@@ -34,7 +33,7 @@ pub(super) fn data(report: &Report) -> Value {
     })
 }
 
-/// All requests, or an even sample of them.
+/// Returns all requests, or an even sample of many.
 fn dots(report: &Report) -> Value {
     let samples = &report.samples;
     let of = samples.at_ms.len();
@@ -54,22 +53,22 @@ fn dots(report: &Report) -> Value {
 
 /// One chart.
 struct Figure<'a> {
-    /// What the script calls it.
+    /// Name in the script.
     chart: &'a str,
     /// Heading.
     title: &'a str,
-    /// How to read it.
+    /// Explanation for a reader.
     caption: String,
-    /// Classes of the place it is drawn in.
+    /// CSS classes of its element.
     class: &'a str,
-    /// Whether it takes the whole width.
+    /// True if the chart has the whole width.
     wide: bool,
-    /// Why there is nothing to draw.
+    /// Reason for an empty chart, if it is empty.
     empty: Option<&'a str>,
 }
 
 impl Figure<'_> {
-    /// Writes its place, and `rows` as its table.
+    /// Writes the element of the chart, and `rows` as its table.
     fn render(&self, header: &[&str], rows: &[Vec<String>], out: &mut String) {
         let wide = if self.wide { " class=\"wide\"" } else { "" };
         line!(out, "<figure{wide}><figcaption><h3>{}</h3>", Safe(self.title));
@@ -112,7 +111,7 @@ pub(super) fn render(report: &Report, out: &mut String) {
         ("Time to first token", "ttft_time", &report.series.ttft_ms),
         ("Time per output token", "tpot_time", &report.series.tpot_ms),
     ] {
-        over_time(report, (name, chart), band, out);
+        over_time(report, name, chart, band, out);
     }
     cache_over_time(report, out);
     line!(out, "</div><h2>Distributions</h2><div class=\"grid\">");
@@ -133,20 +132,23 @@ fn searched(search: &SearchReport, out: &mut String) {
         .chain(names.iter().map(String::as_str))
         .chain(["judgement", "why"])
         .collect();
-    let row = |probe: &Probe| {
-        let head = [
-            number(Some(probe.rate)),
-            probe.requests.to_string(),
-            number(probe.ttft_ms.0),
-            number(probe.ttft_ms.1),
-        ];
-        let parts = probe.attained.iter().map(|a| {
-            format!("{:.2} % ({:.2} to {:.2})", 100.0 * a.part, 100.0 * a.low, 100.0 * a.high)
-        });
-        let tail = [search_table::word(probe), probe.why.clone()];
-        head.into_iter().chain(parts).chain(tail).collect()
-    };
-    let rows: Vec<Vec<String>> = search.probes.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = search
+        .probes
+        .iter()
+        .map(|probe| {
+            let head = [
+                number(Some(probe.rate)),
+                probe.requests.to_string(),
+                number(probe.ttft_ms.0),
+                number(probe.ttft_ms.1),
+            ];
+            let parts = probe.attained.iter().map(|a| {
+                format!("{:.2} % ({:.2} to {:.2})", 100.0 * a.part, 100.0 * a.low, 100.0 * a.high)
+            });
+            let tail = [search_table::word(probe), probe.why.clone()];
+            head.into_iter().chain(parts).chain(tail).collect()
+        })
+        .collect();
     let title = search_table::conclusion(search);
     let caption =
         "Part of the requests that kept what is asked, at each rate tried, with its 95 % \
@@ -163,14 +165,15 @@ fn load(report: &Report, out: &mut String) {
     let series = &report.series;
     let empty = series.from_s.is_empty().then_some(NOTHING_SENT);
     let a_second = |count: u32| number(Some(f64::from(count) / series.bin_s));
-    let row = |place: usize| {
-        let counts = [&series.offered, &series.sent, &series.completed, &series.failed];
-        let rates = counts.map(|counts| a_second(counts[place]));
-        let tokens = number(Some(series.tokens[place] as f64 / series.bin_s));
-        let start = std::iter::once(number(Some(series.from_s[place])));
-        start.chain(rates).chain([series.in_flight[place].to_string(), tokens]).collect()
-    };
-    let rows: Vec<Vec<String>> = (0..series.from_s.len()).map(row).collect();
+    let rows: Vec<Vec<String>> = (0..series.from_s.len())
+        .map(|place| {
+            let counts = [&series.offered, &series.sent, &series.completed, &series.failed];
+            let rates = counts.map(|counts| a_second(counts[place]));
+            let tokens = number(Some(series.tokens[place] as f64 / series.bin_s));
+            let start = std::iter::once(number(Some(series.from_s[place])));
+            start.chain(rates).chain([series.in_flight[place].to_string(), tokens]).collect()
+        })
+        .collect();
     let header =
         ["from, s", "offered/s", "sent/s", "completed/s", "failed/s", "in flight", "tokens/s"];
     let bin = number(Some(series.bin_s));
@@ -198,14 +201,15 @@ fn load(report: &Report, out: &mut String) {
     }
 }
 
-fn over_time(report: &Report, (name, chart): (&str, &str), band: &Band, out: &mut String) {
+fn over_time(report: &Report, name: &str, chart: &str, band: &Band, out: &mut String) {
     let series = &report.series;
     let measured = band.p50.iter().any(Option::is_some);
-    let cells = |place: usize| {
-        let start = std::iter::once(number(Some(series.from_s[place])));
-        start.chain([&band.p50, &band.p90, &band.p99].map(|b| number(b[place]))).collect()
-    };
-    let rows: Vec<Vec<String>> = (0..series.from_s.len()).map(cells).collect();
+    let rows: Vec<Vec<String>> = (0..series.from_s.len())
+        .map(|place| {
+            let start = std::iter::once(number(Some(series.from_s[place])));
+            start.chain([&band.p50, &band.p90, &band.p99].map(|b| number(b[place]))).collect()
+        })
+        .collect();
     let title = format!("{name} over time");
     let dots = report.samples.at_ms.len();
     let caption = if dots > DOTS_MAX {
@@ -222,11 +226,12 @@ fn over_time(report: &Report, (name, chart): (&str, &str), band: &Band, out: &mu
 }
 
 fn shape(title: &str, chart: &str, shape: &Shape, out: &mut String) {
-    let bar = |place: usize| {
-        let edge = |place: usize| number(Some(shape.edges_ms[place]));
-        vec![format!("{} to {}", edge(place), edge(place + 1)), shape.counts[place].to_string()]
-    };
-    let rows: Vec<Vec<String>> = (0..shape.counts.len()).map(bar).collect();
+    let rows: Vec<Vec<String>> = (0..shape.counts.len())
+        .map(|place| {
+            let edge = |place: usize| number(Some(shape.edges_ms[place]));
+            vec![format!("{} to {}", edge(place), edge(place + 1)), shape.counts[place].to_string()]
+        })
+        .collect();
     let scale = if shape.log { ", on a logarithmic scale" } else { "" };
     let caption =
         format!("Requests by their time{scale}; the curve says how many were served within it.");
@@ -261,29 +266,34 @@ fn stages(report: &Report, out: &mut String) {
     );
     let names = stages.names.iter().map(String::as_str);
     let header: Vec<&str> = ["group", "requests", "TTFT ms"].into_iter().chain(names).collect();
-    let row = |group: &crate::report::stages::StageGroup| {
-        let head = [group.name.clone(), group.requests.to_string(), number(Some(group.ttft_ms))];
-        head.into_iter().chain(group.parts_ms.iter().map(|ms| number(Some(*ms)))).collect()
-    };
-    let rows: Vec<Vec<String>> = stages.groups.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = stages
+        .groups
+        .iter()
+        .map(|group| {
+            let head =
+                [group.name.clone(), group.requests.to_string(), number(Some(group.ttft_ms))];
+            head.into_iter().chain(group.parts_ms.iter().map(|ms| number(Some(*ms)))).collect()
+        })
+        .collect();
     figure.render(&header, &rows, out);
 }
 
 fn stages_over_time(report: &Report, out: &mut String) {
     let series = &report.series;
-    // Without stages the figure above says why there is nothing to draw.
+    // Without stages, the preceding chart gives the reason.
     let Some(stages) = &series.stages else { return };
     let names = stages.names.iter().map(String::as_str);
     let header: Vec<&str> = ["from, s", "requests", "TTFT ms"].into_iter().chain(names).collect();
-    let row = |place: usize| {
-        let head = [
-            number(Some(series.from_s[place])),
-            stages.requests[place].to_string(),
-            number(stages.ttft_ms[place]),
-        ];
-        head.into_iter().chain(stages.parts_ms.iter().map(|part| number(part[place]))).collect()
-    };
-    let rows: Vec<Vec<String>> = (0..series.from_s.len()).map(row).collect();
+    let rows: Vec<Vec<String>> = (0..series.from_s.len())
+        .map(|place| {
+            let head = [
+                number(Some(series.from_s[place])),
+                stages.requests[place].to_string(),
+                number(stages.ttft_ms[place]),
+            ];
+            head.into_iter().chain(stages.parts_ms.iter().map(|part| number(part[place]))).collect()
+        })
+        .collect();
     let caption = format!(
         "Mean of each stage of the requests that were due in each {} s; together they are the mean \
          TTFT.",
@@ -320,13 +330,14 @@ fn cache_over_time(report: &Report, out: &mut String) {
         .chain(["observed %"])
         .collect();
     let percent = |values: &[Option<f64>], place: usize| number(values[place].map(|v| 100.0 * v));
-    let row = |place: usize| {
-        let head = [number(Some(series.from_s[place])), percent(&cache.infinite, place)];
-        let lru = cache.lru.iter().map(|lru| percent(&lru.token_hit, place));
-        head.into_iter().chain(lru).chain([percent(&cache.observed, place)]).collect()
-    };
-    let rows: Vec<Vec<String>> = (0..series.from_s.len()).map(row).collect();
-    let large = cache.enough().map_or_else(String::new, |blocks| {
+    let rows: Vec<Vec<String>> = (0..series.from_s.len())
+        .map(|place| {
+            let head = [number(Some(series.from_s[place])), percent(&cache.infinite, place)];
+            let lru = cache.lru.iter().map(|lru| percent(&lru.token_hit, place));
+            head.into_iter().chain(lru).chain([percent(&cache.observed, place)]).collect()
+        })
+        .collect();
+    let large = cache.sufficient_capacity().map_or_else(String::new, |blocks| {
         format!(" With {blocks} blocks or more an LRU cache hits the same and is not drawn.")
     });
     let silent = if cache.observed.iter().all(Option::is_none) {
@@ -353,18 +364,21 @@ fn lanes(report: &Report, out: &mut String) {
     } else {
         "Every request in a lane of its own, by arrival.".to_owned()
     };
-    let row = |lane: &crate::report::timeline::Lane| {
-        let took = |at: Option<f64>| number(at.map(|at| (at - lane.at_s) * 1e3));
-        let first = lane.parts.iter().find(|p| p.0 == crate::report::timeline::Part::Decode);
-        vec![
-            lane.index.to_string(),
-            number(Some(lane.at_s)),
-            took(first.map(|part| part.1)),
-            took(Some(lane.end_s)),
-            lane.failure.clone().unwrap_or_default(),
-        ]
-    };
-    let rows: Vec<Vec<String>> = timeline.lanes.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = timeline
+        .lanes
+        .iter()
+        .map(|lane| {
+            let took = |at: Option<f64>| number(at.map(|at| (at - lane.at_s) * 1e3));
+            let first = lane.parts.iter().find(|p| p.0 == crate::report::timeline::Part::Decode);
+            vec![
+                lane.index.to_string(),
+                number(Some(lane.at_s)),
+                took(first.map(|part| part.1)),
+                took(Some(lane.end_s)),
+                lane.failure.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
     let class = if shown > 60 { "tall" } else { "" };
     let empty = rows.is_empty().then_some(NOTHING_SENT);
     Figure { chart: "lanes", title: "Requests as a timeline", caption, class, wide: true, empty }

@@ -1,4 +1,4 @@
-//! The tables of the page: figures, failures, slow requests, reuse, and how to run it again.
+//! The tables of the page: figures, failures, slow requests, reuse, and the command line.
 
 use super::super::table::{distributions, interval};
 use super::{Safe, line, number, table};
@@ -13,11 +13,14 @@ pub(super) fn render(report: &Report, jaeger: Option<&str>, out: &mut String) {
     line!(out, "</div>");
     if let Some(goodput) = &report.goodput {
         line!(out, "<h2>Goodput by SLO</h2><div class=\"card\">");
-        let row = |slo: &crate::report::goodput::SloAttainment| {
-            let met = format!("{:.2} %", 100.0 * slo.attainment);
-            vec![slo.slo.clone(), met, slo.missed_only_this.to_string()]
-        };
-        let rows: Vec<Vec<String>> = goodput.per_slo.iter().map(row).collect();
+        let rows: Vec<Vec<String>> = goodput
+            .per_slo
+            .iter()
+            .map(|slo| {
+                let met = format!("{:.2} %", 100.0 * slo.attainment);
+                vec![slo.slo.clone(), met, slo.missed_only_this.to_string()]
+            })
+            .collect();
         let caption = format!(
             "{} of {} requests met all of it, {:.3} a second; {} failed and count as misses",
             goodput.good, goodput.offered, goodput.rps, goodput.failed
@@ -29,10 +32,11 @@ pub(super) fn render(report: &Report, jaeger: Option<&str>, out: &mut String) {
     if report.errors.is_empty() {
         line!(out, "<p class=\"empty\">No request failed.</p>");
     } else {
-        let row = |e: &crate::report::counts::ErrorCount| {
-            vec![e.class.clone(), e.count.to_string(), e.example.clone()]
-        };
-        let rows: Vec<Vec<String>> = report.errors.iter().map(row).collect();
+        let rows: Vec<Vec<String>> = report
+            .errors
+            .iter()
+            .map(|e| vec![e.class.clone(), e.count.to_string(), e.example.clone()])
+            .collect();
         table(
             "By class, with what was said of the first",
             &["class", "requests", "example"],
@@ -68,13 +72,13 @@ fn figures(report: &Report, out: &mut String) {
         line!(
             out,
             "<tr><th scope=\"row\">{name}</th><td>{}</td>{}{}{}{}<td>{}</td><td>{}</td></tr>",
-            of.count,
-            with(of.p50, of.p50_ci),
-            with(of.p90, of.p90_ci),
-            with(of.p99, of.p99_ci),
-            with(of.p999, of.p999_ci),
-            number(of.max),
-            number(of.mean)
+            of.quantiles.count,
+            with(of.quantiles.p50, of.p50_ci),
+            with(of.quantiles.p90, of.p90_ci),
+            with(of.quantiles.p99, of.p99_ci),
+            with(of.quantiles.p999, of.p999_ci),
+            number(of.quantiles.max),
+            number(of.quantiles.mean)
         );
     }
     line!(out, "</tbody></table></div>");
@@ -90,9 +94,10 @@ fn slowest(report: &Report, jaeger: Option<&str>, out: &mut String) {
         line!(out, "<th scope=\"col\">{name}</th>");
     }
     line!(out, "</tr></thead><tbody>");
-    // Anything but a web address would be a script in disguise.
-    let web = |url: &&str| url.starts_with("http://") || url.starts_with("https://");
-    let base = jaeger.filter(web).map(|url| url.trim_end_matches('/'));
+    // Only web addresses are allowed, because other URLs may be scripts.
+    let base = jaeger
+        .filter(|url| url.starts_with("http://") || url.starts_with("https://"))
+        .map(|url| url.trim_end_matches('/'));
     for slow in &report.slowest {
         let trace = match base {
             Some(base) => format!(
@@ -141,11 +146,13 @@ fn marks(marks: &[Mark], out: &mut String) {
         return;
     }
     line!(out, "<h2>What happened beside the load</h2><div class=\"card\">");
-    let row = |mark: &Mark| {
-        let status = mark.status.clone().unwrap_or_default();
-        vec![mark.text.clone(), format!("{:.2}", mark.at_s), status, mark.output.clone()]
-    };
-    let rows: Vec<Vec<String>> = marks.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = marks
+        .iter()
+        .map(|mark| {
+            let status = mark.status.clone().unwrap_or_default();
+            vec![mark.text.clone(), format!("{:.2}", mark.at_s), status, mark.output.clone()]
+        })
+        .collect();
     table("Marked on every axis of time", &["", "at, s", "ended", "printed"], &rows, out);
     line!(out, "</div>");
 }
