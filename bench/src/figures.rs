@@ -1,7 +1,7 @@
 //! Medians and plain tables, for all measurements.
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use loadgen::quantile::quantile;
+use traces::quantile::quantile;
 
 /// Returns the figures in ascending order.
 pub(super) fn sorted(mut figures: Vec<f64>) -> Vec<f64> {

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
-use loadgen::body::{BodyTemplate, Endpoint};
-use loadgen::client::{Call, Client};
-use loadgen::clock::Clock;
-use loadgen::identity::Identity;
-use loadgen::live::Live;
-use loadgen::prompt::Prompt;
-use loadgen::record::RequestRecord;
-use loadgen::reply::Reply;
+use loadgen::plan::body::{BodyTemplate, Endpoint};
+use loadgen::plan::prompt::Prompt;
+use loadgen::send::client::{Call, Client};
+use loadgen::send::clock::Clock;
+use loadgen::send::identity::Identity;
+use loadgen::send::live::Live;
+use loadgen::send::record::RequestRecord;
+use loadgen::send::reply::Reply;
 use protocol::simulated;
 use rand::RngExt as _;
 use serde_json::Map;
@@ -81,20 +81,9 @@ impl LoadClient {
         let index = self.requests.fetch_add(1, Ordering::Relaxed);
         let ids = self.identity.of(index);
         let sent_ns = self.clock.now_ns();
-        let mut record = RequestRecord {
-            index,
-            intended_ns: sent_ns,
-            issued_ns: sent_ns,
-            dispatched_ns: None,
-            written_ns: None,
-            first_byte_ns: None,
-            reply: Reply::default(),
-            finished_ns: sent_ns,
-            failure: None,
-            request_id: ids.request_id,
-            trace_id: ids.trace_id,
-        };
-        let call = Call { endpoint, body, traceparent: ids.traceparent };
+        let traceparent = ids.traceparent.clone();
+        let mut record = RequestRecord::new(index, sent_ns, ids);
+        let call = Call { endpoint, body, traceparent };
         let exchange = self.client.exchange(call, self.clock, &self.live, &mut record);
         tokio::time::timeout(RESPONSE_TIMEOUT, exchange)
             .await

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use loadgen::quantile::quantile;
+use traces::quantile::quantile;
 
 use super::CommonArgs;
 use super::figures::{median, sorted};

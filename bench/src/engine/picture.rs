@@ -1,6 +1,6 @@
 //! The result as a page with a bar chart for prefill and one for decode. It needs no other file.
 
-use loadgen::report::html::CHARTS;
+use loadgen::report::render::html::CHARTS;
 use serde_json::{Value, json};
 
 use super::cases::{Case, Contender};

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use loadgen::body::Endpoint;
-use loadgen::prompt::Prompt;
+use loadgen::plan::body::Endpoint;
+use loadgen::plan::prompt::Prompt;
 use rand::RngExt as _;
 
 use crate::CommonArgs;
