@@ -24,7 +24,8 @@ impl Write for Lines {
 async fn the_log_holds_no_password() {
     let lines = Lines::default();
     let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     let _logging = tracing::subscriber::set_default(subscriber);
     let mut settings = Settings::default();
     settings.nats.url = "nats://tandem:s3cret@127.0.0.1:1".into();
