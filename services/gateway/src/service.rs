@@ -15,15 +15,14 @@ use scheduling::admission::AdmissionLimits;
 use tokio::net::TcpListener;
 use tracing::info;
 
-use crate::app::{App, AppParts, Limits};
-use crate::backend::Connecting;
+use crate::api::app::{App, AppParts, Limits};
+use crate::api::routes;
+use crate::dispatch::backend::Connecting;
+use crate::dispatch::fleet::Fleet;
 use crate::dispatch::{self, DispatchLimits, Dispatcher};
-use crate::fleet::Fleet;
-use crate::judge::Judge;
-use crate::metrics::{Exposition, HttpMetrics};
-use crate::page::Page;
-use crate::routes;
-use crate::text::Text;
+use crate::observe::metrics::{Exposition, HttpMetrics};
+use crate::observe::slo::Judge;
+use crate::text::model::Text;
 
 const SERVICE: &str = "gateway";
 /// How long the last spans may take to leave.
@@ -104,7 +103,8 @@ async fn serve(
         tracer: tracer.clone(),
         judge: Judge::new(&settings.telemetry),
         limits: http_limits(&settings.gateway),
-        page: Page::new(settings.links.clone(), tasks.stop()),
+        links: settings.links.clone(),
+        stop: tasks.stop(),
     });
     let router = routes::router(Arc::new(app));
     let http = chassis::http::serve(listener, router, tasks.stop());

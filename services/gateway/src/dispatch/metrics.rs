@@ -1,8 +1,8 @@
 //! What the dispatcher counts.
 
-use chassis::metrics::prometheus_client::metrics::counter::Counter;
 use chassis::metrics::{ERROR_RATIO, Registry, TracedHistogram};
 use chassis::telemetry::Trace;
+use prometheus_client::metrics::counter::Counter;
 use scheduling::journey::Tally;
 
 /// Shared counters; the registry holds the same ones.

@@ -2,11 +2,11 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use chassis::http::axum::extract::{Path, Request};
-use chassis::http::axum::http::{HeaderMap, StatusCode, header};
-use chassis::http::axum::response::{IntoResponse, Response};
+use axum::extract::{Path, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 
-use crate::respond::ApiError;
+use crate::error::ApiError;
 
 /// Scripts, styles, images and connections of this origin, and nothing else; no inline script or
 /// style, no frames, no forms.

@@ -4,32 +4,31 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use chassis::http::axum::body::Body;
-use chassis::http::axum::extract::State;
-use chassis::http::axum::http::{StatusCode, header};
-use chassis::http::axum::response::{IntoResponse, Response};
 use futures::Stream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 
-use super::{NO_SNIFF, WATCHERS_MAX, state};
-use crate::app::App;
-use crate::respond::ApiError;
+use super::{NO_SNIFF, Page, WATCHERS_MAX};
+use crate::error::ApiError;
 
 /// Time between two states.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
 
 /// One reader of the states. Whoever goes takes it along; nothing else is left of them.
 struct Watcher {
-    app: Arc<App>,
+    page: Arc<Page>,
     _seat: OwnedSemaphorePermit,
     greeted: bool,
 }
 
 /// Streams states until the reader goes or the gateway stops.
-pub(super) async fn events(State(app): State<Arc<App>>) -> Response {
-    let Ok(seat) = Arc::clone(&app.page.seats).try_acquire_owned() else {
+pub(super) async fn events(State(page): State<Arc<Page>>) -> Response {
+    let Ok(seat) = Arc::clone(&page.seats).try_acquire_owned() else {
         let message = format!("{WATCHERS_MAX} readers follow the fleet, no more are taken");
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response();
     };
@@ -38,18 +37,18 @@ pub(super) async fn events(State(app): State<Arc<App>>) -> Response {
         (header::CACHE_CONTROL, "no-store"),
         NO_SNIFF,
     ];
-    let states = states(Watcher { app, _seat: seat, greeted: false });
+    let states = states(Watcher { page, _seat: seat, greeted: false });
     (headers, Body::from_stream(states)).into_response()
 }
 
 fn states(watcher: Watcher) -> impl Stream<Item = Result<Bytes, Infallible>> {
     futures::stream::unfold(watcher, |mut watcher| async move {
-        let stop = watcher.app.page.stop.clone();
+        let stop = watcher.page.parts.stop.clone();
         let next = async {
             if std::mem::replace(&mut watcher.greeted, true) {
                 sleep(EVERY).await;
             }
-            state(&watcher.app).await
+            watcher.page.state().await
         };
         let state = tokio::select! {
             biased;

@@ -10,8 +10,8 @@ use protocol::{Role, StepCost, StoreStatusReply, WorkerState};
 use serde_json::{Value, json};
 
 use super::counters;
-use crate::backend::Sight;
-use crate::history::{Change, What};
+use crate::dispatch::backend::Sight;
+use crate::dispatch::history::{Change, What};
 
 /// The version of the document.
 const VERSION: u32 = 1;
@@ -208,7 +208,7 @@ mod tests {
     use protocol::{PoolState, Speed};
 
     use super::*;
-    use crate::fleet::{FleetView, test_state};
+    use crate::dispatch::fleet::{FleetView, test_state};
 
     fn fast(name: &str, role: Role, queued_tokens: u64) -> WorkerState {
         let cost =

@@ -8,9 +8,8 @@ use chassis::StopToken;
 use chassis::settings::LinksSettings;
 use chassis::telemetry::Tracer;
 use futures::future::BoxFuture;
+use gateway::dispatch::fleet::FleetView;
 use gateway::dispatch::{Generation, Piece};
-use gateway::fleet::FleetView;
-use gateway::page::Page;
 use gateway::{
     App, AppParts, Backend, Exposition, HttpMetrics, Judge, Limits, Pieces, Sight, Text, TextParts,
     Vocabulary,
@@ -336,7 +335,8 @@ impl Bench {
             tracer,
             judge,
             limits,
-            page: Page::new(LinksSettings::default(), stop.clone()),
+            links: LinksSettings::default(),
+            stop: stop.clone(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

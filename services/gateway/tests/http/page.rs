@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use gateway::fleet::FleetView;
-use gateway::history::{Change, What};
+use gateway::dispatch::fleet::FleetView;
+use gateway::dispatch::history::{Change, What};
 use gateway::page::WATCHERS_MAX;
 use protocol::*;
 use serde_json::{Value, json};

@@ -1,0 +1,411 @@
+//! The workers that serve this gateway's model, as their presence and this gateway know them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bus::PresenceEvent;
+use protocol::{FileDigest, WorkerId, WorkerState};
+use scheduling::admission::{self, AdmissionLimits, AdmitError, Moment};
+use scheduling::route::{Disaggregate, Ledger, Need, Placement, RouteError, WorkerView, place};
+
+pub use self::load::Load;
+use self::load::loads;
+use crate::dispatch::history::{Change, History};
+
+mod load;
+
+/// What is known of the workers; cheap to clone.
+///
+/// While presence is not seen, the last known state stays, with what was sent since on top: stale
+/// means unknown, neither idle nor full.
+#[derive(Clone)]
+pub struct Fleet {
+    files: FileDigest,
+    known: Arc<Mutex<Known>>,
+}
+
+struct Known {
+    /// What the views count their milliseconds from.
+    started: Instant,
+    /// Sorted by worker.
+    views: Vec<WorkerView>,
+    members: BTreeMap<WorkerId, Member>,
+    /// Why nothing is seen; `None` while presence is followed.
+    unseen: Option<String>,
+    /// Workers of another model, told once each.
+    strangers: BTreeSet<WorkerId>,
+    history: History,
+}
+
+struct Member {
+    /// What it said last.
+    state: WorkerState,
+    /// When it said so.
+    seen: Instant,
+    /// What this gateway has there.
+    ledger: Ledger,
+}
+
+/// The fleet as people want to see it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FleetView {
+    /// What each worker said last, and how long ago, sorted by worker.
+    pub workers: Vec<(WorkerState, Duration)>,
+    /// Workers that are there and serve other model files.
+    pub strangers: usize,
+    /// Why nothing new is seen; `None` while presence is followed.
+    pub unseen: Option<String>,
+    /// What happened lately, oldest first.
+    pub changes: Vec<Change>,
+}
+
+impl Fleet {
+    /// No workers yet. Only those that serve exactly `files` will be used.
+    pub fn new(files: FileDigest) -> Self {
+        let unseen = Some("presence of workers is not followed yet".to_owned());
+        Self { files, known: Arc::new(Mutex::new(Known::new(unseen))) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what presence says; returns the worker whose process is gone, if one is.
+    pub fn apply(&self, event: PresenceEvent) -> Option<WorkerId> {
+        let mut known = self.known();
+        match event {
+            PresenceEvent::Up(state) if state.files == self.files => known.up(*state),
+            PresenceEvent::Up(state) => {
+                known.stranger(&state);
+                None
+            }
+            PresenceEvent::Gone(worker) => {
+                known.strangers.remove(&worker);
+                known.remove(&worker).then_some(worker)
+            }
+            PresenceEvent::Synced => {
+                known.unseen = None;
+                None
+            }
+            PresenceEvent::Interrupted { why } => {
+                known.unseen = Some(why);
+                None
+            }
+        }
+    }
+
+    /// Nobody answers for this worker: it is gone until it says otherwise. True if it was known.
+    pub fn gone(&self, worker: &WorkerId) -> bool {
+        self.known().remove(worker)
+    }
+
+    /// Everybody and what happened lately.
+    pub fn view(&self) -> FleetView {
+        let (known, now) = (self.known(), Instant::now());
+        let told = |member: &Member| (member.state.clone(), now.duration_since(member.seen));
+        FleetView {
+            workers: known.members.values().map(told).collect(),
+            strangers: known.strangers.len(),
+            unseen: known.unseen.clone(),
+            changes: known.history.changes(),
+        }
+    }
+
+    /// Whether one more generation may start, `left_ms` before its deadline.
+    pub fn admit(
+        &self,
+        need: &Need,
+        inflight: usize,
+        left_ms: u64,
+        limits: &AdmissionLimits,
+    ) -> Result<(), AdmitError> {
+        let known = self.known();
+        let moment = Moment { now_ms: known.now_ms(), left_ms };
+        admission::admit(need, &known.views, inflight, moment, limits)
+    }
+
+    /// Chooses where a request runs, and counts it there until it is [`release`](Self::release)d
+    /// or the worker's own state says it.
+    pub fn place(
+        &self,
+        need: &Need,
+        avoid: &BTreeSet<WorkerId>,
+        policy: Disaggregate,
+    ) -> Result<(Placement, Vec<Load>), RouteError> {
+        let mut known = self.known();
+        let placement = place(need, &known.views, avoid, policy, known.now_ms())?;
+        let loads = loads(&placement.chosen().choice, need);
+        for load in &loads {
+            known.count(load);
+        }
+        Ok((placement, loads))
+    }
+
+    /// Counts more work on a worker.
+    pub fn count(&self, load: &Load) {
+        self.known().count(load);
+    }
+
+    /// Takes back what was counted: that work is done or given up.
+    pub fn release(&self, load: &Load) {
+        self.known().release(load);
+    }
+
+    /// Whether a generation could be placed now; if not, why.
+    pub fn readiness(&self) -> Result<(), String> {
+        let known = self.known();
+        if known.views.iter().any(|view| view.ready) {
+            return Ok(());
+        }
+        Err(match (&known.unseen, known.views.len(), known.strangers.len()) {
+            (Some(why), ..) => why.clone(),
+            (None, 0, 0) => "no worker is there".to_owned(),
+            (None, 0, others) => format!("no worker serves this model; {others} serve others"),
+            (None, workers, _) => format!("none of {workers} workers is ready"),
+        })
+    }
+
+    /// The longest sequence that a ready worker holds.
+    pub fn tokens_max(&self) -> Option<u32> {
+        Some(admission::tokens_max(&self.known().views)).filter(|tokens| 0 < *tokens)
+    }
+
+    /// When it makes sense to come back after a refusal.
+    pub fn retry_after(&self) -> Duration {
+        let known = self.known();
+        let wait_ms = admission::retry_after_ms(&known.views, known.now_ms());
+        Duration::from_millis(u64::from(wait_ms))
+    }
+}
+
+impl Known {
+    fn new(unseen: Option<String>) -> Self {
+        Self {
+            started: Instant::now(),
+            views: Vec::new(),
+            members: BTreeMap::new(),
+            unseen,
+            strangers: BTreeSet::new(),
+            history: History::default(),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Returns the worker if another process of that name was known.
+    fn up(&mut self, state: WorkerState) -> Option<WorkerId> {
+        let (now, now_ms) = (Instant::now(), self.now_ms());
+        let worker = state.worker.clone();
+        let before = self.members.get(&worker).map(|member| &member.state);
+        self.history.seen(before, &state, SystemTime::now());
+        let restarted = before.is_some_and(|before| before.epoch != state.epoch);
+        let fresh = || Member { state: state.clone(), seen: now, ledger: Ledger::default() };
+        let member = self.members.entry(worker.clone()).or_insert_with(fresh);
+        if restarted {
+            member.ledger.clear();
+        }
+        let pending = member.ledger.untold(&state, now_ms);
+        let mut view = WorkerView::new(&state, pending, now_ms);
+        (member.state, member.seen) = (state, now);
+        if !view.is_measured() {
+            view.assume(self.views.iter().filter(|other| other.worker != worker));
+        }
+        match self.find(&worker) {
+            Ok(at) => self.views[at] = view,
+            Err(at) => {
+                tracing::info!(%worker, role = view.role.as_str(), "worker is up");
+                self.views.insert(at, view);
+            }
+        }
+        restarted.then_some(worker)
+    }
+
+    fn stranger(&mut self, state: &WorkerState) {
+        if self.strangers.insert(state.worker.clone()) {
+            let (worker, model) = (&state.worker, &state.model);
+            tracing::warn!(%worker, model, "worker serves other model files than this gateway");
+        }
+    }
+
+    fn remove(&mut self, worker: &WorkerId) -> bool {
+        self.members.remove(worker);
+        let found = self.find(worker);
+        if let Ok(at) = found {
+            tracing::info!(%worker, "worker is gone");
+            self.history.gone(worker, SystemTime::now());
+            self.views.remove(at);
+        }
+        found.is_ok()
+    }
+
+    fn find(&self, worker: &WorkerId) -> Result<usize, usize> {
+        self.views.binary_search_by(|view| view.worker.cmp(worker))
+    }
+
+    fn count(&mut self, load: &Load) {
+        let now_ms = self.now_ms();
+        let Some(member) = self.members.get_mut(&load.worker) else { return };
+        member.ledger.send(load.pending, now_ms);
+        if let Ok(at) = self.find(&load.worker) {
+            self.views[at].add(load.pending, now_ms);
+        }
+    }
+
+    /// Takes back what is left of a load; nothing where the process that had it is gone.
+    fn release(&mut self, load: &Load) {
+        let now_ms = self.now_ms();
+        let Some(member) = self.members.get_mut(&load.worker) else { return };
+        let Some(left) = member.ledger.done(load.pending) else { return };
+        if let Ok(at) = self.find(&load.worker) {
+            self.views[at].remove(left, now_ms);
+        }
+    }
+}
+
+/// A worker that is ready and does nothing.
+#[cfg(test)]
+pub(crate) fn test_state(name: &str, role: protocol::Role) -> WorkerState {
+    use protocol::{ModelFingerprint, PoolState, Speed};
+
+    let files = FileDigest([1; 32]);
+    WorkerState {
+        worker: name.parse().unwrap(),
+        role,
+        prefill_share: 0.5,
+        step_tokens: 256,
+        epoch: 1,
+        ready: true,
+        draining: false,
+        model: "tiny".to_owned(),
+        files,
+        fingerprint: ModelFingerprint::new(files, "f16"),
+        context_tokens: 2_048,
+        device: "cpu".to_owned(),
+        queued_sequences: 0,
+        queued_tokens: 0,
+        queued_pairs: 0,
+        running_sequences: 0,
+        running_tokens: 0,
+        sequences_max: 8,
+        pool: PoolState { free: 128, total: 128, ..PoolState::default() },
+        speed: Speed::default(),
+        health_address: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::Role;
+
+    use super::test_state as state;
+    use super::*;
+
+    const NEED: Need = Need { tokens: 64, cached_tokens: 0, output_tokens: 8 };
+
+    fn fleet(states: Vec<WorkerState>) -> Fleet {
+        let fleet = Fleet::new(FileDigest([1; 32]));
+        for state in states {
+            fleet.apply(PresenceEvent::Up(Box::new(state)));
+        }
+        fleet.apply(PresenceEvent::Synced);
+        fleet
+    }
+
+    fn chosen(fleet: &Fleet) -> String {
+        let placed = fleet.place(&NEED, &BTreeSet::new(), Disaggregate::Always).unwrap();
+        placed.0.chosen().choice.to_string()
+    }
+
+    #[test]
+    fn what_was_sent_counts_before_presence_says_so() {
+        let roles = [("p1", Role::Prefill), ("p2", Role::Prefill), ("d", Role::Decode)];
+        let fleet = fleet(roles.map(|(name, role)| state(name, role)).to_vec());
+        assert_eq!([chosen(&fleet), chosen(&fleet), chosen(&fleet)], ["p1>d", "p2>d", "p1>d"]);
+    }
+
+    #[test]
+    fn what_is_done_does_not_count_any_more() {
+        let roles = [("p1", Role::Prefill), ("p2", Role::Prefill), ("d", Role::Decode)];
+        let fleet = fleet(roles.map(|(name, role)| state(name, role)).to_vec());
+        let limits = AdmissionLimits { inflight_max: 1_000_000, queue_sequences_max: 64 };
+        for _ in 0..1_000 {
+            fleet.admit(&NEED, 0, 60_000, &limits).unwrap();
+            let placed = fleet.place(&NEED, &BTreeSet::new(), Disaggregate::Always).unwrap();
+            assert_eq!(placed.0.chosen().choice.to_string(), "p1>d");
+            placed.1.iter().for_each(|load| fleet.release(load));
+        }
+    }
+
+    #[test]
+    fn who_has_measured_nothing_is_taken_for_another_of_the_fleet() {
+        use protocol::{Speed, StepCost};
+
+        let cost = |item_us| StepCost { item_us, steps: 50, ..StepCost::default() };
+        let speed = Speed { prefill: cost(100.0), decode: StepCost::default() };
+        let fleet = fleet(vec![
+            WorkerState { speed, ..state("p1", Role::Prefill) },
+            state("p2", Role::Prefill),
+        ]);
+        let known = fleet.known();
+        assert_eq!(known.views[1].speed.prefill.item_us, 100.0);
+        assert_eq!(known.views[0].speed.decode, known.views[1].speed.decode);
+    }
+
+    #[test]
+    fn readiness_says_why_not() {
+        let fleet = Fleet::new(FileDigest([1; 32]));
+        assert!(fleet.readiness().unwrap_err().contains("presence"));
+        fleet.apply(PresenceEvent::Synced);
+        assert_eq!(fleet.readiness(), Err("no worker is there".to_owned()));
+        let other = WorkerState { files: FileDigest([2; 32]), ..state("x", Role::Prefill) };
+        fleet.apply(PresenceEvent::Up(Box::new(other)));
+        assert!(fleet.readiness().unwrap_err().contains("no worker serves this model"));
+        let loading = WorkerState { ready: false, ..state("p", Role::Prefill) };
+        fleet.apply(PresenceEvent::Up(Box::new(loading)));
+        assert_eq!(fleet.readiness(), Err("none of 1 workers is ready".to_owned()));
+        fleet.apply(PresenceEvent::Up(Box::new(state("p", Role::Prefill))));
+        assert_eq!((fleet.readiness(), fleet.tokens_max()), (Ok(()), Some(2_048)));
+    }
+
+    #[test]
+    fn a_restart_under_the_same_name_is_a_death() {
+        let fleet = fleet(vec![state("p", Role::Prefill)]);
+        let again = WorkerState { epoch: 2, ..state("p", Role::Prefill) };
+        let gone = fleet.apply(PresenceEvent::Up(Box::new(again.clone())));
+        assert_eq!(gone, Some(again.worker.clone()));
+        assert_eq!(fleet.apply(PresenceEvent::Up(Box::new(again.clone()))), None);
+        assert_eq!(fleet.apply(PresenceEvent::Gone(again.worker.clone())), Some(again.worker));
+        assert!(fleet.readiness().is_err());
+    }
+
+    #[test]
+    fn stale_workers_stay_usable_and_gone_ones_do_not() {
+        let fleet = fleet(vec![state("p", Role::Prefill)]);
+        fleet.apply(PresenceEvent::Interrupted { why: "no connection".to_owned() });
+        assert_eq!(chosen(&fleet), "p");
+        assert!(fleet.gone(&"p".parse().unwrap()));
+        assert_eq!(fleet.readiness(), Err("no connection".to_owned()));
+    }
+
+    #[test]
+    fn the_view_tells_what_everybody_said_last_and_what_happened() {
+        use crate::dispatch::history::What;
+
+        let fleet = fleet(vec![state("p", Role::Prefill), state("d", Role::Decode)]);
+        let busy = WorkerState { running_sequences: 2, ..state("d", Role::Decode) };
+        fleet.apply(PresenceEvent::Up(Box::new(busy.clone())));
+        let other = WorkerState { files: FileDigest([2; 32]), ..state("x", Role::Prefill) };
+        fleet.apply(PresenceEvent::Up(Box::new(other)));
+        fleet.apply(PresenceEvent::Gone("p".parse().unwrap()));
+        fleet.apply(PresenceEvent::Interrupted { why: "no connection".to_owned() });
+        let view = fleet.view();
+        let [(told, age)] = &view.workers[..] else { panic!("{view:?}") };
+        assert!(*told == busy && *age < Duration::from_secs(5), "{view:?}");
+        assert_eq!((view.strangers, view.unseen.as_deref()), (1, Some("no connection")));
+        let what: Vec<What> = view.changes.iter().map(|change| change.what).collect();
+        assert_eq!(what, [What::Up(Role::Prefill), What::Up(Role::Decode), What::Gone]);
+    }
+}

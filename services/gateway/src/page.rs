@@ -1,0 +1,118 @@
+//! The page at `/`: what the fleet does now, and a place to try it.
+//!
+//! It is plain files and one JSON document, `/fleet`, of which `/fleet/events` sends a new state
+//! every second. Nothing runs for it while nobody looks.
+
+mod assets;
+mod counters;
+mod events;
+mod report;
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use chassis::StopToken;
+use chassis::settings::LinksSettings;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::dispatch::backend::Backend;
+use crate::error::ApiError;
+use crate::observe::Exposition;
+use crate::text::Text;
+
+/// Pages that are sent every state at the same time; a further one has to ask for each.
+pub const WATCHERS_MAX: usize = 64;
+
+const NO_SNIFF: (HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+
+/// The parts of the gateway that the page shows.
+pub(crate) struct PageParts {
+    pub(crate) text: Arc<Text>,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) metrics: Exposition,
+    pub(crate) max_inflight: usize,
+    pub(crate) links: LinksSettings,
+    /// Ends the streams of states.
+    pub(crate) stop: StopToken,
+}
+
+/// The state behind the page.
+pub(crate) struct Page {
+    parts: PageParts,
+    started: SystemTime,
+    latest: Mutex<Option<(Instant, Bytes)>>,
+    seats: Arc<Semaphore>,
+}
+
+/// Returns the routes of the page.
+pub(crate) fn routes<S>(page: Arc<Page>) -> Router<S> {
+    Router::new()
+        .route("/", get(assets::index))
+        .route("/page/{file}", get(assets::file))
+        .route("/fleet", get(fleet))
+        .route("/fleet/events", get(events::events))
+        .with_state(page)
+}
+
+async fn fleet(State(page): State<Arc<Page>>) -> Response {
+    match page.state().await {
+        Ok(json) => {
+            let headers = [
+                (header::CONTENT_TYPE, "application/json"),
+                (header::CACHE_CONTROL, "no-store"),
+                NO_SNIFF,
+            ];
+            (headers, json).into_response()
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+impl Page {
+    /// Returns the state of a page that nobody has asked for yet.
+    pub(crate) fn new(parts: PageParts) -> Self {
+        Self {
+            parts,
+            started: SystemTime::now(),
+            latest: Mutex::default(),
+            seats: Arc::new(Semaphore::new(WATCHERS_MAX)),
+        }
+    }
+
+    /// Returns the current state as JSON. Every reader within [`events::EVERY`] gets the same one,
+    /// so that watching costs the same however many watch.
+    async fn state(&self) -> Result<Bytes, ApiError> {
+        let mut latest = self.latest.lock().await;
+        if let Some((made, json)) = &*latest
+            && made.elapsed() < events::EVERY
+        {
+            return Ok(json.clone());
+        }
+        let made = Instant::now();
+        let sight = self.parts.backend.sight().await;
+        let requests = self.parts.metrics.encode().map_err(|error| {
+            let message = format!("the metrics cannot be written: {error}");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        })?;
+        let report = report::report(&report::Facts {
+            now: SystemTime::now(),
+            started: self.started,
+            model: &self.parts.text.model,
+            context_tokens: self.parts.backend.context_tokens(self.parts.text.context_tokens),
+            max_inflight: self.parts.max_inflight,
+            readiness: self.parts.backend.readiness(),
+            links: &self.parts.links,
+            sight: &sight,
+            exposition: &requests,
+        });
+        let json = Bytes::from(report.to_string());
+        *latest = Some((made, json.clone()));
+        Ok(json)
+    }
+}

@@ -1,0 +1,210 @@
+//! The model as text sees it: its name, tokens, chat template and stop tokens.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use modelfile::{ModelFile, ModelFileError};
+use protocol::{FileDigest, TokenId, simulated};
+use tracing::warn;
+
+use crate::error::ApiError;
+use crate::text::template::{ChatTemplate, Conversation, TemplateError};
+use crate::text::vocabulary::{CommonWords, Vocabulary};
+
+/// How the simulated engine is told of a conversation.
+const SIMULATED_TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: \
+    {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+
+/// What [`Text`] is made of.
+pub struct TextParts {
+    /// Tokens of the model.
+    pub vocabulary: Arc<dyn Vocabulary>,
+    /// Name under which the model is served.
+    pub model: String,
+    /// Further names under which clients may ask for it.
+    pub aliases: Vec<String>,
+    /// Digest of the model's files.
+    pub files: FileDigest,
+    /// Longest sequence the model was made for.
+    pub context_tokens: u32,
+    /// Source of the chat template.
+    pub chat_template: Option<String>,
+    /// Token that begins a text.
+    pub bos: Option<TokenId>,
+    /// Token that ends a text.
+    pub eos: Option<TokenId>,
+    /// Whether a text begins with `bos`.
+    pub add_bos: bool,
+    /// Tokens that end an answer.
+    pub stop_tokens: Vec<TokenId>,
+}
+
+/// The model as text sees it.
+pub struct Text {
+    pub(crate) vocabulary: Arc<dyn Vocabulary>,
+    pub(crate) model: String,
+    pub(crate) files: FileDigest,
+    pub(crate) context_tokens: u32,
+    pub(crate) stop_tokens: Vec<TokenId>,
+    /// When it was loaded, in seconds since the Unix epoch.
+    pub(crate) created_s: u64,
+    /// `system_fingerprint` of every answer.
+    pub(crate) fingerprint: String,
+    aliases: Vec<String>,
+    /// Or why there is none.
+    template: Result<ChatTemplate, String>,
+    bos: Option<TokenId>,
+    add_bos: bool,
+}
+
+/// A prompt as a client writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Prompt {
+    Text(String),
+    Tokens(Vec<TokenId>),
+}
+
+/// A prompt, ready to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) tokens: Vec<TokenId>,
+    /// The prompt as text, for `echo`.
+    pub(crate) text: String,
+    /// The first token was put there by us and has no place in the text.
+    pub(crate) bos_added: bool,
+}
+
+impl Text {
+    /// Reads tokenizer and template of a model file; its name is `name` or else the file's own.
+    pub fn open(path: &Path, name: Option<&str>) -> Result<Self, ModelFileError> {
+        let file = ModelFile::open(path)?;
+        let special = file.special();
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        Ok(Self::new(TextParts {
+            vocabulary: Arc::new(file.tokenizer()?),
+            model: name.unwrap_or(file.name()).to_owned(),
+            aliases: stem.into_iter().chain([file.name().to_owned()]).collect(),
+            files: FileDigest(file.digest()?),
+            context_tokens: u32::try_from(file.spec().context_tokens).unwrap_or(u32::MAX),
+            chat_template: file.chat_template().map(str::to_owned),
+            bos: special.bos,
+            eos: special.eos,
+            add_bos: special.add_bos,
+            stop_tokens: special.stop.clone(),
+        }))
+    }
+
+    /// The texts of the simulated engine, which has no file.
+    pub fn simulated(name: Option<&str>) -> Self {
+        Self::new(TextParts {
+            vocabulary: Arc::new(CommonWords),
+            model: name.unwrap_or(simulated::NAME).to_owned(),
+            aliases: vec![simulated::NAME.to_owned()],
+            files: simulated::files(),
+            context_tokens: simulated::CONTEXT_TOKENS,
+            chat_template: Some(SIMULATED_TEMPLATE.to_owned()),
+            bos: None,
+            eos: Some(simulated::END),
+            add_bos: false,
+            stop_tokens: vec![simulated::END],
+        })
+    }
+
+    /// Puts a model together. A chat template that is wrong costs the chats, not the completions.
+    pub fn new(parts: TextParts) -> Self {
+        let spelled = |token: Option<TokenId>| {
+            token.map_or_else(String::new, |token| parts.vocabulary.decode(&[token]))
+        };
+        let template = match parts.chat_template {
+            None => Err(format!("model {:?} has no chat template", parts.model)),
+            Some(source) => ChatTemplate::new(&source, spelled(parts.bos), spelled(parts.eos))
+                .map_err(|error| error.to_string()),
+        };
+        if let Err(reason) = &template {
+            warn!(reason, "chats will be refused");
+        }
+        let [a, b, c, d, ..] = parts.files.0;
+        Self {
+            vocabulary: parts.vocabulary,
+            model: parts.model,
+            aliases: parts.aliases,
+            files: parts.files,
+            context_tokens: parts.context_tokens,
+            template,
+            bos: parts.bos,
+            add_bos: parts.add_bos,
+            stop_tokens: parts.stop_tokens,
+            created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs()),
+            fingerprint: format!("fp_{:08x}", u32::from_be_bytes([a, b, c, d])),
+        }
+    }
+
+    /// The name under which the model is served.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Digest of the model's files.
+    pub fn files(&self) -> FileDigest {
+        self.files
+    }
+
+    /// Whether a client that asks for `name` means this model.
+    pub(crate) fn answers_to(&self, name: &str) -> bool {
+        self.model == name || self.aliases.iter().any(|alias| alias == name)
+    }
+
+    /// Renders and tokenizes a conversation. Texts of special tokens become those tokens wherever
+    /// they stand, inside a user's message, too.
+    pub(crate) fn chat_prompt(
+        &self,
+        conversation: &Conversation,
+        add_special_tokens: Option<bool>,
+    ) -> Result<Prepared, ApiError> {
+        let template =
+            self.template.as_ref().map_err(|reason| ApiError::invalid("messages", reason))?;
+        let text = template
+            .render(conversation)
+            .map_err(|error: TemplateError| ApiError::invalid("messages", error.to_string()))?;
+        self.tokenized(text, add_special_tokens.unwrap_or(false), "messages")
+    }
+
+    /// Tokenizes a prompt.
+    pub(crate) fn completion_prompt(
+        &self,
+        prompt: Prompt,
+        add_special_tokens: Option<bool>,
+    ) -> Result<Prepared, ApiError> {
+        match prompt {
+            Prompt::Text(text) => {
+                self.tokenized(text, add_special_tokens.unwrap_or(self.add_bos), "prompt")
+            }
+            Prompt::Tokens(tokens) => {
+                let text = self.vocabulary.decode(&tokens);
+                self.nonempty(Prepared { tokens, text, bos_added: false }, "prompt")
+            }
+        }
+    }
+
+    fn tokenized(&self, text: String, add_bos: bool, param: &str) -> Result<Prepared, ApiError> {
+        let mut tokens = self.vocabulary.encode(&text).map_err(|error| {
+            ApiError::invalid(param, format!("{param} cannot be tokenized: {error}"))
+        })?;
+        let bos = self.bos.filter(|bos| add_bos && tokens.first() != Some(bos));
+        if let Some(bos) = bos {
+            tokens.insert(0, bos);
+        }
+        self.nonempty(Prepared { tokens, text, bos_added: bos.is_some() }, param)
+    }
+
+    fn nonempty(&self, prepared: Prepared, param: &str) -> Result<Prepared, ApiError> {
+        if prepared.tokens.is_empty() {
+            return Err(ApiError::invalid(
+                param,
+                format!("{param} is empty, expected at least 1 token"),
+            ));
+        }
+        Ok(prepared)
+    }
+}
