@@ -1,7 +1,6 @@
 //! Text: chat templates, the vocabulary, detokenization, stop strings.
 
 pub(crate) mod assembler;
-mod calendar;
 mod detokenize;
 pub(crate) mod model;
 pub(crate) mod stop;

@@ -9,12 +9,14 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::SystemTime;
 
+use jiff::Timestamp;
+use jiff::fmt::strtime::{BrokenDownTime, Config};
+use jiff::tz::Offset;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
-use crate::text::calendar;
 
 /// Steps of one rendering; a conversation of 4,096 messages takes about a tenth.
 const FUEL: u64 = 4_000_000;
@@ -82,7 +84,7 @@ impl ChatTemplate {
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: String| {
-            calendar::strftime(SystemTime::now(), &format)
+            strftime(SystemTime::now(), &format)
         });
         environment.add_filter("tojson", to_json);
         environment
@@ -138,6 +140,15 @@ const RAISED: &str = "raise_exception: ";
 
 fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
+}
+
+/// Formats a moment in UTC as C's `strftime` does. A directive that is unknown, or that asks for a
+/// time zone, stays as it is: one odd date must not cost a chat.
+fn strftime(now: SystemTime, format: &str) -> String {
+    let now = Timestamp::try_from(now).unwrap_or_default();
+    BrokenDownTime::from(Offset::UTC.to_datetime(now))
+        .to_string_with_config(&Config::new().lenient(true), format)
+        .unwrap_or_else(|_| format.to_owned())
 }
 
 fn message(message: &Message) -> Value {
@@ -283,7 +294,21 @@ impl io::Write for Bounded {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
+
+    #[test]
+    fn known_days_read_as_they_should() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(strftime(at(0), "%A %d %B %Y %H:%M:%S"), "Thursday 01 January 1970 00:00:00");
+        assert_eq!(strftime(at(951_782_400), "%d %b %Y"), "29 Feb 2000");
+        assert_eq!(
+            strftime(at(1_796_083_199), "%a %Y-%m-%d %H:%M:%S %%"),
+            "Mon 2026-11-30 23:59:59 %"
+        );
+        assert_eq!(strftime(at(4_107_542_400), "%e %b %y %Q"), " 1 Mar 00 %Q");
+    }
 
     fn user(content: &str) -> Message {
         Message { role: "user", content: content.to_owned(), name: None, tool_call_id: None }
