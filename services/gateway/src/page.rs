@@ -4,7 +4,6 @@
 //! every second. Nothing runs for it while nobody looks.
 
 mod assets;
-mod counters;
 mod events;
 mod report;
 
@@ -21,9 +20,11 @@ use chassis::StopToken;
 use chassis::settings::LinksSettings;
 use tokio::sync::{Mutex, Semaphore};
 
+use self::report::FleetReport;
+pub use self::report::{StoreReport, WorkerReport};
 use crate::dispatch::backend::Backend;
 use crate::error::ApiError;
-use crate::observe::Exposition;
+use crate::observe::HttpMetrics;
 use crate::text::Text;
 
 /// Pages that are sent every state at the same time; a further one has to ask for each.
@@ -35,7 +36,7 @@ const NO_SNIFF: (HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff")
 pub(crate) struct PageParts {
     pub(crate) text: Arc<Text>,
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) metrics: Exposition,
+    pub(crate) http_metrics: Arc<HttpMetrics>,
     pub(crate) max_inflight: usize,
     pub(crate) links: LinksSettings,
     /// Ends the streams of states.
@@ -96,11 +97,7 @@ impl Page {
         }
         let made = Instant::now();
         let sight = self.parts.backend.sight().await;
-        let requests = self.parts.metrics.encode().map_err(|error| {
-            let message = format!("the metrics cannot be written: {error}");
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
-        })?;
-        let report = report::report(&report::Facts {
+        let facts = report::Facts {
             now: SystemTime::now(),
             started: self.started,
             model: &self.parts.text.model,
@@ -109,9 +106,13 @@ impl Page {
             readiness: self.parts.backend.readiness(),
             links: &self.parts.links,
             sight: &sight,
-            exposition: &requests,
-        });
-        let json = Bytes::from(report.to_string());
+            metrics: &self.parts.http_metrics,
+        };
+        let report = FleetReport::new(&facts);
+        let json = serde_json::to_vec(&report).map(Bytes::from).map_err(|error| {
+            let message = format!("the fleet cannot be written as JSON: {error}");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+        })?;
         *latest = Some((made, json.clone()));
         Ok(json)
     }

@@ -69,12 +69,10 @@ fn what_is_dangerous_lives_in_one_crate() {
         ("async-nats", "bus"),
         ("burn", "model"),
         ("burn-wgpu", "model"),
-        ("axum", "chassis"),
         ("opentelemetry", "chassis"),
         ("opentelemetry_sdk", "chassis"),
         ("opentelemetry-otlp", "chassis"),
         ("config", "chassis"),
-        ("prometheus-client", "chassis"),
     ];
     for (name, (_, dependencies)) in members() {
         for (dependency, owner) in owners {

@@ -76,7 +76,7 @@ impl App {
         let page = Arc::new(Page::new(PageParts {
             text: Arc::clone(&parts.text),
             backend: Arc::clone(&parts.backend),
-            metrics: parts.metrics.clone(),
+            http_metrics: Arc::clone(&parts.http_metrics),
             max_inflight: parts.limits.max_inflight,
             links: parts.links,
             stop: parts.stop,

@@ -34,6 +34,8 @@ pub struct Sight {
     pub fleet: FleetView,
     /// The store of prefixes, or why nothing is known of it.
     pub store: Result<StoreStatusReply, String>,
+    /// Attempts after the first since the gateway started.
+    pub retries: u64,
 }
 
 /// A running generation. Dropping it gives it up, as if the client had gone.
@@ -122,7 +124,7 @@ impl Backend for Connecting {
             None => Box::pin(async {
                 let unseen = Some(NOT_CONNECTED.to_owned());
                 let fleet = FleetView { unseen, ..FleetView::default() };
-                Sight { fleet, store: Err(NOT_CONNECTED.to_owned()) }
+                Sight { fleet, store: Err(NOT_CONNECTED.to_owned()), retries: 0 }
             }),
         }
     }

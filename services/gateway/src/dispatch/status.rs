@@ -17,6 +17,10 @@ impl Dispatcher {
         let shared = &self.shared;
         let (question, context) = (StoreStatus {}, Context::default());
         let store = shared.bus.ask_store(&question, &context, STORE_TIMEOUT).await;
-        Sight { fleet: shared.fleet.view(), store: store.map_err(|error| error.to_string()) }
+        Sight {
+            fleet: shared.fleet.view(),
+            store: store.map_err(|error| error.to_string()),
+            retries: shared.counters.retries.get(),
+        }
     }
 }

@@ -1,8 +1,12 @@
 //! The gateway's instruments: vLLM's names, which dashboards know, and ours.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
+use chassis::Trace;
 use chassis::metrics::{
     ITL_SECONDS, REQUEST_SECONDS, Registry, TOKENS, TTFT_SECONDS, TracedHistogram,
 };
@@ -43,8 +47,8 @@ type Labels = Vec<(&'static str, String)>;
 
 /// Counts and times what clients see.
 pub struct HttpMetrics {
-    pub(crate) ttft_seconds: TracedHistogram,
-    pub(crate) itl_seconds: TracedHistogram,
+    pub(crate) ttft_seconds: CountedHistogram,
+    pub(crate) itl_seconds: CountedHistogram,
     pub(crate) tpot_seconds: TracedHistogram,
     pub(crate) request_seconds: TracedHistogram,
     pub(crate) prompt_tokens: Counter,
@@ -55,14 +59,59 @@ pub struct HttpMetrics {
     pub(crate) running: Gauge,
     successes: Family<Labels, Counter>,
     responses: Family<Labels, Counter>,
+    /// Statuses that `responses` has.
+    statuses: Mutex<BTreeSet<u16>>,
+}
+
+/// A histogram whose buckets the page reads back: the metrics library only writes its own to text.
+pub(crate) struct CountedHistogram {
+    histogram: TracedHistogram,
+    bounds: &'static [f64],
+    /// Values per bucket; the last one has no bound.
+    counts: Box<[AtomicU64]>,
+}
+
+/// The state of a histogram at one moment.
+#[derive(Debug, PartialEq)]
+pub(crate) struct HistogramSnapshot {
+    pub(crate) count: u64,
+    /// Each finite upper bound with the number of values up to it.
+    pub(crate) buckets: Vec<(f64, u64)>,
+}
+
+impl CountedHistogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { histogram: TracedHistogram::new(bounds), bounds, counts }
+    }
+
+    /// Counts a duration in seconds; `trace` may become the bucket's exemplar.
+    pub(crate) fn observe_duration(&self, duration: Duration, trace: &Trace) {
+        let seconds = duration.as_secs_f64();
+        let bucket = self.bounds.partition_point(|&bound| bound < seconds);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.histogram.observe(seconds, trace);
+    }
+
+    /// Returns the values counted so far.
+    pub(crate) fn snapshot(&self) -> HistogramSnapshot {
+        let mut count = 0;
+        let mut cumulative = self.counts.iter().map(|bucket| {
+            count += bucket.load(Ordering::Relaxed);
+            count
+        });
+        let buckets = self.bounds.iter().copied().zip(cumulative.by_ref()).collect();
+        cumulative.for_each(drop);
+        HistogramSnapshot { count, buckets }
+    }
 }
 
 impl HttpMetrics {
     /// Instruments in `registry`, labelled with the model's name.
     pub fn new(registry: &mut Registry, model: &str) -> Self {
         let metrics = Self {
-            ttft_seconds: TracedHistogram::new(&TTFT_SECONDS),
-            itl_seconds: TracedHistogram::new(&ITL_SECONDS),
+            ttft_seconds: CountedHistogram::new(&TTFT_SECONDS),
+            itl_seconds: CountedHistogram::new(&ITL_SECONDS),
             tpot_seconds: TracedHistogram::new(&ITL_SECONDS),
             request_seconds: TracedHistogram::new(&REQUEST_SECONDS),
             prompt_tokens: Counter::default(),
@@ -73,6 +122,7 @@ impl HttpMetrics {
             running: Gauge::default(),
             successes: Family::default(),
             responses: Family::default(),
+            statuses: Mutex::default(),
         };
         let label = ("model_name".into(), model.to_owned().into());
         metrics.register(registry.sub_registry_with_label(label));
@@ -83,12 +133,12 @@ impl HttpMetrics {
         registry.register(
             "vllm:time_to_first_token_seconds",
             "Time from a request's arrival to its first token on the way to the client",
-            self.ttft_seconds.clone(),
+            self.ttft_seconds.histogram.clone(),
         );
         registry.register(
             "vllm:inter_token_latency_seconds",
             "Time between two consecutive tokens of a choice",
-            self.itl_seconds.clone(),
+            self.itl_seconds.histogram.clone(),
         );
         registry.register(
             "vllm:request_time_per_output_token_seconds",
@@ -144,11 +194,10 @@ impl HttpMetrics {
         for reason in ["stop", "length", "abort"] {
             drop(self.successes.get_or_create(&vec![("finished_reason", reason.to_owned())]));
         }
-        for endpoint in [Endpoint::Chat, Endpoint::Completion] {
-            let labels =
-                vec![("endpoint", endpoint.path().to_owned()), ("status", "200".to_owned())];
-            drop(self.responses.get_or_create(&labels));
+        for endpoint in ENDPOINTS {
+            drop(self.responses.get_or_create(&response_labels(endpoint.path(), 200)));
         }
+        self.statuses().insert(200);
     }
 
     /// A choice ended for `reason`.
@@ -158,7 +207,43 @@ impl HttpMetrics {
 
     /// A generation request was answered.
     pub(crate) fn answered(&self, endpoint: &'static str, status: u16) {
-        let labels = vec![("endpoint", endpoint.to_owned()), ("status", status.to_string())];
-        self.responses.get_or_create(&labels).inc();
+        self.responses.get_or_create(&response_labels(endpoint, status)).inc();
+        self.statuses().insert(status);
+    }
+
+    /// Returns the number of responses of both endpoints by status.
+    pub(crate) fn responses_by_status(&self) -> BTreeMap<u16, u64> {
+        let count = |status| {
+            let counters = ENDPOINTS.iter().filter_map(|endpoint| {
+                self.responses.get(&response_labels(endpoint.path(), status))
+            });
+            counters.map(|counter| counter.get()).sum()
+        };
+        self.statuses().iter().map(|&status| (status, count(status))).collect()
+    }
+
+    fn statuses(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const ENDPOINTS: [Endpoint; 2] = [Endpoint::Chat, Endpoint::Completion];
+
+fn response_labels(endpoint: &str, status: u16) -> Labels {
+    vec![("endpoint", endpoint.to_owned()), ("status", status.to_string())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_counts_what_is_at_or_below_each_bound() {
+        let histogram = CountedHistogram::new(&[0.1, 1.0]);
+        for ms in [50, 100, 101, 1_001] {
+            histogram.observe_duration(Duration::from_millis(ms), &Trace::off());
+        }
+        let expected = HistogramSnapshot { count: 4, buckets: vec![(0.1, 2), (1.0, 3)] };
+        assert_eq!(histogram.snapshot(), expected);
     }
 }

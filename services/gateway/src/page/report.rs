@@ -3,20 +3,23 @@
 //! Fields are only added within a version. Times are milliseconds, counters count from the start
 //! of the gateway, and what was not measured yet is `null`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chassis::settings::LinksSettings;
-use protocol::{Role, StepCost, StoreStatusReply, WorkerState};
-use serde_json::{Value, json};
+use protocol::{PoolState, Role, StepCost, StoreStatusReply, WorkerState};
+use serde::Serialize;
+use serde_json::Value;
 
-use super::counters;
 use crate::dispatch::backend::Sight;
 use crate::dispatch::history::{Change, What};
+use crate::observe::HttpMetrics;
+use crate::observe::metrics::CountedHistogram;
 
 /// The version of the document.
 const VERSION: u32 = 1;
 
-/// All that goes into the document.
+/// The facts behind one document.
 pub(super) struct Facts<'a> {
     pub(super) now: SystemTime,
     /// When this gateway started.
@@ -27,73 +30,214 @@ pub(super) struct Facts<'a> {
     pub(super) readiness: Result<(), String>,
     pub(super) links: &'a LinksSettings,
     pub(super) sight: &'a Sight,
-    /// The OpenMetrics text.
-    pub(super) exposition: &'a str,
+    pub(super) metrics: &'a HttpMetrics,
 }
 
-/// Writes the document.
-pub(super) fn report(facts: &Facts<'_>) -> Value {
-    let Sight { fleet, store } = facts.sight;
-    let workers = || fleet.workers.iter().map(|(state, _)| state);
-    json!({
-        "version": VERSION,
-        "time_ms": epoch_ms(facts.now),
-        "gateway": {
-            "version": env!("CARGO_PKG_VERSION"),
-            "model": facts.model,
-            "context_tokens": facts.context_tokens,
-            "ready": facts.readiness.is_ok(),
-            "reason": facts.readiness.as_ref().err(),
-            "max_inflight": facts.max_inflight,
-            "started_ms": epoch_ms(facts.started),
-        },
-        "links": { "jaeger": facts.links.jaeger, "grafana": facts.links.grafana },
-        "workers": fleet.workers.iter().map(|(state, age)| {
-            worker(state, age.as_millis() as u64)
-        }).collect::<Vec<_>>(),
-        "roles": {
-            "prefill": role(workers().filter(|state| state.role == Role::Prefill)),
-            "decode": role(workers().filter(|state| state.role == Role::Decode)),
-        },
-        "strangers": fleet.strangers,
-        "unseen": fleet.unseen,
-        "changes": fleet.changes.iter().map(change).collect::<Vec<_>>(),
-        "store": store_json(store),
-        "requests": requests(facts.exposition),
-    })
+/// The document behind `GET /fleet`.
+#[derive(Debug, Serialize)]
+pub(super) struct FleetReport<'a> {
+    version: u32,
+    time_ms: u64,
+    gateway: GatewayReport<'a>,
+    links: LinksReport<'a>,
+    workers: Vec<WorkerReport>,
+    roles: RolesReport,
+    strangers: usize,
+    unseen: Option<&'a str>,
+    changes: Vec<ChangeReport>,
+    store: StoreReport,
+    requests: RequestsReport,
+}
+
+#[derive(Debug, Serialize)]
+struct GatewayReport<'a> {
+    version: &'static str,
+    model: &'a str,
+    context_tokens: u32,
+    ready: bool,
+    reason: Option<&'a str>,
+    max_inflight: usize,
+    started_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LinksReport<'a> {
+    jaeger: &'a str,
+    grafana: &'a str,
+}
+
+/// One worker in a report about the fleet.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkerReport {
+    worker: String,
+    role: &'static str,
+    prefill_share: f32,
+    state: &'static str,
+    started_ms: u64,
+    age_ms: u64,
+    model: String,
+    device: String,
+    context_tokens: u32,
+    queued_sequences: u32,
+    queued_tokens: u64,
+    running_sequences: u32,
+    sequences_max: u32,
+    pool: PoolReport,
+    speed: SpeedReport,
+}
+
+/// Pages of a worker's KV pool.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct PoolReport {
+    free: u32,
+    cached: u32,
+    leased: u32,
+    total: u32,
+    leaked: u32,
+}
+
+/// A worker's measured speed; `null` before there was something to fit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct SpeedReport {
+    prefill_token_us: Option<f64>,
+    prefill_error: Option<f32>,
+    step_ms: Option<f64>,
+    decode_error: Option<f32>,
+}
+
+#[derive(Debug, Serialize)]
+struct RolesReport {
+    prefill: RoleReport,
+    decode: RoleReport,
+}
+
+/// The workers of one role together: the figures by which prefill and decode are compared.
+#[derive(Debug, Serialize)]
+struct RoleReport {
+    workers: usize,
+    ready: usize,
+    queued_sequences: u64,
+    queued_tokens: u64,
+    running_sequences: u64,
+    sequences_max: u64,
+    pages_leased: u64,
+    pages_cached: u64,
+    pages_total: u64,
+    backlog_ms: Option<f64>,
+    step_ms: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct ChangeReport {
+    at_ms: u64,
+    worker: String,
+    what: &'static str,
+    from: Value,
+    to: Value,
+}
+
+/// The store in a report about the fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum StoreReport {
+    /// The store's reply.
+    #[expect(missing_docs, reason = "the fields are those of the store's reply")]
+    Known { streams: u32, blocks: u64, bytes: u64, leased: u64, evicted: u64, caught_up: bool },
+    /// The store did not reply.
+    Unknown {
+        /// The reason.
+        error: String,
+    },
+}
+
+/// Counts since the start of the gateway. They are numbers with a fraction because JavaScript and
+/// Prometheus have no others.
+#[derive(Debug, Serialize)]
+struct RequestsReport {
+    running: f64,
+    answered: BTreeMap<u16, f64>,
+    prompt_tokens: f64,
+    cached_tokens: f64,
+    generation_tokens: f64,
+    retries: f64,
+    ttft_s: HistogramReport,
+    itl_s: HistogramReport,
+}
+
+#[derive(Debug, Serialize)]
+struct HistogramReport {
+    count: f64,
+    /// Each finite upper bound with the number of values up to it.
+    buckets: Vec<[f64; 2]>,
+}
+
+impl<'a> FleetReport<'a> {
+    /// Returns the document that says `facts`.
+    pub(super) fn new(facts: &'a Facts<'a>) -> Self {
+        let Sight { fleet, store, retries } = facts.sight;
+        let states = || fleet.workers.iter().map(|(state, _)| state);
+        Self {
+            version: VERSION,
+            time_ms: epoch_ms(facts.now),
+            gateway: GatewayReport {
+                version: env!("CARGO_PKG_VERSION"),
+                model: facts.model,
+                context_tokens: facts.context_tokens,
+                ready: facts.readiness.is_ok(),
+                reason: facts.readiness.as_ref().err().map(String::as_str),
+                max_inflight: facts.max_inflight,
+                started_ms: epoch_ms(facts.started),
+            },
+            links: LinksReport { jaeger: &facts.links.jaeger, grafana: &facts.links.grafana },
+            workers: fleet
+                .workers
+                .iter()
+                .map(|(state, age)| WorkerReport::new(state, *age))
+                .collect(),
+            roles: RolesReport {
+                prefill: RoleReport::new(states().filter(|state| state.role == Role::Prefill)),
+                decode: RoleReport::new(states().filter(|state| state.role == Role::Decode)),
+            },
+            strangers: fleet.strangers,
+            unseen: fleet.unseen.as_deref(),
+            changes: fleet.changes.iter().map(ChangeReport::new).collect(),
+            store: StoreReport::new(store.clone()),
+            requests: RequestsReport::new(facts.metrics, *retries),
+        }
+    }
 }
 
 fn epoch_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-fn worker(state: &WorkerState, age_ms: u64) -> Value {
-    let WorkerState { pool, speed, .. } = state;
-    json!({
-        "worker": state.worker.as_str(),
-        "role": state.role.as_str(),
-        "prefill_share": state.prefill_share,
-        "state": state.state_word(),
-        "started_ms": state.epoch,
-        "age_ms": age_ms,
-        "model": state.model,
-        "device": state.device,
-        "context_tokens": state.context_tokens,
-        "queued_sequences": state.queued_sequences,
-        "queued_tokens": state.queued_tokens,
-        "running_sequences": state.running_sequences,
-        "sequences_max": state.sequences_max,
-        "pool": {
-            "free": pool.free, "cached": pool.cached, "leased": pool.leased,
-            "total": pool.total, "leaked": pool.leaked,
-        },
-        "speed": {
-            "prefill_token_us": prefill_token_us(state),
-            "prefill_error": measured(&speed.prefill).map(|cost| cost.error),
-            "step_ms": step_ms(state),
-            "decode_error": measured(&speed.decode).map(|cost| cost.error),
-        },
-    })
+impl WorkerReport {
+    /// Returns the report of a worker that published `state` an `age` ago.
+    pub fn new(state: &WorkerState, age: Duration) -> Self {
+        let PoolState { free, cached, leased, total, leaked } = state.pool;
+        Self {
+            worker: state.worker.to_string(),
+            role: state.role.as_str(),
+            prefill_share: state.prefill_share,
+            state: state.state_word(),
+            started_ms: state.epoch,
+            age_ms: age.as_millis() as u64,
+            model: state.model.clone(),
+            device: state.device.clone(),
+            context_tokens: state.context_tokens,
+            queued_sequences: state.queued_sequences,
+            queued_tokens: state.queued_tokens,
+            running_sequences: state.running_sequences,
+            sequences_max: state.sequences_max,
+            pool: PoolReport { free, cached, leased, total, leaked },
+            speed: SpeedReport {
+                prefill_token_us: prefill_token_us(state),
+                prefill_error: measured(&state.speed.prefill).map(|cost| cost.error),
+                step_ms: step_ms(state),
+                decode_error: measured(&state.speed.decode).map(|cost| cost.error),
+            },
+        }
+    }
 }
 
 /// Nothing is known until there was something to fit.
@@ -108,23 +252,24 @@ fn prefill_token_us(state: &WorkerState) -> Option<f64> {
         .map(|cost| f64::from(cost.us(1.0, tokens, tokens * tokens / 2.0) / tokens))
 }
 
-/// The workers of one role together: what prefill and decode are compared by.
-fn role<'a>(states: impl Iterator<Item = &'a WorkerState> + Clone) -> Value {
-    let ready = || states.clone().filter(|state| state.ready && !state.draining);
-    let sum = |of: fn(&WorkerState) -> u64| states.clone().map(of).sum::<u64>();
-    json!({
-        "workers": states.clone().count(),
-        "ready": ready().count(),
-        "queued_sequences": sum(|state| state.queued_sequences.into()),
-        "queued_tokens": sum(|state| state.queued_tokens),
-        "running_sequences": sum(|state| state.running_sequences.into()),
-        "sequences_max": sum(|state| state.sequences_max.into()),
-        "pages_leased": sum(|state| state.pool.leased.into()),
-        "pages_cached": sum(|state| state.pool.cached.into()),
-        "pages_total": sum(|state| state.pool.total.into()),
-        "backlog_ms": mean(ready().map(backlog_ms)),
-        "step_ms": mean(ready().map(step_ms)),
-    })
+impl RoleReport {
+    fn new<'a>(states: impl Iterator<Item = &'a WorkerState> + Clone) -> Self {
+        let ready = || states.clone().filter(|state| state.ready && !state.draining);
+        let sum = |of: fn(&WorkerState) -> u64| states.clone().map(of).sum::<u64>();
+        Self {
+            workers: states.clone().count(),
+            ready: ready().count(),
+            queued_sequences: sum(|state| state.queued_sequences.into()),
+            queued_tokens: sum(|state| state.queued_tokens),
+            running_sequences: sum(|state| state.running_sequences.into()),
+            sequences_max: sum(|state| state.sequences_max.into()),
+            pages_leased: sum(|state| state.pool.leased.into()),
+            pages_cached: sum(|state| state.pool.cached.into()),
+            pages_total: sum(|state| state.pool.total.into()),
+            backlog_ms: mean(ready().map(backlog_ms)),
+            step_ms: mean(ready().map(step_ms)),
+        }
+    }
 }
 
 /// How long the prompts that wait at a worker will take it.
@@ -153,59 +298,67 @@ fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     (0.0 < count).then(|| sum / count)
 }
 
-fn change(change: &Change) -> Value {
-    let (what, from, to) = match change.what {
-        What::Up(role) => ("up", Value::Null, role.as_str().into()),
-        What::Restarted => ("restarted", Value::Null, Value::Null),
-        What::Role { from, to } => ("role", from.as_str().into(), to.as_str().into()),
-        What::Share { from, to } => ("share", from.into(), to.into()),
-        What::Ready => ("ready", Value::Null, Value::Null),
-        What::NotReady => ("not ready", Value::Null, Value::Null),
-        What::Draining => ("draining", Value::Null, Value::Null),
-        What::Gone => ("gone", Value::Null, Value::Null),
-    };
-    json!({
-        "at_ms": epoch_ms(change.at), "worker": change.worker.as_str(),
-        "what": what, "from": from, "to": to,
-    })
-}
-
-fn store_json(store: &Result<StoreStatusReply, String>) -> Value {
-    match store {
-        Ok(StoreStatusReply { streams, blocks, bytes, leased, evicted, caught_up }) => json!({
-            "streams": streams, "blocks": blocks, "bytes": bytes, "leased": leased,
-            "evicted": evicted, "caught_up": caught_up,
-        }),
-        Err(error) => json!({ "error": error }),
+impl ChangeReport {
+    fn new(change: &Change) -> Self {
+        let (what, from, to) = match change.what {
+            What::Up(role) => ("up", Value::Null, role.as_str().into()),
+            What::Restarted => ("restarted", Value::Null, Value::Null),
+            What::Role { from, to } => ("role", from.as_str().into(), to.as_str().into()),
+            What::Share { from, to } => ("share", from.into(), to.into()),
+            What::Ready => ("ready", Value::Null, Value::Null),
+            What::NotReady => ("not ready", Value::Null, Value::Null),
+            What::Draining => ("draining", Value::Null, Value::Null),
+            What::Gone => ("gone", Value::Null, Value::Null),
+        };
+        Self { at_ms: epoch_ms(change.at), worker: change.worker.to_string(), what, from, to }
     }
 }
 
-fn requests(exposition: &str) -> Value {
-    let total = |name| counters::total(exposition, name);
-    json!({
-        "running": total("vllm:num_requests_running"),
-        "answered": counters::by_label(exposition, "tandem_gateway_responses_total", "status"),
-        "prompt_tokens": total("vllm:prompt_tokens_total"),
-        "cached_tokens": total("tandem_gateway_cached_prompt_tokens_total"),
-        "generation_tokens": total("vllm:generation_tokens_total"),
-        "retries": total("tandem_gateway_retries_total"),
-        "ttft_s": histogram(exposition, "vllm:time_to_first_token_seconds"),
-        "itl_s": histogram(exposition, "vllm:inter_token_latency_seconds"),
-    })
+impl StoreReport {
+    /// Returns the report of the store's reply, or of the reason why there is none.
+    pub fn new(reply: Result<StoreStatusReply, String>) -> Self {
+        match reply {
+            Ok(StoreStatusReply { streams, blocks, bytes, leased, evicted, caught_up }) => {
+                Self::Known { streams, blocks, bytes, leased, evicted, caught_up }
+            }
+            Err(error) => Self::Unknown { error },
+        }
+    }
 }
 
-/// `{"count": n, "buckets": [[upper bound, values up to it], …]}`
-fn histogram(exposition: &str, name: &str) -> Value {
-    let (buckets, count) = counters::histogram(exposition, name);
-    let buckets: Vec<[f64; 2]> = buckets.into_iter().map(|(le, count)| [le, count]).collect();
-    json!({ "count": count, "buckets": buckets })
+impl RequestsReport {
+    fn new(metrics: &HttpMetrics, retries: u64) -> Self {
+        Self {
+            running: metrics.running.get() as f64,
+            answered: metrics
+                .responses_by_status()
+                .into_iter()
+                .map(|(status, count)| (status, count as f64))
+                .collect(),
+            prompt_tokens: metrics.prompt_tokens.get() as f64,
+            cached_tokens: metrics.cached_tokens.get() as f64,
+            generation_tokens: metrics.generation_tokens.get() as f64,
+            retries: retries as f64,
+            ttft_s: HistogramReport::new(&metrics.ttft_seconds),
+            itl_s: HistogramReport::new(&metrics.itl_seconds),
+        }
+    }
+}
+
+impl HistogramReport {
+    fn new(histogram: &CountedHistogram) -> Self {
+        let snapshot = histogram.snapshot();
+        let buckets = snapshot.buckets.iter().map(|&(bound, count)| [bound, count as f64]);
+        Self { count: snapshot.count as f64, buckets: buckets.collect() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use protocol::{PoolState, Speed};
+    use chassis::Trace;
+    use chassis::metrics::Registry;
+    use protocol::Speed;
+    use serde_json::json;
 
     use super::*;
     use crate::dispatch::fleet::{FleetView, test_state};
@@ -218,9 +371,13 @@ mod tests {
         WorkerState { speed, pool, queued_tokens, running_sequences: 3, ..test_state(name, role) }
     }
 
-    fn written(sight: &Sight, exposition: &str) -> Value {
+    fn metrics() -> HttpMetrics {
+        HttpMetrics::new(&mut Registry::default(), "tiny")
+    }
+
+    fn written(sight: &Sight, metrics: &HttpMetrics) -> Value {
         let links = LinksSettings { jaeger: "http://j".to_owned(), grafana: String::new() };
-        report(&Facts {
+        let facts = Facts {
             now: UNIX_EPOCH + Duration::from_millis(5_000),
             started: UNIX_EPOCH + Duration::from_millis(1_000),
             model: "tiny",
@@ -229,8 +386,9 @@ mod tests {
             readiness: Err("no worker is there".to_owned()),
             links: &links,
             sight,
-            exposition,
-        })
+            metrics,
+        };
+        serde_json::to_value(FleetReport::new(&facts)).unwrap()
     }
 
     fn sight(workers: Vec<WorkerState>) -> Sight {
@@ -239,18 +397,21 @@ mod tests {
         Sight {
             fleet: FleetView { workers, ..FleetView::default() },
             store: Err("silent".to_owned()),
+            retries: 0,
         }
     }
 
     #[test]
     fn nobody_there_is_said_as_such() {
-        let report = written(&sight(Vec::new()), "");
+        let report = written(&sight(Vec::new()), &metrics());
         assert_eq!((&report["version"], &report["time_ms"]), (&json!(1), &json!(5_000)));
         assert_eq!(report["workers"], json!([]));
         assert_eq!(report["roles"]["prefill"]["backlog_ms"], Value::Null);
         assert_eq!(report["gateway"]["reason"], "no worker is there");
         assert_eq!(report["store"], json!({ "error": "silent" }));
-        assert_eq!(report["requests"]["ttft_s"], json!({ "count": 0.0, "buckets": [] }));
+        let ttft_s = &report["requests"]["ttft_s"];
+        assert_eq!(ttft_s["count"], 0.0);
+        assert!(ttft_s["buckets"].as_array().unwrap().iter().all(|bucket| bucket[1] == 0.0));
         assert_eq!(report["links"], json!({ "jaeger": "http://j", "grafana": "" }));
     }
 
@@ -265,7 +426,7 @@ mod tests {
                 fast("d1", Role::Decode, 0),
                 draining,
             ]),
-            "",
+            &metrics(),
         );
         let prefill = &report["roles"]["prefill"];
         assert_eq!((&prefill["workers"], &prefill["queued_tokens"]), (&json!(2), &json!(1_000)));
@@ -300,7 +461,7 @@ mod tests {
             evicted: 5,
             caught_up: true,
         });
-        let report = written(&sight, "");
+        let report = written(&sight, &metrics());
         let expected = json!([{
             "at_ms": 7, "worker": "w", "what": "role", "from": "prefill", "to": "decode",
         }]);
@@ -313,18 +474,30 @@ mod tests {
 
     #[test]
     fn counters_are_those_of_the_metrics() {
-        let exposition = "vllm:num_requests_running{model_name=\"m\"} 3\n\
-            tandem_gateway_responses_total{endpoint=\"/a\",status=\"200\"} 7\n\
-            vllm:generation_tokens_total{model_name=\"m\"} 90\n\
-            vllm:time_to_first_token_seconds_bucket{le=\"0.1\",model_name=\"m\"} 6\n\
-            vllm:time_to_first_token_seconds_bucket{le=\"+Inf\",model_name=\"m\"} 7\n\
-            vllm:time_to_first_token_seconds_count{model_name=\"m\"} 7\n";
-        let requests = &written(&sight(Vec::new()), exposition)["requests"];
+        let metrics = metrics();
+        metrics.running.set(3);
+        for _ in 0..7 {
+            metrics.answered("/v1/completions", 200);
+        }
+        metrics.answered("/v1/chat/completions", 429);
+        metrics.generation_tokens.inc_by(90);
+        for ttft_ms in [99, 100, 100, 40, 50, 60, 101] {
+            metrics.ttft_seconds.observe_duration(Duration::from_millis(ttft_ms), &Trace::off());
+        }
+        let sight = Sight { retries: 2, ..sight(Vec::new()) };
+        let requests = &written(&sight, &metrics)["requests"];
         assert_eq!(
             (&requests["running"], &requests["answered"]["200"]),
             (&json!(3.0), &json!(7.0))
         );
+        assert_eq!(
+            (&requests["answered"]["429"], &requests["retries"]),
+            (&json!(1.0), &json!(2.0))
+        );
         assert_eq!(requests["generation_tokens"], 90.0);
-        assert_eq!(requests["ttft_s"], json!({ "count": 7.0, "buckets": [[0.1, 6.0]] }));
+        assert_eq!(requests["ttft_s"]["count"], 7.0);
+        let buckets = requests["ttft_s"]["buckets"].as_array().unwrap();
+        assert!(buckets.contains(&json!([0.1, 6.0])) && buckets.contains(&json!([0.15, 7.0])));
+        assert_eq!(buckets.last(), Some(&json!([2560.0, 7.0])));
     }
 }

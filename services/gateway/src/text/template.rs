@@ -17,7 +17,6 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
-
 /// Steps of one rendering; a conversation of 4,096 messages takes about a tenth.
 const FUEL: u64 = 4_000_000;
 /// Longest rendered conversation.
@@ -83,9 +82,8 @@ impl ChatTemplate {
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format: String| {
-            strftime(SystemTime::now(), &format)
-        });
+        environment
+            .add_function("strftime_now", |format: String| strftime(SystemTime::now(), &format));
         environment.add_filter("tojson", to_json);
         environment
             .add_template_owned(NAME, without_generation_tags(source))

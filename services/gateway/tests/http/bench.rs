@@ -240,7 +240,7 @@ impl Backend for Scripted {
         let mut record = self.record.lock().unwrap();
         record.looks += 1;
         let fleet = record.fleet.clone();
-        Box::pin(async { Sight { fleet, store: Err("there is none".to_owned()) } })
+        Box::pin(async { Sight { fleet, store: Err("there is none".to_owned()), retries: 0 } })
     }
 }
 
