@@ -51,7 +51,7 @@ pub struct Generation {
     /// Its identity, drawn at random.
     pub request: RequestId,
     /// The prompt.
-    pub prompt: Vec<TokenId>,
+    pub prompt: Arc<[TokenId]>,
     /// How to choose tokens.
     pub sampling: Sampling,
     /// When to stop.

@@ -8,7 +8,7 @@ mod events;
 mod report;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::State;
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use chassis::StopToken;
 use chassis::settings::LinksSettings;
 use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 
 use self::report::FleetReport;
 pub use self::report::{StoreReport, WorkerReport};

@@ -99,7 +99,7 @@ fn generations(text: &Text, work: &Work, first: RequestId, times: &Times) -> Vec
             sampling.seed = choice_seed(seed, choice);
             generations.push(Generation {
                 request,
-                prompt: prompt.tokens.clone(),
+                prompt: Arc::clone(&prompt.tokens),
                 sampling,
                 stopping: Stopping {
                     max_tokens: *max_tokens,

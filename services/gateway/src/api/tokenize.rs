@@ -31,7 +31,7 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> R
         Ok(json!({
             "count": prepared.tokens.len(),
             "max_model_len": app.max_model_len(),
-            "tokens": prepared.tokens,
+            "tokens": prepared.tokens[..],
         }))
     })
     .await

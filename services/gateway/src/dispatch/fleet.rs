@@ -265,42 +265,11 @@ impl Known {
     }
 }
 
-/// A worker that is ready and does nothing.
-#[cfg(test)]
-pub(crate) fn test_state(name: &str, role: protocol::Role) -> WorkerState {
-    use protocol::{ModelFingerprint, PoolState, Speed};
-
-    let files = FileDigest([1; 32]);
-    WorkerState {
-        worker: name.parse().unwrap(),
-        role,
-        prefill_share: 0.5,
-        step_tokens: 256,
-        epoch: 1,
-        ready: true,
-        draining: false,
-        model: "tiny".to_owned(),
-        files,
-        fingerprint: ModelFingerprint::new(files, "f16"),
-        context_tokens: 2_048,
-        device: "cpu".to_owned(),
-        queued_sequences: 0,
-        queued_tokens: 0,
-        queued_pairs: 0,
-        running_sequences: 0,
-        running_tokens: 0,
-        sequences_max: 8,
-        pool: PoolState { free: 128, total: 128, ..PoolState::default() },
-        speed: Speed::default(),
-        health_address: String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use protocol::Role;
+    use testbed::idle_worker as state;
 
-    use super::test_state as state;
     use super::*;
 
     const NEED: Need = Need { tokens: 64, cached_tokens: 0, output_tokens: 8 };

@@ -135,8 +135,9 @@ fn standing(state: &WorkerState) -> Standing {
 mod tests {
     use std::time::UNIX_EPOCH;
 
+    use testbed::idle_worker;
+
     use super::*;
-    use crate::dispatch::fleet::test_state;
 
     fn whats(history: &History) -> Vec<What> {
         history.changes().into_iter().map(|change| change.what).collect()
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn only_what_changed_is_noted() {
         let mut history = History::default();
-        let first = test_state("w", Role::Prefill);
+        let first = idle_worker("w", Role::Prefill);
         let busy = WorkerState { running_sequences: 3, ..first.clone() };
         let role = WorkerState { role: Role::Decode, prefill_share: 0.0, ..busy.clone() };
         let draining = WorkerState { draining: true, ..role.clone() };
@@ -173,7 +174,7 @@ mod tests {
     #[test]
     fn a_share_that_drifts_in_small_steps_is_noted_when_it_has_gone_far() {
         let mut history = History::default();
-        let mut before = WorkerState { prefill_share: 0.5, ..test_state("w", Role::Prefill) };
+        let mut before = WorkerState { prefill_share: 0.5, ..idle_worker("w", Role::Prefill) };
         history.seen(None, &before, UNIX_EPOCH);
         for step in 1..=4 {
             let share = 0.5 + 0.02 * step as f32;
@@ -191,7 +192,7 @@ mod tests {
     fn the_list_is_bounded_and_keeps_the_newest() {
         let mut history = History::default();
         for index in 0..CHANGES_MAX + 5 {
-            let state = test_state(&format!("w{index}"), Role::Decode);
+            let state = idle_worker(&format!("w{index}"), Role::Decode);
             history.seen(None, &state, UNIX_EPOCH);
         }
         let changes = history.changes();

@@ -310,7 +310,7 @@ impl Drive {
             sent_us: epoch_us(sent),
             gateway: self.shared.gateway.clone(),
             leg,
-            prompt: generation.prompt.clone(),
+            prompt: generation.prompt.to_vec(),
             output: self.journey.output().to_vec(),
             sampling: generation.sampling.clone(),
             stopping: generation.stopping.clone(),

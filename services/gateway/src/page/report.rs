@@ -359,16 +359,17 @@ mod tests {
     use chassis::metrics::Registry;
     use protocol::Speed;
     use serde_json::json;
+    use testbed::idle_worker;
 
     use super::*;
-    use crate::dispatch::fleet::{FleetView, test_state};
+    use crate::dispatch::fleet::FleetView;
 
     fn fast(name: &str, role: Role, queued_tokens: u64) -> WorkerState {
         let cost =
             |step_us, item_us| StepCost { step_us, item_us, pair_us: 0.0, error: 0.25, steps: 9 };
         let speed = Speed { prefill: cost(0.0, 500.0), decode: cost(2_000.0, 1_000.0) };
         let pool = PoolState { free: 60, cached: 30, leased: 38, total: 128, leaked: 0 };
-        WorkerState { speed, pool, queued_tokens, running_sequences: 3, ..test_state(name, role) }
+        WorkerState { speed, pool, queued_tokens, running_sequences: 3, ..idle_worker(name, role) }
     }
 
     fn metrics() -> HttpMetrics {
@@ -417,7 +418,7 @@ mod tests {
 
     #[test]
     fn roles_are_summed_and_priced_by_what_was_measured() {
-        let unmeasured = test_state("p2", Role::Prefill);
+        let unmeasured = idle_worker("p2", Role::Prefill);
         let draining = WorkerState { draining: true, ..fast("d2", Role::Decode, 0) };
         let report = written(
             &sight(vec![

@@ -68,7 +68,7 @@ pub(crate) enum Prompt {
 /// A prompt, ready to be sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Prepared {
-    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) tokens: Arc<[TokenId]>,
     /// The prompt as text, for `echo`.
     pub(crate) text: String,
     /// The first token was put there by us and has no place in the text.
@@ -182,7 +182,7 @@ impl Text {
             }
             Prompt::Tokens(tokens) => {
                 let text = self.vocabulary.decode(&tokens);
-                self.nonempty(Prepared { tokens, text, bos_added: false }, "prompt")
+                self.nonempty(Prepared { tokens: tokens.into(), text, bos_added: false }, "prompt")
             }
         }
     }
@@ -195,7 +195,7 @@ impl Text {
         if let Some(bos) = bos {
             tokens.insert(0, bos);
         }
-        self.nonempty(Prepared { tokens, text, bos_added: bos.is_some() }, param)
+        self.nonempty(Prepared { tokens: tokens.into(), text, bos_added: bos.is_some() }, param)
     }
 
     fn nonempty(&self, prepared: Prepared, param: &str) -> Result<Prepared, ApiError> {

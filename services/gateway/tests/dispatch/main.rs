@@ -16,14 +16,14 @@ use gateway::dispatch::fleet::Fleet;
 use gateway::dispatch::{DispatchLimits, Dispatcher, Generation, Piece, Running};
 use protocol::*;
 use scheduling::admission::AdmissionLimits;
+use testbed::{PATIENCE, eventually, soon};
 use tokio::task::JoinSet;
 
 use worker::{Script, Worker, files, token_at};
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
 struct Bench {
     dispatcher: Dispatcher,
+    fleet: Fleet,
     bus: Bus,
     workers: JoinSet<()>,
     _tasks: Tasks,
@@ -35,11 +35,19 @@ impl Bench {
         let server = tokio::task::spawn_blocking(testbed::nats).await.unwrap()?;
         let bus = connect(&server, "gateway").await;
         let gateway = "gateway-1".parse().unwrap();
-        let dispatcher = Dispatcher::new(bus, Fleet::new(files()), gateway, limits);
+        let fleet = Fleet::new(files());
+        let dispatcher = Dispatcher::new(bus, fleet.clone(), gateway, limits);
         let mut tasks = Tasks::new();
         dispatcher.spawn(&mut tasks, Tracer::off()).await.unwrap();
         let bus = connect(&server, "workers").await;
-        Some(Self { dispatcher, bus, workers: JoinSet::new(), _tasks: tasks, _server: server })
+        Some(Self {
+            dispatcher,
+            fleet,
+            bus,
+            workers: JoinSet::new(),
+            _tasks: tasks,
+            _server: server,
+        })
     }
 
     async fn worker(&mut self, name: &str, role: Role, script: Script) -> Worker {
@@ -50,29 +58,20 @@ impl Bench {
     async fn pair(&mut self, prefill: Script, decode: Script) -> (Worker, Worker) {
         let p = self.worker("p", Role::Prefill, prefill).await;
         let d = self.worker("d", Role::Decode, decode).await;
-        self.settle().await;
+        self.sees(2).await;
         (p, d)
     }
 
-    /// Waits until a split placement is possible, or any at all.
-    async fn settle(&self) {
-        eventually("a worker is seen", || self.dispatcher.readiness().is_ok()).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    /// Waits until the gateway can place requests on this many workers.
+    async fn sees(&self, workers: usize) {
+        let seen = async || self.fleet.view().workers.len() == workers;
+        eventually(&format!("{workers} workers are seen"), seen).await;
     }
 }
 
 async fn connect(server: &testbed::NatsServer, name: &str) -> Bus {
     let (url, name) = (server.url().into(), name.to_owned());
     Bus::connect(BusOptions { url, name, connect_timeout: PATIENCE }).await.unwrap()
-}
-
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 fn generation(max_tokens: u32) -> Generation {
@@ -94,7 +93,7 @@ fn generation(max_tokens: u32) -> Generation {
 }
 
 async fn next(running: &mut Running) -> Option<Piece> {
-    tokio::time::timeout(PATIENCE, running.next()).await.expect("a piece in time")
+    soon("a piece comes", running.next()).await
 }
 
 /// Runs to the end: the tokens, and the failure if it ends with one.
@@ -125,7 +124,7 @@ async fn check_whole_answer(bench: &Bench, generation: Generation) {
 
 async fn check_free(workers: &[&Worker]) {
     for worker in workers {
-        let free = || worker.seen.lock().unwrap().active.is_empty();
+        let free = async || worker.seen.lock().unwrap().active.is_empty();
         eventually(&format!("{} is free", worker.id), free).await;
     }
 }
@@ -156,7 +155,7 @@ async fn a_request_runs_on_two_workers_with_its_trace() {
     assert!(seen.iter().all(|(_, sent)| sent.as_deref() == Some(&trace)));
     check_free(&[&p, &d]).await;
     assert!([&p, &d].iter().all(|worker| worker.seen.lock().unwrap().cancels.is_empty()));
-    eventually("nothing is in flight", || bench.dispatcher.inflight() == 0).await;
+    eventually("nothing is in flight", async || bench.dispatcher.inflight() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +212,7 @@ async fn lost_and_repeated_tokens_reach_the_client_once_each() {
     check_whole_answer(&bench, generation(20)).await;
     bench.worker("d2", Role::Decode, d2).await;
     bench.worker("p2", Role::Prefill, repeats).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    bench.sees(4).await;
     for _ in 0..4 {
         check_whole_answer(&bench, generation(20)).await;
     }
@@ -225,7 +224,7 @@ async fn a_decode_worker_that_dies_is_replaced_in_mid_stream() {
     let dies = Script { die_at: Some(9), ..Script::default() };
     let (p, _) = bench.pair(Script::default(), dies).await;
     let heir = bench.worker("e", Role::Decode, Script::default()).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    bench.sees(3).await;
     check_whole_answer(&bench, generation(30)).await;
     let jobs = heir.seen.lock().unwrap().jobs.clone();
     assert_eq!((jobs.len(), jobs[0].0.output.len(), jobs[0].0.key.attempt), (1, 9, Attempt(1)));
@@ -269,7 +268,7 @@ async fn refusals_come_before_the_stream_begins() {
     // The decode worker is full: prefill does both.
     check_whole_answer(&bench, generation(4)).await;
     check_free(&[&p, &d]).await;
-    let long = Generation { prompt: vec![1; 3_000], ..generation(4) };
+    let long = Generation { prompt: vec![1; 3_000].into(), ..generation(4) };
     let long = bench.dispatcher.start(long).await.err().expect("it fits nowhere");
     assert_eq!(long.class, ErrorClass::Invalid);
     p.die();
@@ -299,7 +298,7 @@ async fn a_client_that_leaves_frees_both_workers() {
     let reasons: Vec<_> =
         d.seen.lock().unwrap().cancels.iter().map(|cancel| cancel.reason).collect();
     assert_eq!(reasons, [CancelReason::ClientGone, CancelReason::StopString]);
-    eventually("nothing is in flight", || bench.dispatcher.inflight() == 0).await;
+    eventually("nothing is in flight", async || bench.dispatcher.inflight() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,7 +321,7 @@ async fn a_client_that_does_not_read_is_given_up() {
     let mut bench = bench!(DispatchLimits { unread_max: 8, ..DispatchLimits::default() });
     let (p, d) = bench.pair(Script::default(), Script::default()).await;
     let mut running = bench.dispatcher.start(generation(2_000)).await.unwrap();
-    eventually("it is cancelled", || !d.seen.lock().unwrap().cancels.is_empty()).await;
+    eventually("it is cancelled", async || !d.seen.lock().unwrap().cancels.is_empty()).await;
     assert_eq!(d.seen.lock().unwrap().cancels[0].reason, CancelReason::ClientGone);
     check_free(&[&p, &d]).await;
     // What was buffered is still in order.

@@ -119,27 +119,11 @@ impl Worker {
 
     fn state(&self) -> WorkerState {
         WorkerState {
-            worker: self.id.clone(),
-            role: self.role,
-            prefill_share: 0.5,
-            step_tokens: 256,
-            epoch: 1,
-            ready: true,
-            draining: false,
-            model: "none".to_owned(),
             files: files(),
             fingerprint: ModelFingerprint::new(files(), "f16"),
-            context_tokens: 2_048,
-            device: "none".to_owned(),
-            queued_sequences: 0,
-            queued_tokens: 0,
-            queued_pairs: 0,
-            running_sequences: 0,
-            running_tokens: 0,
             sequences_max: 64,
             pool: PoolState { free: 4_096, total: 4_096, ..PoolState::default() },
-            speed: Speed::default(),
-            health_address: String::new(),
+            ..testbed::idle_worker(self.id.as_str(), self.role)
         }
     }
 

@@ -71,7 +71,7 @@ async fn choices_are_numbered_by_prompt_and_n_and_the_prompt_counts_once() {
     assert_eq!(seeds[0], 9);
     assert_ne!(seeds[0], seeds[1]);
     assert_eq!(seeds[..2], seeds[2..]);
-    assert_eq!(generations[2].prompt, [120]);
+    assert_eq!(generations[2].prompt[..], [120]);
     let requests: std::collections::BTreeSet<_> = generations.iter().map(|it| it.request).collect();
     assert_eq!(requests.len(), 4);
 }

@@ -413,13 +413,3 @@ pub(crate) fn merged(mut base: Value, over: Value) -> Value {
     }
     base
 }
-
-pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let waiting = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let patience = Duration::from_secs(20);
-    tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
-}

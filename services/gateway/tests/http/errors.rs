@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use protocol::ErrorClass;
 use serde_json::{Value, json};
+use testbed::eventually;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::bench::{Bench, Plan, chat_body, completion_body, eventually, limits, merged};
+use crate::bench::{Bench, Plan, chat_body, completion_body, limits, merged};
 
 #[tokio::test]
 async fn each_class_of_refusal_has_its_status() {
@@ -136,7 +137,7 @@ async fn more_requests_than_places_are_refused_at_once() {
     assert_eq!(response.status(), 429);
     assert!(response.headers().contains_key("retry-after"));
     drop(first);
-    eventually("the place is free", || !bench.backend.given_up().is_empty()).await;
+    eventually("the place is free", async || !bench.backend.given_up().is_empty()).await;
     assert_eq!(bench.complete(json!({})).await.0, 200);
 }
 

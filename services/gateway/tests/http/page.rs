@@ -7,35 +7,20 @@ use gateway::dispatch::history::{Change, What};
 use gateway::page::WATCHERS_MAX;
 use protocol::*;
 use serde_json::{Value, json};
+use testbed::{PATIENCE, eventually, soon};
 
-use crate::bench::{Bench, eventually};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::bench::Bench;
 
 fn worker(name: &str, role: Role) -> WorkerState {
-    let files = FileDigest([7; 32]);
     WorkerState {
-        worker: name.parse().unwrap(),
-        role,
         prefill_share: 1.0,
-        step_tokens: 256,
         epoch: 1_700_000_000_000,
-        ready: true,
-        draining: false,
         model: "<img src=x onerror=alert(1)>".to_owned(),
-        files,
-        fingerprint: ModelFingerprint::new(files, "f16"),
         context_tokens: 256,
-        device: "cpu".to_owned(),
-        queued_sequences: 0,
-        queued_tokens: 0,
-        queued_pairs: 0,
         running_sequences: 1,
-        running_tokens: 0,
-        sequences_max: 8,
         pool: PoolState { free: 120, cached: 5, leased: 3, total: 128, leaked: 0 },
-        speed: Speed::default(),
         health_address: "127.0.0.1:1".to_owned(),
+        ..testbed::idle_worker(name, role)
     }
 }
 
@@ -51,7 +36,7 @@ fn fleet() -> FleetView {
 
 /// The next state of a stream.
 async fn next(stream: &mut reqwest::Response) -> Option<Value> {
-    let chunk = tokio::time::timeout(PATIENCE, stream.chunk()).await.unwrap().unwrap()?;
+    let chunk = soon("a state comes", stream.chunk()).await.unwrap()?;
     let text = String::from_utf8(chunk.to_vec()).unwrap();
     let data = text.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap();
     Some(serde_json::from_str(data).unwrap())
@@ -166,10 +151,10 @@ async fn a_browser_is_shown_the_metrics_and_prometheus_gets_its_format() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn all_who_watch_share_one_look_a_second() {
     let bench = Bench::start().await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let mut streams = Vec::new();
     for _ in 0..8 {
         let response = bench.http.get(format!("{}/fleet/events", bench.url)).send().await.unwrap();
@@ -204,12 +189,10 @@ async fn watchers_are_bounded_and_leave_their_place() {
     assert!(refused.headers().contains_key("retry-after"));
     assert_eq!(bench.get("/fleet").await.0, 200);
     drop(streams);
-    let waiting = async {
-        while bench.http.get(&url).send().await.unwrap().status() != 200 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    eventually("a place is free", async || {
+        bench.http.get(&url).send().await.unwrap().status() == 200
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -219,15 +202,15 @@ async fn a_stop_ends_the_streams_and_the_server() {
     assert!(next(&mut stream).await.is_some());
     bench.stop.cancel();
     while next(&mut stream).await.is_some() {}
-    tokio::time::timeout(PATIENCE, bench.ended()).await.unwrap();
+    soon("the server ends", bench.ended()).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn nobody_looks_when_nobody_watches() {
     let bench = Bench::start().await;
     let mut stream = bench.http.get(format!("{}/fleet/events", bench.url)).send().await.unwrap();
     assert!(next(&mut stream).await.is_some());
-    eventually("it was looked at", || 0 < bench.backend.looks()).await;
+    eventually("it was looked at", async || 0 < bench.backend.looks()).await;
     drop(stream);
     let quiet = async {
         // Two looks would fall into this time if anybody watched.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use protocol::{CancelReason, ErrorClass};
 use serde_json::{Value, json};
+use testbed::eventually;
 
-use crate::bench::{Bench, GivenUp, Plan, chat_body, completion_body, eventually, limits, merged};
+use crate::bench::{Bench, GivenUp, Plan, chat_body, completion_body, limits, merged};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -93,7 +94,7 @@ async fn characters_stay_whole_and_stop_strings_stay_back() {
     assert_eq!(contents.concat(), "é🦀 EN ");
     assert!(contents.iter().all(|content| !content.contains('\u{fffd}')), "{contents:?}");
     assert_eq!(chunks.last().unwrap()["choices"][0]["stop_reason"], "END");
-    eventually("the workers are stopped", || {
+    eventually("the workers are stopped", async || {
         bench.backend.given_up() == [GivenUp::Stopped(CancelReason::StopString)]
     })
     .await;
@@ -150,7 +151,8 @@ async fn a_failed_choice_gives_up_the_others() {
     bench.backend.then(Plan::hangs_after("a")).then(Plan::fails_after("b", ErrorClass::Internal));
     let chunks = bench.stream(COMPLETIONS, json!({ "n": 2 })).await;
     assert_eq!(chunks.last().unwrap()["error"]["code"], 500);
-    eventually("the other is given up", || bench.backend.given_up() == [GivenUp::Dropped]).await;
+    eventually("the other is given up", async || bench.backend.given_up() == [GivenUp::Dropped])
+        .await;
 }
 
 #[tokio::test]
@@ -162,8 +164,10 @@ async fn a_client_that_leaves_a_stream_gives_the_generation_up() {
     assert!(response.chunk().await.unwrap().is_some());
     assert!(bench.backend.given_up().is_empty());
     drop(response);
-    eventually("the generation is given up", || bench.backend.given_up() == [GivenUp::Dropped])
-        .await;
+    eventually("the generation is given up", async || {
+        bench.backend.given_up() == [GivenUp::Dropped]
+    })
+    .await;
     let (_, metrics) = bench.get("/metrics").await;
     assert!(metrics.contains("finished_reason=\"abort\""), "{metrics}");
 }
@@ -175,8 +179,10 @@ async fn a_client_that_leaves_before_the_answer_gives_the_generation_up() {
     let request = bench.post(COMPLETIONS, &completion_body()).send();
     let left = tokio::time::timeout(Duration::from_millis(300), request).await;
     assert!(left.is_err());
-    eventually("the generation is given up", || bench.backend.given_up() == [GivenUp::Dropped])
-        .await;
+    eventually("the generation is given up", async || {
+        bench.backend.given_up() == [GivenUp::Dropped]
+    })
+    .await;
 }
 
 #[tokio::test]
