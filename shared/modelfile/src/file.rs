@@ -2,6 +2,7 @@
 
 use crate::dtype::{DType, TensorData};
 use crate::error::ModelFileError;
+use crate::sampling::SamplingDefaults;
 use crate::shards::Shards;
 use crate::spec::{ModelSpec, STOP_TEXTS, SpecialTokens};
 use crate::table::TensorTable;
@@ -23,6 +24,8 @@ pub struct ModelFile {
     special: SpecialTokens,
     chat_template: Option<String>,
     vocabulary: Vocabulary,
+    /// `generation_config.json`; `Null` where there is none, as beside a GGUF file.
+    generation_config: Value,
     table: TensorTable,
     /// Everything that `digest` covers, in its order.
     files: Vec<PathBuf>,
@@ -61,6 +64,7 @@ impl ModelFile {
             chat_template: metadata.text("tokenizer.chat_template")?.map(str::to_owned),
             spec,
             vocabulary: Vocabulary::Gguf(metadata),
+            generation_config: Value::Null,
             files: table.parts.iter().map(|part| part.path.clone()).collect(),
             table,
         })
@@ -94,6 +98,7 @@ impl ModelFile {
             special,
             chat_template: template,
             vocabulary: Vocabulary::Json(tokenizer_json),
+            generation_config: generation_settings,
             table,
             files,
         })
@@ -117,6 +122,14 @@ impl ModelFile {
     /// Returns the tokens that begin and end texts.
     pub fn special(&self) -> &SpecialTokens {
         &self.special
+    }
+
+    /// Reads the sampling parameters that the model's publisher recommends.
+    pub fn sampling_defaults(&self) -> Result<SamplingDefaults, ModelFileError> {
+        match &self.vocabulary {
+            Vocabulary::Gguf(metadata) => SamplingDefaults::from_gguf(metadata),
+            Vocabulary::Json(_) => SamplingDefaults::from_json(&self.generation_config),
+        }
     }
 
     /// Reads a tensor; names are those of GGUF files (`blk.0.attn_q.weight`) for every format.

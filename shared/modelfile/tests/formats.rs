@@ -60,6 +60,22 @@ fn gguf_and_safetensors_describe_the_same_model() {
 }
 
 #[test]
+fn sampling_defaults_come_from_the_generation_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = TinyLlama::default().write_safetensors(dir.path()).unwrap();
+    assert!(file.sampling_defaults().unwrap().is_empty());
+    let config = r#"{ "temperature": 0.2, "top_k": 40 }"#;
+    std::fs::write(dir.path().join("generation_config.json"), config).unwrap();
+    let defaults = ModelFile::open(dir.path()).unwrap().sampling_defaults().unwrap();
+    assert_eq!((defaults.temperature, defaults.top_k, defaults.top_p), (Some(0.2), Some(40), None));
+    // What is wrong there costs the defaults, not the model.
+    let config = r#"{ "temperature": "warm" }"#;
+    std::fs::write(dir.path().join("generation_config.json"), config).unwrap();
+    let error = ModelFile::open(dir.path()).unwrap().sampling_defaults().unwrap_err();
+    assert_eq!(error.to_string(), "field temperature: is \"warm\", expected a number");
+}
+
+#[test]
 fn special_tokens_are_parsed_only_when_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let file = TinyLlama::default().write_gguf(&dir.path().join("t.gguf")).unwrap();
