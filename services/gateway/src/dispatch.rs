@@ -1,8 +1,8 @@
-//! Runs generations on workers: admits, places, sends, follows, repairs, cancels.
+//! The dispatcher: it admits generations, sends them to workers, follows, repairs and cancels them.
 //!
-//! Every generation has a task of its own that runs its [`Journey`](scheduling::journey::Journey)
-//! and performs what that says. Three more tasks feed them: tokens from the bus, presence, and the
-//! keep-alive. Nothing here decides; nothing here knows text.
+//! Every generation has a task that runs its [`Journey`](scheduling::journey::Journey) and performs
+//! the actions that the journey returns. Three more tasks feed them: tokens from the bus, presence,
+//! and the renewal of leases. The decisions are `scheduling`'s; text does not occur here.
 
 pub mod backend;
 mod client;
@@ -36,48 +36,49 @@ use tokio::task::JoinSet;
 use self::client::Client;
 pub(crate) use self::metrics::Counters;
 use self::table::Table;
-use self::task::Drive;
+use self::task::GenerationTask;
 use crate::dispatch::fleet::Fleet;
 use crate::observe::stages::StageNotes;
 
-/// Inputs that wait for a request's task. What finds no room is asked for again as a gap.
+/// Most inputs that wait for a generation's task. An input beyond that is dropped; dropped tokens are
+/// requested again as a gap.
 const INPUTS_WAITING_MAX: usize = 1_024;
-/// Blocks of prompts that are remembered: a million tokens in some 2 MiB.
+/// Most block hashes of prompts that are remembered: a million tokens in some 2 MiB.
 const PREFIX_BLOCKS_MAX: usize = 65_536;
 
 /// One choice of one client request, ready to run.
 #[derive(Clone, Debug)]
 pub struct Generation {
-    /// Its identity, drawn at random.
+    /// Its id, drawn at random.
     pub request: RequestId,
     /// The prompt.
     pub prompt: Arc<[TokenId]>,
-    /// How to choose tokens.
+    /// Sampling parameters.
     pub sampling: Sampling,
-    /// When to stop.
+    /// Stop conditions.
     pub stopping: Stopping,
     /// Alternatives to report with each token.
     pub top_logprobs: Option<u8>,
     /// Alternatives to report with each prompt token.
     pub prompt_logprobs: Option<u8>,
-    /// Whose KV blocks these are.
+    /// Scope of its KV blocks.
     pub scope: Scope,
-    /// When it becomes worthless.
+    /// Moment after which its output is useless.
     pub deadline: SystemTime,
-    /// The place of its spans: under the request's.
+    /// Trace context under the request's span.
     pub trace: Trace,
-    /// When tokenizing ended; the admit stage starts here.
+    /// End of tokenizing, where the admit stage begins.
     pub tokenized: SystemTime,
-    /// Where its stages are noted, when the client asked for them.
+    /// Stage notes, if the client asked for them.
     pub stages: Option<StageNotes>,
 }
 
-/// What a running generation yields.
+/// An event of a running generation.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
+pub enum GenerationEvent {
     /// The next token, in order, without gap or repetition; the last one carries `finish`.
     Token(TokenEvent),
-    /// It ends here, without the rest.
+    /// The generation failed; nothing follows.
     Failed(Refusal),
 }
 
@@ -88,11 +89,11 @@ pub struct DispatchLimits {
     pub admission: AdmissionLimits,
     /// Attempts, gaps, repairs.
     pub journey: JourneyLimits,
-    /// When prefill and decode run on different workers.
+    /// Policy for prefill and decode on different workers.
     pub disaggregate: Disaggregate,
-    /// Tokens that wait for a client that does not read; one more and the request is cancelled.
+    /// Most tokens that wait for a slow client; one more cancels the request.
     pub unread_max: usize,
-    /// How long running generations may go on after the stop.
+    /// Longest time that running generations may continue after the stop.
     pub drain: Duration,
 }
 
@@ -108,7 +109,7 @@ impl Default for DispatchLimits {
     }
 }
 
-/// Starts generations and runs them; cheap to clone.
+/// The dispatcher of generations; cheap to clone.
 #[derive(Clone)]
 pub struct Dispatcher {
     shared: Arc<Shared>,
@@ -121,20 +122,20 @@ struct Shared {
     limits: DispatchLimits,
     table: Table,
     counters: Counters,
-    drives: Mutex<JoinSet<()>>,
-    /// Locked for some microseconds, never across an await.
+    tasks: Mutex<JoinSet<()>>,
+    /// Locked for microseconds, never across an await.
     prefixes: Mutex<Prefixes>,
 }
 
-/// What is known of a generation when it starts.
-struct Admitted {
+/// The facts of a generation that was admitted.
+struct Admission {
     at: SystemTime,
-    /// This gateway's names of its prompt's blocks; none where nothing may be reused.
-    names: Names,
+    /// This gateway's hashes of the prompt's blocks; none if nothing may be reused.
+    hashes: Names,
 }
 
 impl Dispatcher {
-    /// A dispatcher that starts nothing before [`spawn`](Self::spawn).
+    /// Returns a dispatcher that starts nothing before [`spawn`](Self::spawn).
     pub fn new(bus: Bus, fleet: Fleet, gateway: GatewayId, limits: DispatchLimits) -> Self {
         let shared = Shared {
             bus,
@@ -143,59 +144,59 @@ impl Dispatcher {
             limits,
             table: Table::default(),
             counters: Counters::default(),
-            drives: Mutex::default(),
+            tasks: Mutex::default(),
             prefixes: Mutex::new(Prefixes::new(PREFIX_BLOCKS_MAX)),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Adds this dispatcher's counters to `/metrics`.
+    /// Adds this dispatcher's metrics to `registry`.
     pub fn register(&self, registry: &mut Registry) {
         self.shared.counters.register(registry);
     }
 
-    /// Subscribes to tokens, then follows tokens, presence and keep-alive in `tasks`. On its stop
-    /// they go on until the last generation has ended, for `limits.drain` at most. What `tracer`
-    /// hears about the worth of traces is told to everyone.
+    /// Subscribes to tokens, then follows tokens and presence and renews leases in `tasks`. After the
+    /// stop they continue until the last generation has ended, for `limits.drain` at most. Publishes the
+    /// verdicts of `tracer`, so that other services export or discard held spans.
     pub async fn spawn(&self, tasks: &mut Tasks, tracer: Tracer) -> Result<(), SubscribeError> {
         let tokens = self.shared.bus.tokens(&self.shared.gateway).await?;
         let stop = tasks.stop();
         tasks.spawn("tokens", follow::tokens(self.shared.clone(), tokens, stop.clone()));
         tasks.spawn("presence", follow::presence(self.shared.clone(), stop.clone()));
-        tasks.spawn("keep-alive", follow::keep_alive(self.shared.clone(), stop.clone()));
+        tasks.spawn("leases", follow::renew_leases(self.shared.clone(), stop.clone()));
         if tracer.is_keeping() {
-            tasks.spawn("verdicts", verdicts::tell(self.shared.bus.clone(), tracer, stop));
+            tasks.spawn("verdicts", verdicts::publish(self.shared.bus.clone(), tracer, stop));
         }
         Ok(())
     }
 
-    /// Admits a generation and waits, milliseconds as a rule, until workers have taken it. Refused
-    /// before any work where that can be; abandoning the call gives it up.
-    pub async fn start(&self, generation: Generation) -> Result<Running, Refusal> {
+    /// Admits a generation and waits until workers have accepted it, usually for milliseconds. Refuses
+    /// before any work if it can; dropping the future cancels the generation.
+    pub async fn start(&self, generation: Generation) -> Result<GenerationHandle, Refusal> {
         let shared = &self.shared;
         let (sender, inbox) = mpsc::channel(INPUTS_WAITING_MAX);
-        let names = match generation.prompt_logprobs {
-            // Scoring looks at every token.
+        let hashes = match generation.prompt_logprobs {
+            // Scoring needs every token computed.
             Some(_) => Names::of(generation.scope, &[]),
             None => Names::of(generation.scope, &generation.prompt),
         };
-        let key = self.admit(&generation, &names, sender)?;
+        let key = self.admit(&generation, &hashes, sender)?;
         let admitted = SystemTime::now();
         let stage = names::stage::ADMIT;
         generation.trace.stage(stage, generation.tokenized..admitted, []);
         if let Some(notes) = &generation.stages {
             notes.stage(stage, generation.tokenized..admitted);
         }
-        let (pieces, receiver) = mpsc::channel(shared.limits.unread_max.max(1));
+        let (events, receiver) = mpsc::channel(shared.limits.unread_max.max(1));
         let (stop, stopped) = oneshot::channel();
-        let (started, answer) = oneshot::channel();
-        let running = Running { pieces: receiver, stop: Some(stop) };
-        let client = Client::new(pieces, started, stopped);
-        let drive =
-            Drive::new(shared.clone(), generation, Admitted { at: admitted, names }, inbox, client);
-        shared.own(drive.run());
-        match answer.await {
-            Ok(Ok(())) => Ok(running),
+        let (started, accepted) = oneshot::channel();
+        let handle = GenerationHandle { events: receiver, stop: Some(stop) };
+        let client = Client::new(events, started, stopped);
+        let admission = Admission { at: admitted, hashes };
+        let task = GenerationTask::new(shared.clone(), generation, admission, inbox, client);
+        shared.spawn(task.run());
+        match accepted.await {
+            Ok(Ok(())) => Ok(handle),
             Ok(Err(refusal)) => Err(refusal),
             Err(_) => {
                 let message = format!("the task of request {key} ended");
@@ -207,17 +208,17 @@ impl Dispatcher {
     fn admit(
         &self,
         generation: &Generation,
-        names: &Names,
+        hashes: &Names,
         inbox: mpsc::Sender<Input>,
     ) -> Result<RequestId, Refusal> {
         let Shared { fleet, table, limits, bus, .. } = &*self.shared;
         if !bus.connected() {
             return Err(Refusal::new(ErrorClass::Retry, "not connected to NATS"));
         }
-        let need = self.shared.need(generation, 0, names);
-        let left = generation.deadline.duration_since(SystemTime::now()).unwrap_or_default();
+        let need = self.shared.need(generation, 0, hashes);
+        let time_left = generation.deadline.duration_since(SystemTime::now()).unwrap_or_default();
         let inflight = table.len();
-        fleet.admit(&need, inflight, left.as_millis() as u64, &limits.admission)?;
+        fleet.admit(&need, inflight, time_left.as_millis() as u64, &limits.admission)?;
         let inflight_max = limits.admission.inflight_max;
         if !table.insert(generation.request, inbox, inflight_max) {
             let retry_after_ms = fleet.retry_after().as_millis() as u32;
@@ -227,7 +228,7 @@ impl Dispatcher {
         Ok(generation.request)
     }
 
-    /// Whether a generation would succeed now; if not, why.
+    /// Returns the reason why a generation would fail now.
     pub fn readiness(&self) -> Result<(), String> {
         if !self.shared.bus.connected() {
             return Err("not connected to NATS".to_owned());
@@ -235,36 +236,36 @@ impl Dispatcher {
         self.shared.fleet.readiness()
     }
 
-    /// Generations in flight.
+    /// Returns the number of generations in flight.
     pub fn inflight(&self) -> usize {
         self.shared.table.len()
     }
 
-    /// The longest sequence that a ready worker holds.
+    /// Returns the longest sequence that a ready worker holds.
     pub fn max_model_len(&self) -> Option<u32> {
         self.shared.fleet.tokens_max()
     }
 
-    /// For `Retry-After`: when the shortest queue is expected to be empty.
+    /// Returns the time until the shortest queue is expected to be empty, for `Retry-After`.
     pub fn retry_after(&self) -> Duration {
         self.shared.fleet.retry_after()
     }
 }
 
 impl Shared {
-    /// Runs a request's task; the set reaps it, and aborts it with the dispatcher.
-    fn own(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut drives = self.drives.lock().unwrap_or_else(PoisonError::into_inner);
-        while drives.try_join_next().is_some() {}
-        drives.spawn(task);
+    /// Spawns a generation's task. The set reaps it, and aborts it with the dispatcher.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
-    /// What a generation asks of the workers after `generated` tokens.
-    fn need(&self, generation: &Generation, generated: usize, names: &Names) -> Need {
+    /// Returns the demand of a generation on workers after `generated` tokens.
+    fn need(&self, generation: &Generation, generated: usize, hashes: &Names) -> Need {
         let tokens = u32::try_from(generation.prompt.len() + generated).unwrap_or(u32::MAX);
         let generated = u32::try_from(generated).unwrap_or(u32::MAX);
         let output_tokens = generation.stopping.max_tokens.saturating_sub(generated);
-        let cached_tokens = self.prefixes().expected(names.blocks(), tokens);
+        let cached_tokens = self.prefixes().expected(hashes.blocks(), tokens);
         Need { tokens, cached_tokens, output_tokens }
     }
 
@@ -272,10 +273,10 @@ impl Shared {
         self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker is gone: nobody is sent there, and whoever depends on it goes on elsewhere.
+    /// Removes a worker that is gone; the generations that depend on it continue elsewhere.
     fn lose(&self, worker: &protocol::WorkerId) {
         self.fleet.gone(worker);
-        self.table.tell_all(|_| Input::Gone { worker: worker.clone() });
+        self.table.broadcast(|_| Input::Gone { worker: worker.clone() });
     }
 }
 
@@ -287,19 +288,19 @@ fn epoch_us(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
 }
 
-/// A generation in flight. Dropping it gives it up as [`CancelReason::ClientGone`].
-pub struct Running {
-    pieces: mpsc::Receiver<Piece>,
+/// A generation in flight. Dropping it cancels it as [`CancelReason::ClientGone`].
+pub struct GenerationHandle {
+    events: mpsc::Receiver<GenerationEvent>,
     stop: Option<oneshot::Sender<CancelReason>>,
 }
 
-impl Running {
-    /// The next piece; `None` after the last. Safe to abandon.
-    pub async fn next(&mut self) -> Option<Piece> {
-        self.pieces.recv().await
+impl GenerationHandle {
+    /// Returns the next event; `None` after the last. The future may be dropped and called again.
+    pub async fn next(&mut self) -> Option<GenerationEvent> {
+        self.events.recv().await
     }
 
-    /// Gives the rest up for `reason`.
+    /// Cancels the rest for `reason`.
     pub fn stop(mut self, reason: CancelReason) {
         if let Some(stop) = self.stop.take() {
             let _already_ended = stop.send(reason);

@@ -1,19 +1,20 @@
-//! The error envelope: `{"error":{"message","type","param","code"}}`, and which status is whose.
+//! The error envelope `{"error":{"message","type","param","code"}}`, and the HTTP status of each error
+//! class.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use protocol::{ErrorClass, Refusal};
 use serde_json::{Value, json};
 
-/// Seconds after which a refused client may try again.
+/// Default of `retry-after`, in seconds.
 const RETRY_AFTER_S: u32 = 1;
 
-/// An answer that is not a success.
+/// A response that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
     pub(crate) message: String,
-    /// The request's field that is wrong.
+    /// The field of the request that is wrong.
     pub(crate) param: Option<String>,
 }
 
@@ -22,12 +23,12 @@ impl ApiError {
         Self { status, message: message.into(), param: None }
     }
 
-    /// 400: the value of `param` is wrong.
+    /// Returns 400 for a wrong value of `param`.
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, message: message.into(), param: Some(param.into()) }
     }
 
-    /// 400: the request as a whole is wrong.
+    /// Returns 400 for a request that is wrong as a whole.
     pub(crate) fn malformed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
@@ -47,7 +48,7 @@ impl ApiError {
         }
     }
 
-    /// The envelope.
+    /// Returns the envelope.
     pub(crate) fn body(&self) -> Value {
         json!({ "error": {
             "message": self.message,
@@ -64,7 +65,7 @@ impl From<Refusal> for ApiError {
     }
 }
 
-/// The HTTP status of a class of failures.
+/// Returns the HTTP status of an error class.
 fn status(class: ErrorClass) -> StatusCode {
     match class {
         ErrorClass::Invalid => StatusCode::BAD_REQUEST,
@@ -86,7 +87,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A JSON response.
+/// Returns a JSON response.
 pub(crate) fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }

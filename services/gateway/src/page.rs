@@ -1,7 +1,7 @@
-//! The page at `/`: what the fleet does now, and a place to try it.
+//! The page at `/`: the present state of the fleet, and a chat to try it.
 //!
-//! It is plain files and one JSON document, `/fleet`, of which `/fleet/events` sends a new state
-//! every second. Nothing runs for it while nobody looks.
+//! It consists of plain files and one JSON document, `/fleet`. `/fleet/events` streams that document
+//! every second. Nothing runs while there are no readers.
 
 mod assets;
 mod events;
@@ -26,16 +26,16 @@ pub use self::report::{StoreReport, WorkerReport};
 use crate::dispatch::backend::Backend;
 use crate::error::ApiError;
 use crate::observe::HttpMetrics;
-use crate::text::Text;
+use crate::text::TextModel;
 
-/// Pages that are sent every state at the same time; a further one has to ask for each.
+/// Most readers of `/fleet/events` at the same time; a further page polls `/fleet`.
 pub const WATCHERS_MAX: usize = 64;
 
 const NO_SNIFF: (HeaderName, &str) = (header::X_CONTENT_TYPE_OPTIONS, "nosniff");
 
 /// The parts of the gateway that the page shows.
 pub(crate) struct PageParts {
-    pub(crate) text: Arc<Text>,
+    pub(crate) text: Arc<TextModel>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) http_metrics: Arc<HttpMetrics>,
     pub(crate) max_inflight: usize,
@@ -49,7 +49,7 @@ pub(crate) struct Page {
     parts: PageParts,
     started: SystemTime,
     latest: Mutex<Option<(Instant, Bytes)>>,
-    seats: Arc<Semaphore>,
+    watcher_permits: Arc<Semaphore>,
 }
 
 /// Returns the routes of the page.
@@ -77,13 +77,13 @@ async fn fleet(State(page): State<Arc<Page>>) -> Response {
 }
 
 impl Page {
-    /// Returns the state of a page that nobody has asked for yet.
+    /// Returns a page without readers.
     pub(crate) fn new(parts: PageParts) -> Self {
         Self {
             parts,
             started: SystemTime::now(),
             latest: Mutex::default(),
-            seats: Arc::new(Semaphore::new(WATCHERS_MAX)),
+            watcher_permits: Arc::new(Semaphore::new(WATCHERS_MAX)),
         }
     }
 
@@ -97,7 +97,7 @@ impl Page {
             return Ok(json.clone());
         }
         let made = Instant::now();
-        let sight = self.parts.backend.sight().await;
+        let status = self.parts.backend.status().await;
         let facts = report::Facts {
             now: SystemTime::now(),
             started: self.started,
@@ -106,7 +106,7 @@ impl Page {
             max_inflight: self.parts.max_inflight,
             readiness: self.parts.backend.readiness(),
             links: &self.parts.links,
-            sight: &sight,
+            status: &status,
             metrics: &self.parts.http_metrics,
         };
         let report = FleetReport::new(&facts);

@@ -1,4 +1,4 @@
-//! The gateway's life: load the text half of the model, listen, connect, serve, drain.
+//! The life of the gateway: load the text side of the model, listen, connect, serve, drain.
 
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,21 +20,21 @@ use crate::api::routes;
 use crate::dispatch::backend::Connecting;
 use crate::dispatch::fleet::Fleet;
 use crate::dispatch::{self, DispatchLimits, Dispatcher};
+use crate::observe::SloPolicy;
 use crate::observe::metrics::{Exposition, HttpMetrics};
-use crate::observe::slo::Judge;
-use crate::text::model::Text;
+use crate::text::TextModel;
 
 const SERVICE: &str = "gateway";
-/// How long the last spans may take to leave.
+/// Longest export of the last spans.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a request's body may take to arrive.
+/// Longest arrival of a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// What of the drain time is kept for answers to reach their clients.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Part of the drain time in which the last responses reach their clients.
+const LAST_RESPONSES: Duration = Duration::from_secs(1);
 
-/// Serves until `stop` resolves, then finishes the requests that are open.
+/// Serves until `stop` resolves, then finishes the requests in flight.
 ///
-/// Listens before it connects: without NATS it answers that it is not ready, and why.
+/// Listens before it connects: without NATS, responses give the reason why the gateway is not ready.
 pub async fn run(
     settings: Settings,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -46,27 +46,28 @@ pub async fn run(
     let telemetry = Telemetry::start(SERVICE, &instance, &settings.telemetry)?;
     let text = Arc::new(load_text(&settings).await?);
     info!(model = text.model(), address = %listener.local_addr()?, "listening");
-    let front = Front { listener, text, tracer: telemetry.tracer() };
-    let served = serve(&settings, &instance, front, stop).await;
+    let http = HttpParts { listener, text, tracer: telemetry.tracer() };
+    let served = serve(&settings, &instance, http, stop).await;
     telemetry.shutdown(FLUSH_TIMEOUT).await;
     served
 }
 
-/// Reading and digesting a model file takes a second; it must not hold up the runtime.
-async fn load_text(settings: &Settings) -> anyhow::Result<Text> {
+/// Loads the text side of the model on a blocking thread: reading and hashing its files takes a
+/// second.
+async fn load_text(settings: &Settings) -> anyhow::Result<TextModel> {
     let name = settings.model.name.clone();
     if settings.engine == "simulated" {
-        return Ok(Text::simulated(name.as_deref()));
+        return Ok(TextModel::simulated(name.as_deref()));
     }
     let path = settings.model.path.clone().context("model.path is not set")?;
     let open = move || {
         let path = provision::hub::model(&path).context("get the model")?;
-        Text::open(&path, name.as_deref()).with_context(|| format!("open {}", path.display()))
+        TextModel::open(&path, name.as_deref()).with_context(|| format!("open {}", path.display()))
     };
     tokio::task::spawn_blocking(open).await?
 }
 
-/// Every instrument of the gateway, for those who describe them.
+/// Returns every instrument of the gateway, for METRICS.md.
 pub fn instruments() -> Registry {
     let mut registry = chassis::metrics::registry(SERVICE);
     HttpMetrics::new(&mut registry, "model");
@@ -76,17 +77,17 @@ pub fn instruments() -> Registry {
     registry
 }
 
-/// What is there before NATS is.
-struct Front {
+/// The parts that exist before the NATS connection.
+struct HttpParts {
     listener: TcpListener,
-    text: Arc<Text>,
+    text: Arc<TextModel>,
     tracer: Tracer,
 }
 
 async fn serve(
     settings: &Settings,
     instance: &str,
-    Front { listener, text, tracer }: Front,
+    HttpParts { listener, text, tracer }: HttpParts,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let mut registry = chassis::metrics::registry(SERVICE);
@@ -101,7 +102,8 @@ async fn serve(
         http_metrics,
         metrics: metrics.clone(),
         tracer: tracer.clone(),
-        judge: Judge::new(&settings.telemetry),
+        slo: SloPolicy::new(&settings.telemetry),
+        record_contents: settings.telemetry.contents,
         limits: http_limits(&settings.gateway),
         links: settings.links.clone(),
         stop: tasks.stop(),
@@ -146,7 +148,7 @@ fn dispatch_limits(settings: &Settings) -> anyhow::Result<DispatchLimits> {
             inflight_max,
             queue_sequences_max: u32::try_from(settings.worker.queue_sequences).unwrap_or(u32::MAX),
         },
-        drain: settings.drain_timeout().saturating_sub(LAST_ANSWERS),
+        drain: settings.drain_timeout().saturating_sub(LAST_RESPONSES),
         disaggregate: settings.gateway.disaggregate.parse().context("gateway.disaggregate")?,
         ..default
     })

@@ -7,5 +7,5 @@ pub(crate) mod stop;
 pub(crate) mod template;
 pub(crate) mod vocabulary;
 
-pub use model::{Text, TextParts};
+pub use model::{TextModel, TextModelParts};
 pub use vocabulary::Vocabulary;

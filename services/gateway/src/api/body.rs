@@ -1,4 +1,4 @@
-//! Reads request bodies: bounded in size and time.
+//! Request bodies, read within a size and a time.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use futures::StreamExt as _;
 use crate::api::app::Limits;
 use crate::error::ApiError;
 
-/// A body that is too long is still taken in, up to this many times the limit, so that its sender
-/// reads our answer instead of seeing a reset connection.
+/// A body that is too long is drained up to this many times the limit, so that its sender reads the
+/// response instead of seeing a reset connection.
 const DRAINED_TIMES: usize = 4;
 
-/// The whole body, or 408, 413 or 400.
+/// Reads the whole body, or returns 408, 413 or 400.
 pub(crate) async fn read(body: Body, limits: &Limits) -> Result<Bytes, ApiError> {
     let Limits { max_body_bytes, body_timeout, .. } = *limits;
     match tokio::time::timeout(body_timeout, within(body, max_body_bytes)).await {
@@ -40,11 +40,11 @@ async fn within(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
         total += chunk.len();
         if total <= bytes_max {
             bytes.extend_from_slice(&chunk);
-        } else if DRAINED_TIMES * bytes_max < total {
+        } else if total > DRAINED_TIMES * bytes_max {
             break;
         }
     }
-    if bytes_max < total {
+    if total > bytes_max {
         let message = format!("body is longer than {bytes_max} bytes");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
     }

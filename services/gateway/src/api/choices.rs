@@ -1,4 +1,4 @@
-//! Starts the generations of a request and merges their steps.
+//! The choices of a request: starts their generations and merges their output.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,93 +12,113 @@ use protocol::{
 };
 use tokio::time::Instant;
 
-use crate::api::params::GenerationParams;
-use crate::dispatch::backend::{Backend, Pieces};
-use crate::dispatch::{Generation, Piece};
-use crate::observe::recorder::Account;
+use crate::api::params::CommonParams;
+use crate::dispatch::backend::{Backend, GenerationStream};
+use crate::dispatch::{Generation, GenerationEvent};
+use crate::observe::recorder::RequestRecorder;
 use crate::observe::stages::StageNotes;
-use crate::text::assembler::{Choice, ChoiceRules, Ended, Score, Step, StopReason};
-use crate::text::model::{Prepared, Text};
+use crate::text::TextModel;
+use crate::text::assembler::{
+    ChoiceAssembler, ChoiceDelta, ChoiceEnd, ChoiceRules, StopReason, TokenScore,
+};
+use crate::text::model::TokenizedPrompt;
 
-/// How much longer than the deadline the gateway waits for a generation to say that it is over.
+/// Time after the deadline within which a generation must end by itself.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A request, ready to be generated.
-pub(crate) struct Work {
-    pub(crate) params: GenerationParams,
-    /// Each with its most output tokens.
-    pub(crate) prompts: Vec<(Prepared, u32)>,
+/// A request that was parsed and tokenized.
+pub(crate) struct PreparedRequest {
+    pub(crate) params: CommonParams,
+    pub(crate) prompts: Vec<PromptBudget>,
     /// Alternatives to report with each token.
     pub(crate) top_logprobs: Option<u8>,
-    /// The prompts are part of the answer.
+    /// The prompts are part of the output.
     pub(crate) echo: bool,
 }
 
-/// When a request began, where its trace goes on, and when it must be over.
-pub(crate) struct Times {
+/// A prompt with the room for its output.
+pub(crate) struct PromptBudget {
+    pub(crate) prompt: TokenizedPrompt,
+    /// Most output tokens of a choice.
+    pub(crate) max_tokens: u32,
+}
+
+/// The time and the trace in which a request's generations run.
+pub(crate) struct RunContext {
     pub(crate) trace: Trace,
+    /// End of tokenizing.
     pub(crate) tokenized: SystemTime,
     pub(crate) timeout: Duration,
-    /// Where each choice notes its stages, when the client asked for them.
+    /// Stage notes of each choice; empty unless the client asked for stages.
     pub(crate) stages: Vec<StageNotes>,
 }
 
-/// One step of one choice, or why the choice failed.
-pub(crate) type Item = (u32, Result<Step, Refusal>);
+/// One delta of one choice, or the reason why the choice failed.
+pub(crate) struct ChoiceEvent {
+    pub(crate) index: u32,
+    pub(crate) delta: Result<ChoiceDelta, Refusal>,
+}
 
-/// The choices of a request, running. Dropping them gives them up.
+/// The running choices of a request. Dropping them cancels their generations.
 pub(crate) struct Choices {
-    /// How many there are.
     pub(crate) count: usize,
-    steps: SelectAll<BoxStream<'static, Item>>,
+    events: SelectAll<BoxStream<'static, ChoiceEvent>>,
 }
 
 /// A choice that has ended.
-pub(crate) struct Finished {
+pub(crate) struct FinishedChoice {
     pub(crate) index: u32,
     pub(crate) text: String,
-    pub(crate) scores: Vec<Score>,
-    pub(crate) ended: Ended,
+    pub(crate) scores: Vec<TokenScore>,
+    pub(crate) ended: ChoiceEnd,
 }
 
 /// Starts every choice of a request, or none: choice `prompt * n + k` is the `k`-th of its prompt.
 pub(crate) async fn start(
     backend: &Arc<dyn Backend>,
-    text: &Text,
-    work: &Work,
+    text: &TextModel,
+    request: &PreparedRequest,
     first: RequestId,
-    times: Times,
+    context: RunContext,
 ) -> Result<Choices, Refusal> {
     let rules = ChoiceRules {
         vocabulary: Arc::clone(&text.vocabulary),
-        stop: work.params.stop.clone(),
-        skip_special_tokens: work.params.skip_special_tokens,
+        stop: request.params.stop.clone(),
+        skip_special_tokens: request.params.skip_special_tokens,
     };
-    let end = Instant::now() + times.timeout + GRACE;
-    let generations = generations(text, work, first, &times);
-    let running = try_join_all(generations.into_iter().map(|it| backend.start(it))).await?;
-    let choices = work.params.choices as usize;
-    let steps = running.into_iter().enumerate().map(|(index, pieces)| {
-        let echo = work.echo.then(|| work.prompts[index / choices].0.clone());
-        let choice = Choice::new(rules.clone(), echo);
-        steps(index as u32, pieces, choice, end).boxed()
-    });
-    let steps: SelectAll<_> = steps.collect();
-    Ok(Choices { count: steps.len(), steps })
+    let end = Instant::now() + context.timeout + GRACE;
+    let generations = generations(text, request, first, &context);
+    let streams = try_join_all(generations.into_iter().map(|it| backend.start(it))).await?;
+    let choices = request.params.choices as usize;
+    let events: SelectAll<_> = streams
+        .into_iter()
+        .enumerate()
+        .map(|(index, stream)| {
+            let echo = request.echo.then(|| request.prompts[index / choices].prompt.clone());
+            let assembler = ChoiceAssembler::new(rules.clone(), echo);
+            choice_events(index as u32, stream, assembler, end).boxed()
+        })
+        .collect();
+    Ok(Choices { count: events.len(), events })
 }
 
-fn generations(text: &Text, work: &Work, first: RequestId, times: &Times) -> Vec<Generation> {
-    let params = &work.params;
-    let deadline = SystemTime::now() + times.timeout;
-    let mut generations = Vec::with_capacity(work.prompts.len() * params.choices as usize);
-    for (prompt, max_tokens) in &work.prompts {
+fn generations(
+    text: &TextModel,
+    request: &PreparedRequest,
+    first: RequestId,
+    context: &RunContext,
+) -> Vec<Generation> {
+    let params = &request.params;
+    let deadline = SystemTime::now() + context.timeout;
+    let mut generations = Vec::with_capacity(request.prompts.len() * params.choices as usize);
+    for PromptBudget { prompt, max_tokens } in &request.prompts {
         let seed = params.seed.unwrap_or_else(rand::random);
         for choice in 0..params.choices {
-            let request = if generations.is_empty() { first } else { RequestId(rand::random()) };
+            let id = if generations.is_empty() { first } else { RequestId(rand::random()) };
             let mut sampling = params.sampling.clone();
             sampling.seed = choice_seed(seed, choice);
             generations.push(Generation {
-                request,
+                request: id,
                 prompt: Arc::clone(&prompt.tokens),
                 sampling,
                 stopping: Stopping {
@@ -106,21 +126,21 @@ fn generations(text: &Text, work: &Work, first: RequestId, times: &Times) -> Vec
                     min_tokens: params.stop.min_tokens,
                     stop_tokens: params.stop.stop_tokens(&text.stop_tokens),
                 },
-                top_logprobs: work.top_logprobs,
-                prompt_logprobs: work.top_logprobs.filter(|_| work.echo),
+                top_logprobs: request.top_logprobs,
+                prompt_logprobs: request.top_logprobs.filter(|_| request.echo),
                 scope: Scope::of_tenant("", params.cache_salt.as_deref()),
                 deadline,
-                trace: times.trace.clone(),
-                tokenized: times.tokenized,
-                stages: times.stages.get(generations.len()).cloned(),
+                trace: context.trace.clone(),
+                tokenized: context.tokenized,
+                stages: context.stages.get(generations.len()).cloned(),
             });
         }
     }
     generations
 }
 
-/// The seed of a prompt's `choice`-th choice; the first has the request's own, so that `n` does not
-/// change it.
+/// Returns the seed of a prompt's `choice`-th choice. The first has the request's own, so that `n` does
+/// not change it.
 fn choice_seed(seed: u64, choice: u32) -> u64 {
     if choice == 0 {
         return seed;
@@ -129,73 +149,73 @@ fn choice_seed(seed: u64, choice: u32) -> u64 {
     mix64(seed.wrapping_add(u64::from(choice).wrapping_mul(GOLDEN_GAMMA)))
 }
 
-fn steps(
+fn choice_events(
     index: u32,
-    pieces: Box<dyn Pieces>,
-    choice: Choice,
+    stream: Box<dyn GenerationStream>,
+    assembler: ChoiceAssembler,
     end: Instant,
-) -> impl Stream<Item = Item> + Send + 'static {
-    futures::stream::unfold(Some((pieces, choice)), move |running| async move {
-        let (mut pieces, mut choice) = running?;
-        let failed = |refusal| Some(((index, Err(refusal)), None));
-        let event = match tokio::time::timeout_at(end, pieces.next()).await {
-            Ok(Some(Piece::Token(event))) => event,
-            Ok(Some(Piece::Failed(refusal))) => return failed(refusal),
+) -> impl Stream<Item = ChoiceEvent> + Send + 'static {
+    futures::stream::unfold(Some((stream, assembler)), move |running| async move {
+        let (mut stream, mut assembler) = running?;
+        let failed = |refusal| Some((ChoiceEvent { index, delta: Err(refusal) }, None));
+        let event = match tokio::time::timeout_at(end, stream.next()).await {
+            Ok(Some(GenerationEvent::Token(event))) => event,
+            Ok(Some(GenerationEvent::Failed(refusal))) => return failed(refusal),
             Ok(None) => {
                 let message = "the generation ended without its last token";
                 return failed(Refusal::new(ErrorClass::Internal, message));
             }
             Err(_) => {
-                pieces.stop(CancelReason::Deadline);
+                stream.stop(CancelReason::Deadline);
                 let message = "the deadline passed before the answer was complete";
                 return failed(Refusal::new(ErrorClass::Deadline, message));
             }
         };
-        let step = choice.push(event);
-        let running = match &step.ended {
-            None => Some((pieces, choice)),
-            Some(Ended { stop: Some(StopReason::Text(_)), .. }) => {
-                pieces.stop(CancelReason::StopString);
+        let delta = assembler.push(event);
+        let running = match &delta.ended {
+            None => Some((stream, assembler)),
+            Some(ChoiceEnd { stop: Some(StopReason::Text(_)), .. }) => {
+                stream.stop(CancelReason::StopString);
                 None
             }
             Some(_) => None,
         };
-        Some(((index, Ok(step)), running))
+        Some((ChoiceEvent { index, delta: Ok(delta) }, running))
     })
 }
 
 impl Choices {
-    /// The next step of any choice; `None` when all have ended.
-    pub(crate) async fn next(&mut self) -> Option<Item> {
-        self.steps.next().await
+    /// Returns the next event of any choice; `None` when all have ended.
+    pub(crate) async fn next(&mut self) -> Option<ChoiceEvent> {
+        self.events.next().await
     }
 
-    /// Gives up what still runs.
-    pub(crate) fn give_up(&mut self) {
-        self.steps.clear();
+    /// Cancels the generations that still run.
+    pub(crate) fn cancel(&mut self) {
+        self.events.clear();
     }
 
-    /// Waits for the whole answer, of which `first` has arrived already.
+    /// Waits for the whole response, of which `first` has arrived already.
     pub(crate) async fn collect(
         mut self,
-        first: Item,
-        account: &mut Account,
-    ) -> Result<Vec<Finished>, Refusal> {
-        let mut texts: Vec<(String, Vec<Score>)> = vec![Default::default(); self.count];
+        first: ChoiceEvent,
+        recorder: &mut RequestRecorder,
+    ) -> Result<Vec<FinishedChoice>, Refusal> {
+        let mut texts: Vec<(String, Vec<TokenScore>)> = vec![Default::default(); self.count];
         let mut finished = Vec::with_capacity(self.count);
-        let mut item = Some(first);
-        while let Some((index, step)) = item {
-            let step = step?;
-            account.step(&step, index);
-            account.written();
+        let mut event = Some(first);
+        while let Some(ChoiceEvent { index, delta }) = event {
+            let delta = delta?;
+            recorder.delta(&delta, index);
+            recorder.written();
             let (text, scores) = &mut texts[index as usize];
-            *text += &step.text;
-            scores.extend(step.scores);
-            if let Some(ended) = step.ended {
+            *text += &delta.text;
+            scores.extend(delta.scores);
+            if let Some(ended) = delta.ended {
                 let (text, scores) = std::mem::take(&mut texts[index as usize]);
-                finished.push(Finished { index, text, scores, ended });
+                finished.push(FinishedChoice { index, text, scores, ended });
             }
-            item = self.next().await;
+            event = self.next().await;
         }
         finished.sort_by_key(|choice| choice.index);
         Ok(finished)

@@ -1,8 +1,9 @@
-//! The two generation endpoints, from the request to the response.
+//! The handler of the two generation endpoints: from the request to the response.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -13,56 +14,61 @@ use protocol::{ErrorClass, Refusal, RequestId};
 
 use crate::api::app::App;
 use crate::api::body;
-use crate::api::choices::{self, Choices, Item, Times, Work};
+use crate::api::choices::{self, ChoiceEvent, Choices, PreparedRequest, PromptBudget, RunContext};
 use crate::api::params::{ChatRequest, CompletionRequest};
-use crate::api::respond::{self, Reply};
+use crate::api::respond::{self, ResponseHead};
 use crate::endpoint::Endpoint;
 use crate::error::{ApiError, json_response};
-use crate::observe::recorder::{Account, RequestDetails};
-use crate::observe::slo;
-use crate::observe::stages;
-use crate::text::model::Prepared;
+use crate::observe::recorder::{Arrival, RecorderParts, RequestDetails, RequestRecorder};
+use crate::observe::{baggage, stages};
+use crate::text::model::TokenizedPrompt;
 
-/// Longest body that is parsed and tokenized on the spot; a longer one would hold up the tokens of
-/// other requests, and goes to a thread of its own.
+/// Longest body that is parsed and tokenized on the runtime's threads. A longer one would delay the
+/// tokens of other requests and goes to a blocking thread.
 const SHORT_BODY_BYTES: usize = 16 << 10;
 
-/// Every request has one when it comes here.
+/// Header with the request id; the router sets it on every request.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
-/// What browsers and tools read a request's stages from.
+/// Response header from which browsers and tools read a request's stages.
 const SERVER_TIMING: &str = "server-timing";
 const REQUEST_ID_ATTRIBUTE: &str = "http.request.header.x-request-id";
-/// Longest time that a refused client is told to wait.
+/// Longest `retry-after` of a refused request.
 const RETRY_AFTER_S_MAX: f32 = 60.0;
 
-/// Answers a generation request.
-pub(crate) async fn answer(app: Arc<App>, endpoint: Endpoint, request: Request) -> Response {
-    let (at, arrived) = (Instant::now(), SystemTime::now());
+/// Responds to a generation request.
+pub(crate) async fn generate(app: Arc<App>, endpoint: Endpoint, request: Request) -> Response {
+    let arrival = Arrival::now();
     let (parts, body) = request.into_parts();
     let caller = (text_of(&parts.headers, "traceparent"), text_of(&parts.headers, "tracestate"));
-    let mut span = app.tracer.root_span(endpoint.span(), SpanKind::Server, caller, arrived);
+    let mut span = app.tracer.root_span(endpoint.span(), SpanKind::Server, caller, arrival.wall);
     if let Some(id) = text_of(&parts.headers, REQUEST_ID) {
         span.attribute(REQUEST_ID_ATTRIBUTE, id.to_owned());
     }
-    if let Some(run) = text_of(&parts.headers, "baggage").and_then(judge::run_id) {
+    if let Some(run) = text_of(&parts.headers, "baggage").and_then(baggage::run_id) {
         span.attribute(names::tandem::RUN_ID, run.to_owned());
     }
-    let metrics = Arc::clone(&app.http_metrics);
-    let mut account = Account::open(span, metrics, app.judge, endpoint, (at, arrived));
-    let traceparent = HeaderValue::from_str(&account.trace().traceparent());
+    let mut recorder = RequestRecorder::open(RecorderParts {
+        span,
+        metrics: Arc::clone(&app.http_metrics),
+        slo: app.slo,
+        record_contents: app.record_contents,
+        endpoint,
+        arrival,
+    });
+    let traceparent = HeaderValue::from_str(&recorder.trace().traceparent());
     let prepared = match stages::asked_for(&parts.headers) {
         Ok(asked) => {
             if asked {
-                account.keep_timings();
+                recorder.keep_timings();
             }
-            prepare(&app, endpoint, body, arrived, &mut account).await
+            prepare(&app, endpoint, body, arrival.wall, &mut recorder).await
         }
         Err(error) => Err(error),
     };
     let mut response = match prepared {
-        Ok((work, reply, id)) => respond(&app, work, reply, id, account).await,
+        Ok((request, head, id)) => respond(&app, request, head, id, recorder).await,
         Err(error) => {
-            account.refused(&error);
+            recorder.refused(&error);
             error.into_response()
         }
     };
@@ -81,82 +87,81 @@ fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Everything before the first message goes out: read, check, render, tokenize.
+/// Reads, checks, renders and tokenizes a request: everything before workers are involved.
 async fn prepare(
     app: &Arc<App>,
     endpoint: Endpoint,
-    body: axum::body::Body,
+    body: Body,
     arrived: SystemTime,
-    account: &mut Account,
-) -> Result<(Work, Reply, RequestId), ApiError> {
+    recorder: &mut RequestRecorder,
+) -> Result<(PreparedRequest, ResponseHead, RequestId), ApiError> {
     let body = body::read(body, &app.limits).await?;
     app.check_ready()?;
-    account.hold(app.place()?);
-    let work = if body.len() <= SHORT_BODY_BYTES {
-        understand(app, endpoint, &body)?
+    recorder.hold(app.inflight_permit()?);
+    let request = if body.len() <= SHORT_BODY_BYTES {
+        parse(app, endpoint, &body)?
     } else {
-        app.aside(move |app| understand(app, endpoint, &body)).await?
+        app.run_blocking(move |app| parse(app, endpoint, &body)).await?
     };
     let id = RequestId(rand::random());
-    let reply = Reply {
+    let head = ResponseHead {
         endpoint,
         id: format!("{}{id}", endpoint.id_prefix()),
         created_s: arrived.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         model: app.text.model.clone(),
         fingerprint: app.text.fingerprint.clone(),
         vocabulary: Arc::clone(&app.text.vocabulary),
-        logprobs: work.top_logprobs.is_some(),
+        logprobs: request.top_logprobs.is_some(),
     };
-    account.prepared(&RequestDetails {
+    recorder.prepared(&RequestDetails {
         request: id,
-        response_id: &reply.id,
-        model: &reply.model,
-        prompts: work.prompts.iter().map(|(prompt, _)| prompt).collect(),
-        choices: work.params.choices,
-        max_tokens: work.prompts.first().map(|(_, max_tokens)| *max_tokens),
-        sampling: &work.params.sampling,
-        seed: work.params.seed,
-        streams: work.params.stream.is_some(),
+        response_id: &head.id,
+        model: &head.model,
+        prompts: request.prompts.iter().map(|it| &it.prompt).collect(),
+        choices: request.params.choices,
+        max_tokens: request.prompts.first().map(|it| it.max_tokens),
+        sampling: &request.params.sampling,
+        seed: request.params.seed,
+        streams: request.params.stream.is_some(),
     });
-    Ok((work, reply, id))
+    Ok((request, head, id))
 }
 
-/// Reads a request's body into the work it asks for.
-fn understand(app: &App, endpoint: Endpoint, body: &Bytes) -> Result<Work, ApiError> {
+/// Parses and tokenizes a request's body.
+fn parse(app: &App, endpoint: Endpoint, body: &Bytes) -> Result<PreparedRequest, ApiError> {
     match endpoint {
-        Endpoint::Chat => understand_chat(app, body),
-        Endpoint::Completion => understand_completion(app, body),
+        Endpoint::Chat => parse_chat(app, body),
+        Endpoint::Completion => parse_completion(app, body),
     }
 }
 
-fn understand_chat(app: &App, body: &Bytes) -> Result<Work, ApiError> {
-    let request = ChatRequest::parse(body, app.bounds())?;
-    app.check_model(request.generation.model.as_deref())?;
-    let prompt =
-        app.text.chat_prompt(&request.conversation, request.generation.add_special_tokens)?;
-    let room = Room { context: app.max_model_len(), param: "messages" };
-    let max_tokens = room.max_tokens(&prompt, request.generation.max_tokens, None)?;
-    Ok(Work {
-        params: request.generation,
-        prompts: vec![(prompt, max_tokens)],
+fn parse_chat(app: &App, body: &Bytes) -> Result<PreparedRequest, ApiError> {
+    let request = ChatRequest::parse(body, app.parse_context())?;
+    app.check_model(request.common.model.as_deref())?;
+    let prompt = app.text.chat_prompt(&request.conversation, request.common.add_special_tokens)?;
+    let budget = ContextBudget { context: app.max_model_len(), param: "messages" };
+    let max_tokens = budget.max_tokens(&prompt, request.common.max_tokens, None)?;
+    Ok(PreparedRequest {
+        params: request.common,
+        prompts: vec![PromptBudget { prompt, max_tokens }],
         top_logprobs: request.top_logprobs,
         echo: false,
     })
 }
 
-fn understand_completion(app: &App, body: &Bytes) -> Result<Work, ApiError> {
-    let request = CompletionRequest::parse(body, app.bounds())?;
-    app.check_model(request.generation.model.as_deref())?;
-    let room = Room { context: app.max_model_len(), param: "prompt" };
+fn parse_completion(app: &App, body: &Bytes) -> Result<PreparedRequest, ApiError> {
+    let request = CompletionRequest::parse(body, app.parse_context())?;
+    app.check_model(request.common.model.as_deref())?;
+    let budget = ContextBudget { context: app.max_model_len(), param: "prompt" };
     let mut prompts = Vec::with_capacity(request.prompts.len());
     for prompt in request.prompts {
-        let prompt = app.text.completion_prompt(prompt, request.generation.add_special_tokens)?;
+        let prompt = app.text.completion_prompt(prompt, request.common.add_special_tokens)?;
         let default = Some(CompletionRequest::MAX_TOKENS_DEFAULT);
-        let max_tokens = room.max_tokens(&prompt, request.generation.max_tokens, default)?;
-        prompts.push((prompt, max_tokens));
+        let max_tokens = budget.max_tokens(&prompt, request.common.max_tokens, default)?;
+        prompts.push(PromptBudget { prompt, max_tokens });
     }
-    Ok(Work {
-        params: request.generation,
+    Ok(PreparedRequest {
+        params: request.common,
         prompts,
         top_logprobs: request.logprobs,
         echo: request.echo,
@@ -164,23 +169,24 @@ fn understand_completion(app: &App, body: &Bytes) -> Result<Work, ApiError> {
 }
 
 /// The context that prompt and output share.
-struct Room {
+struct ContextBudget {
     context: u32,
+    /// The field that holds the prompt, for messages.
     param: &'static str,
 }
 
-impl Room {
-    /// How many tokens may be generated after `prompt`: what was asked for, which must fit, or else
-    /// `default`, or else all that is left.
+impl ContextBudget {
+    /// Returns the most tokens that may be generated after `prompt`: the number `requested`, which
+    /// must fit, or else `default`, or else all that is left.
     fn max_tokens(
         &self,
-        prompt: &Prepared,
-        asked: Option<u32>,
+        prompt: &TokenizedPrompt,
+        requested: Option<u32>,
         default: Option<u32>,
     ) -> Result<u32, ApiError> {
         let (context, prompt_tokens) = (u64::from(self.context), prompt.tokens.len() as u64);
-        let least = u64::from(asked != Some(0));
-        if context < prompt_tokens + least {
+        let least = u64::from(requested != Some(0));
+        if prompt_tokens + least > context {
             let message = format!(
                 "this model's maximum context length is {context} tokens, however the {} has \
                  {prompt_tokens} tokens; please reduce its length",
@@ -189,78 +195,83 @@ impl Room {
             return Err(ApiError::invalid(self.param, message));
         }
         let left = self.context - prompt.tokens.len() as u32;
-        match asked {
-            Some(asked) if left < asked => {
+        match requested {
+            Some(requested) if requested > left => {
                 let message = format!(
-                    "this model's maximum context length is {context} tokens, however {asked} \
+                    "this model's maximum context length is {context} tokens, however {requested} \
                      output tokens were requested after {prompt_tokens} prompt tokens; please \
                      reduce either",
                 );
                 Err(ApiError::invalid("max_tokens", message))
             }
-            Some(asked) => Ok(asked),
+            Some(requested) => Ok(requested),
             None => Ok(default.unwrap_or(left).min(left)),
         }
     }
 }
 
-/// Starts the work and answers with it.
+/// Starts the generations and responds with their output.
 async fn respond(
     app: &App,
-    work: Work,
-    reply: Reply,
+    request: PreparedRequest,
+    head: ResponseHead,
     id: RequestId,
-    mut account: Account,
+    mut recorder: RequestRecorder,
 ) -> Response {
     let tokenized = SystemTime::now();
-    account.tokenized(tokenized);
-    let times = Times {
-        trace: account.trace().clone(),
+    recorder.tokenized(tokenized);
+    let context = RunContext {
+        trace: recorder.trace().clone(),
         tokenized,
         timeout: app.limits.request_timeout,
-        stages: account.stage_notes(),
+        stages: recorder.stage_notes(),
     };
-    let stream = work.params.stream;
-    let started = generate::start(&app.backend, &app.text, &work, id, times).await;
-    // The status is decided by the first step: what fails before it is no stream.
+    let stream = request.params.stream;
+    let started = choices::start(&app.backend, &app.text, &request, id, context).await;
+    // The first event decides the status: a failure before it is no stream.
     let first = match started {
         Ok(mut choices) => match choices.next().await {
-            Some((_, Err(refusal))) => Err(refusal),
-            Some(item) => Ok((item, choices)),
+            Some(ChoiceEvent { delta: Err(refusal), .. }) => Err(refusal),
+            Some(event) => Ok((event, choices)),
             None => Err(Refusal::new(ErrorClass::Internal, "a request without choices")),
         },
         Err(refusal) => Err(refusal),
     };
     match first {
         Ok((first, choices)) => match stream {
-            Some(options) => respond::stream(reply, options, first, choices, account),
-            None => whole(&reply, first, choices, account).await,
+            Some(options) => respond::stream(head, options, first, choices, recorder),
+            None => respond_whole(&head, first, choices, recorder).await,
         },
         Err(refusal) => {
-            account.failed(&refusal);
+            recorder.failed(&refusal);
             ApiError::from(refusal).into_response()
         }
     }
 }
 
-async fn whole(reply: &Reply, first: Item, choices: Choices, mut account: Account) -> Response {
-    match choices.collect(first, &mut account).await {
+async fn respond_whole(
+    head: &ResponseHead,
+    first: ChoiceEvent,
+    choices: Choices,
+    mut recorder: RequestRecorder,
+) -> Response {
+    match choices.collect(first, &mut recorder).await {
         Ok(finished) => {
-            account.succeeded();
-            let mut answer = reply.whole(finished, &account.usage());
-            let Some(timings) = account.timings() else {
-                return json_response(StatusCode::OK, &answer);
+            recorder.succeeded();
+            let mut body = head.whole(finished, &recorder.usage());
+            let Some(timings) = recorder.timings() else {
+                return json_response(StatusCode::OK, &body);
             };
             let now = SystemTime::now();
-            answer["timings"] = timings.json(now);
-            let mut response = json_response(StatusCode::OK, &answer);
+            body["timings"] = timings.json(now);
+            let mut response = json_response(StatusCode::OK, &body);
             if let Ok(stages) = HeaderValue::from_str(&timings.header(now)) {
                 response.headers_mut().insert(SERVER_TIMING, stages);
             }
             response
         }
         Err(refusal) => {
-            account.failed(&refusal);
+            recorder.failed(&refusal);
             ApiError::from(refusal).into_response()
         }
     }

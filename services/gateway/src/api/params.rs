@@ -1,7 +1,7 @@
-//! Requests as clients write them, checked field by field.
+//! Request bodies, parsed and checked field by field.
 //!
-//! A field that is not known is ignored, as clients expect; a field that is known and not supported
-//! is refused by name, because ignoring it would give a wrong answer.
+//! An unknown field is ignored, as clients expect. A field that is known and not supported is refused
+//! by name: to ignore it would give a wrong answer.
 
 mod chat;
 mod common;
@@ -11,24 +11,24 @@ mod messages;
 mod unsupported;
 
 pub(crate) use chat::ChatRequest;
-pub(crate) use common::{GenerationParams, StreamParams};
+pub(crate) use common::{CommonParams, StreamParams};
 pub(crate) use completion::CompletionRequest;
 pub(crate) use fields::{Fields, integer, wrong};
 
 use tracing::debug;
 
-/// What bounds a request beyond the protocol's own limits.
+/// The limits that parsing needs beyond those of the protocol.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct ParseContext {
     /// Most choices of one request: `n` times its prompts.
     pub(crate) choices_max: u32,
-    /// Tokens of the vocabulary.
+    /// Size of the vocabulary in tokens.
     pub(crate) vocabulary: u32,
 }
 
-/// Says which fields were ignored.
+/// Logs the fields that were ignored.
 fn ignore(fields: &Fields) {
-    for name in fields.left() {
+    for name in fields.unknown() {
         let name: String = name.chars().take(64).collect();
         debug!(field = name, "unknown request field ignored");
     }

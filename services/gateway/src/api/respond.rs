@@ -1,10 +1,10 @@
-//! What clients get back.
+//! Response bodies, whole and as server-sent events.
 
 mod chat;
 mod completion;
+mod head;
 mod logprobs;
-mod reply;
 mod sse;
 
-pub(crate) use reply::Reply;
+pub(crate) use head::ResponseHead;
 pub(crate) use sse::stream;

@@ -1,4 +1,4 @@
-//! Which path leads where, and what all answers share.
+//! The routes, and the request id that every response carries.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use crate::error::{ApiError, json_response};
 use crate::page;
 
 static REQUEST_ID: HeaderName = HeaderName::from_static(generate::REQUEST_ID);
-/// Longest request id that is taken from a client.
+/// Longest request id that is accepted from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// The gateway's HTTP interface.
+/// Returns the gateway's HTTP interface.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
@@ -44,25 +44,25 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 async fn chat(State(app): State<Arc<App>>, request: Request) -> Response {
-    generate::answer(app, Endpoint::Chat, request).await
+    generate::generate(app, Endpoint::Chat, request).await
 }
 
 async fn completion(State(app): State<Arc<App>>, request: Request) -> Response {
-    generate::answer(app, Endpoint::Completion, request).await
+    generate::generate(app, Endpoint::Completion, request).await
 }
 
 async fn models(State(app): State<Arc<App>>) -> Response {
-    json_response(StatusCode::OK, &json!({ "object": "list", "data": [described(&app)] }))
+    json_response(StatusCode::OK, &json!({ "object": "list", "data": [model_object(&app)] }))
 }
 
 async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Response {
     match app.check_model(Some(&name)) {
-        Ok(()) => json_response(StatusCode::OK, &described(&app)),
+        Ok(()) => json_response(StatusCode::OK, &model_object(&app)),
         Err(error) => error.into_response(),
     }
 }
 
-fn described(app: &App) -> Value {
+fn model_object(app: &App) -> Value {
     json!({
         "id": app.text.model,
         "object": "model",
@@ -120,7 +120,8 @@ async fn method_not_allowed(request: Request) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
-/// Gives every answer the client's request id, or one of ours where the client's is none.
+/// Gives every response the client's request id, or a random one if the client sent none that is
+/// plain ASCII.
 async fn identify(mut request: Request<Body>, next: Next) -> Response {
     let id = request.headers().get(&REQUEST_ID).filter(|id| is_plain(id)).cloned();
     let id = id.unwrap_or_else(|| {

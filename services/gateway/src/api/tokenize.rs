@@ -15,13 +15,13 @@ use crate::api::params::{ChatRequest, Fields, integer, wrong};
 use crate::error::{ApiError, json_response};
 use crate::text::model::Prompt;
 
-/// Text or messages to tokens.
+/// Converts text or messages to tokens.
 pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Response {
-    answer(app, request, |app, body| {
+    respond(app, request, |app, body| {
         let mut fields = Fields::parse(body)?;
         let prepared = if fields.peek("messages").is_some() {
-            let request = ChatRequest::parse(body, app.bounds())?;
-            app.text.chat_prompt(&request.conversation, request.generation.add_special_tokens)?
+            let request = ChatRequest::parse(body, app.parse_context())?;
+            app.text.chat_prompt(&request.conversation, request.common.add_special_tokens)?
         } else {
             let prompt = fields.text("prompt", app.limits.max_body_bytes)?;
             let prompt = prompt.ok_or_else(|| ApiError::invalid("prompt", "prompt is missing"))?;
@@ -37,9 +37,9 @@ pub(crate) async fn tokenize(State(app): State<Arc<App>>, request: Request) -> R
     .await
 }
 
-/// Tokens to text.
+/// Converts tokens to text.
 pub(crate) async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Response {
-    answer(app, request, |app, body| {
+    respond(app, request, |app, body| {
         const NAME: &str = "tokens";
         let values = match Fields::parse(body)?.take(NAME) {
             Some(Value::Array(values)) if values.len() <= SEQUENCE_TOKENS_MAX => values,
@@ -48,7 +48,7 @@ pub(crate) async fn detokenize(State(app): State<Arc<App>>, request: Request) ->
                 return Err(wrong(NAME, &other, "an array of token ids"));
             }
         };
-        let last = i64::from(app.bounds().vocabulary) - 1;
+        let last = i64::from(app.parse_context().vocabulary) - 1;
         let tokens: Result<Vec<TokenId>, ApiError> = values
             .iter()
             .map(|value| integer(NAME, value, 0..=last).map(|token| token as TokenId))
@@ -58,16 +58,16 @@ pub(crate) async fn detokenize(State(app): State<Arc<App>>, request: Request) ->
     .await
 }
 
-async fn answer(
+async fn respond(
     app: Arc<App>,
     request: Request,
     compute: fn(&App, &[u8]) -> Result<Value, ApiError>,
 ) -> Response {
-    let answered = async {
+    let result = async {
         let body = body::read(request.into_body(), &app.limits).await?;
-        app.aside(move |app| compute(app, &body)).await
+        app.run_blocking(move |app| compute(app, &body)).await
     };
-    match answered.await {
+    match result.await {
         Ok(body) => json_response(StatusCode::OK, &body),
         Err(error) => error.into_response(),
     }

@@ -1,4 +1,4 @@
-//! The client's side of a generation, as the dispatcher sees it.
+//! The client's side of a generation, as the dispatcher uses it.
 
 use std::time::Duration;
 
@@ -6,45 +6,46 @@ use protocol::{CancelReason, Refusal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::Piece;
+use super::GenerationEvent;
 
-/// For a client to make room for the last piece.
-const LAST_PIECE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a client to accept the last event.
+const LAST_EVENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The client's side of a generation.
 pub(super) struct Client {
-    pub(super) pieces: mpsc::Sender<Piece>,
-    /// Answered once: taken by workers, or refused.
+    pub(super) events: mpsc::Sender<GenerationEvent>,
+    /// Resolved once: accepted by workers, or refused.
     pub(super) started: Option<oneshot::Sender<Result<(), Refusal>>>,
-    /// Resolves when the client wants no more; an error means that it is gone.
+    /// Resolves when the client cancels; an error means that it disconnected.
     pub(super) stopped: Option<oneshot::Receiver<CancelReason>>,
+    /// True once the client disconnected or stopped reading.
     pub(super) gone: bool,
 }
 
 impl Client {
     pub(super) fn new(
-        pieces: mpsc::Sender<Piece>,
+        events: mpsc::Sender<GenerationEvent>,
         started: oneshot::Sender<Result<(), Refusal>>,
         stopped: oneshot::Receiver<CancelReason>,
     ) -> Self {
-        Self { pieces, started: Some(started), stopped: Some(stopped), gone: false }
+        Self { events, started: Some(started), stopped: Some(stopped), gone: false }
     }
 }
 
-/// The last word to the client: a refusal where the stream had not begun, else the last piece.
-pub(super) async fn tell_end(
-    pieces: mpsc::Sender<Piece>,
+/// Sends the end to the client: a refusal if the stream had not begun, else the last event.
+pub(super) async fn send_end(
+    events: mpsc::Sender<GenerationEvent>,
     started: Option<oneshot::Sender<Result<(), Refusal>>>,
     refusal: Option<Refusal>,
 ) {
     let Some(refusal) = refusal else { return };
     match started {
         Some(started) => {
-            let _client_is_there = started.send(Err(refusal));
+            let _ignored_if_disconnected = started.send(Err(refusal));
         }
         None => {
-            let sending = pieces.send(Piece::Failed(refusal));
-            let _client_reads = timeout(LAST_PIECE_TIMEOUT, sending).await;
+            let sending = events.send(GenerationEvent::Failed(refusal));
+            let _ignored_if_unread = timeout(LAST_EVENT_TIMEOUT, sending).await;
         }
     }
 }

@@ -15,104 +15,109 @@ use crate::dispatch::history::{Change, History};
 
 mod load;
 
-/// What is known of the workers; cheap to clone.
+/// The workers that serve one model; cheap to clone.
 ///
-/// While presence is not seen, the last known state stays, with what was sent since on top: stale
-/// means unknown, neither idle nor full.
+/// While presence is interrupted, the last known state stays, plus the load that was sent since: a stale
+/// worker is neither idle nor full.
 #[derive(Clone)]
 pub struct Fleet {
     files: FileDigest,
-    known: Arc<Mutex<Known>>,
+    state: Arc<Mutex<FleetState>>,
 }
 
-struct Known {
-    /// What the views count their milliseconds from.
+struct FleetState {
+    /// Origin of the views' milliseconds.
     started: Instant,
     /// Sorted by worker.
     views: Vec<WorkerView>,
     members: BTreeMap<WorkerId, Member>,
-    /// Why nothing is seen; `None` while presence is followed.
-    unseen: Option<String>,
-    /// Workers of another model, told once each.
-    strangers: BTreeSet<WorkerId>,
+    /// Reason why presence is stale; `None` while it is followed.
+    stale_reason: Option<String>,
+    /// Workers of other models; each is logged once.
+    other_models: BTreeSet<WorkerId>,
     history: History,
 }
 
 struct Member {
-    /// What it said last.
+    /// Its last published state.
     state: WorkerState,
-    /// When it said so.
+    /// Arrival of that state.
     seen: Instant,
-    /// What this gateway has there.
+    /// The load of this gateway on it.
     ledger: Ledger,
 }
 
-/// The fleet as people want to see it.
+/// A snapshot of the fleet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FleetView {
-    /// What each worker said last, and how long ago, sorted by worker.
+    /// Each worker's last state and its age, sorted by worker.
     pub workers: Vec<(WorkerState, Duration)>,
-    /// Workers that are there and serve other model files.
-    pub strangers: usize,
-    /// Why nothing new is seen; `None` while presence is followed.
-    pub unseen: Option<String>,
-    /// What happened lately, oldest first.
+    /// Number of workers that serve other model files.
+    pub other_models: usize,
+    /// Reason why presence is stale; `None` while it is followed.
+    pub stale_reason: Option<String>,
+    /// Recent changes, oldest first.
     pub changes: Vec<Change>,
 }
 
 impl Fleet {
-    /// No workers yet. Only those that serve exactly `files` will be used.
+    /// Returns a fleet without workers. Only workers that serve exactly `files` will be used.
     pub fn new(files: FileDigest) -> Self {
-        let unseen = Some("presence of workers is not followed yet".to_owned());
-        Self { files, known: Arc::new(Mutex::new(Known::new(unseen))) }
+        let stale_reason = Some("presence of workers is not followed yet".to_owned());
+        Self { files, state: Arc::new(Mutex::new(FleetState::new(stale_reason))) }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, FleetState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what presence says; returns the worker whose process is gone, if one is.
+    /// Applies a presence event; returns the worker whose process is gone, if one is.
     pub fn apply(&self, event: PresenceEvent) -> Option<WorkerId> {
-        let mut known = self.known();
+        let mut fleet = self.lock();
         match event {
-            PresenceEvent::Up(state) if state.files == self.files => known.up(*state),
+            PresenceEvent::Up(state) if state.files == self.files => fleet.up(*state),
             PresenceEvent::Up(state) => {
-                known.stranger(&state);
+                fleet.add_other_model(&state);
                 None
             }
             PresenceEvent::Gone(worker) => {
-                known.strangers.remove(&worker);
-                known.remove(&worker).then_some(worker)
+                fleet.other_models.remove(&worker);
+                fleet.remove(&worker).then_some(worker)
             }
             PresenceEvent::Synced => {
-                known.unseen = None;
+                fleet.stale_reason = None;
                 None
             }
             PresenceEvent::Interrupted { why } => {
-                known.unseen = Some(why);
+                fleet.stale_reason = Some(why);
                 None
             }
         }
     }
 
-    /// Nobody answers for this worker: it is gone until it says otherwise. True if it was known.
+    /// Removes a worker that does not respond, until it publishes its presence again. Returns true if it
+    /// was known.
     pub fn gone(&self, worker: &WorkerId) -> bool {
-        self.known().remove(worker)
+        self.lock().remove(worker)
     }
 
-    /// Everybody and what happened lately.
+    /// Returns a snapshot.
     pub fn view(&self) -> FleetView {
-        let (known, now) = (self.known(), Instant::now());
-        let told = |member: &Member| (member.state.clone(), now.duration_since(member.seen));
+        let (fleet, now) = (self.lock(), Instant::now());
+        let workers = fleet
+            .members
+            .values()
+            .map(|member| (member.state.clone(), now.duration_since(member.seen)))
+            .collect();
         FleetView {
-            workers: known.members.values().map(told).collect(),
-            strangers: known.strangers.len(),
-            unseen: known.unseen.clone(),
-            changes: known.history.changes(),
+            workers,
+            other_models: fleet.other_models.len(),
+            stale_reason: fleet.stale_reason.clone(),
+            changes: fleet.history.changes(),
         }
     }
 
-    /// Whether one more generation may start, `left_ms` before its deadline.
+    /// Decides whether one more generation may start, `left_ms` before its deadline.
     pub fn admit(
         &self,
         need: &Need,
@@ -120,45 +125,45 @@ impl Fleet {
         left_ms: u64,
         limits: &AdmissionLimits,
     ) -> Result<(), AdmitError> {
-        let known = self.known();
-        let moment = Moment { now_ms: known.now_ms(), left_ms };
-        admission::admit(need, &known.views, inflight, moment, limits)
+        let fleet = self.lock();
+        let moment = Moment { now_ms: fleet.now_ms(), left_ms };
+        admission::admit(need, &fleet.views, inflight, moment, limits)
     }
 
-    /// Chooses where a request runs, and counts it there until it is [`release`](Self::release)d
-    /// or the worker's own state says it.
+    /// Places a request, and counts its load until it is [`release`](Self::release)d or the worker's
+    /// own state includes it.
     pub fn place(
         &self,
         need: &Need,
         avoid: &BTreeSet<WorkerId>,
         policy: Disaggregate,
     ) -> Result<(Placement, Vec<Load>), RouteError> {
-        let mut known = self.known();
-        let placement = place(need, &known.views, avoid, policy, known.now_ms())?;
+        let mut fleet = self.lock();
+        let placement = place(need, &fleet.views, avoid, policy, fleet.now_ms())?;
         let loads = loads(&placement.chosen().choice, need);
         for load in &loads {
-            known.count(load);
+            fleet.count(load);
         }
         Ok((placement, loads))
     }
 
-    /// Counts more work on a worker.
+    /// Adds a load to a worker.
     pub fn count(&self, load: &Load) {
-        self.known().count(load);
+        self.lock().count(load);
     }
 
-    /// Takes back what was counted: that work is done or given up.
+    /// Removes a load whose work is done or given up.
     pub fn release(&self, load: &Load) {
-        self.known().release(load);
+        self.lock().release(load);
     }
 
-    /// Whether a generation could be placed now; if not, why.
+    /// Returns the reason why no generation can be placed now.
     pub fn readiness(&self) -> Result<(), String> {
-        let known = self.known();
-        if known.views.iter().any(|view| view.ready) {
+        let fleet = self.lock();
+        if fleet.views.iter().any(|view| view.ready) {
             return Ok(());
         }
-        Err(match (&known.unseen, known.views.len(), known.strangers.len()) {
+        Err(match (&fleet.stale_reason, fleet.views.len(), fleet.other_models.len()) {
             (Some(why), ..) => why.clone(),
             (None, 0, 0) => "no worker is there".to_owned(),
             (None, 0, others) => format!("no worker serves this model; {others} serve others"),
@@ -166,27 +171,27 @@ impl Fleet {
         })
     }
 
-    /// The longest sequence that a ready worker holds.
+    /// Returns the longest sequence that a ready worker holds.
     pub fn tokens_max(&self) -> Option<u32> {
-        Some(admission::tokens_max(&self.known().views)).filter(|tokens| 0 < *tokens)
+        Some(admission::tokens_max(&self.lock().views)).filter(|tokens| *tokens > 0)
     }
 
-    /// When it makes sense to come back after a refusal.
+    /// Returns the time after which a refused client may try again.
     pub fn retry_after(&self) -> Duration {
-        let known = self.known();
-        let wait_ms = admission::retry_after_ms(&known.views, known.now_ms());
+        let fleet = self.lock();
+        let wait_ms = admission::retry_after_ms(&fleet.views, fleet.now_ms());
         Duration::from_millis(u64::from(wait_ms))
     }
 }
 
-impl Known {
-    fn new(unseen: Option<String>) -> Self {
+impl FleetState {
+    fn new(stale_reason: Option<String>) -> Self {
         Self {
             started: Instant::now(),
             views: Vec::new(),
             members: BTreeMap::new(),
-            unseen,
-            strangers: BTreeSet::new(),
+            stale_reason,
+            other_models: BTreeSet::new(),
             history: History::default(),
         }
     }
@@ -195,12 +200,12 @@ impl Known {
         self.started.elapsed().as_millis() as u64
     }
 
-    /// Returns the worker if another process of that name was known.
+    /// Applies a worker's state; returns the worker if another process of that name was known.
     fn up(&mut self, state: WorkerState) -> Option<WorkerId> {
         let (now, now_ms) = (Instant::now(), self.now_ms());
         let worker = state.worker.clone();
         let before = self.members.get(&worker).map(|member| &member.state);
-        self.history.seen(before, &state, SystemTime::now());
+        self.history.record(before, &state, SystemTime::now());
         let restarted = before.is_some_and(|before| before.epoch != state.epoch);
         let fresh = || Member { state: state.clone(), seen: now, ledger: Ledger::default() };
         let member = self.members.entry(worker.clone()).or_insert_with(fresh);
@@ -216,17 +221,17 @@ impl Known {
         match self.find(&worker) {
             Ok(at) => self.views[at] = view,
             Err(at) => {
-                tracing::info!(%worker, role = view.role.as_str(), "worker is up");
+                tracing::info!(%worker, role = view.role.as_str(), "worker joined");
                 self.views.insert(at, view);
             }
         }
         restarted.then_some(worker)
     }
 
-    fn stranger(&mut self, state: &WorkerState) {
-        if self.strangers.insert(state.worker.clone()) {
+    fn add_other_model(&mut self, state: &WorkerState) {
+        if self.other_models.insert(state.worker.clone()) {
             let (worker, model) = (&state.worker, &state.model);
-            tracing::warn!(%worker, model, "worker serves other model files than this gateway");
+            tracing::warn!(%worker, model, "ignored a worker that serves other model files");
         }
     }
 
@@ -234,7 +239,7 @@ impl Known {
         self.members.remove(worker);
         let found = self.find(worker);
         if let Ok(at) = found {
-            tracing::info!(%worker, "worker is gone");
+            tracing::info!(%worker, "worker left");
             self.history.gone(worker, SystemTime::now());
             self.views.remove(at);
         }
@@ -254,7 +259,7 @@ impl Known {
         }
     }
 
-    /// Takes back what is left of a load; nothing where the process that had it is gone.
+    /// Removes what is left of a load; nothing if the process that had it is gone.
     fn release(&mut self, load: &Load) {
         let now_ms = self.now_ms();
         let Some(member) = self.members.get_mut(&load.worker) else { return };
@@ -318,9 +323,9 @@ mod tests {
             WorkerState { speed, ..state("p1", Role::Prefill) },
             state("p2", Role::Prefill),
         ]);
-        let known = fleet.known();
-        assert_eq!(known.views[1].speed.prefill.item_us, 100.0);
-        assert_eq!(known.views[0].speed.decode, known.views[1].speed.decode);
+        let state = fleet.lock();
+        assert_eq!(state.views[1].speed.prefill.item_us, 100.0);
+        assert_eq!(state.views[0].speed.decode, state.views[1].speed.decode);
     }
 
     #[test]
@@ -361,7 +366,7 @@ mod tests {
 
     #[test]
     fn the_view_tells_what_everybody_said_last_and_what_happened() {
-        use crate::dispatch::history::What;
+        use crate::dispatch::history::ChangeKind;
 
         let fleet = fleet(vec![state("p", Role::Prefill), state("d", Role::Decode)]);
         let busy = WorkerState { running_sequences: 2, ..state("d", Role::Decode) };
@@ -371,10 +376,13 @@ mod tests {
         fleet.apply(PresenceEvent::Gone("p".parse().unwrap()));
         fleet.apply(PresenceEvent::Interrupted { why: "no connection".to_owned() });
         let view = fleet.view();
-        let [(told, age)] = &view.workers[..] else { panic!("{view:?}") };
-        assert!(*told == busy && *age < Duration::from_secs(5), "{view:?}");
-        assert_eq!((view.strangers, view.unseen.as_deref()), (1, Some("no connection")));
-        let what: Vec<What> = view.changes.iter().map(|change| change.what).collect();
-        assert_eq!(what, [What::Up(Role::Prefill), What::Up(Role::Decode), What::Gone]);
+        let [(state, age)] = &view.workers[..] else { panic!("{view:?}") };
+        assert!(*state == busy && *age < Duration::from_secs(5), "{view:?}");
+        assert_eq!((view.other_models, view.stale_reason.as_deref()), (1, Some("no connection")));
+        let kinds: Vec<ChangeKind> = view.changes.iter().map(|change| change.kind).collect();
+        assert_eq!(
+            kinds,
+            [ChangeKind::Up(Role::Prefill), ChangeKind::Up(Role::Decode), ChangeKind::Gone]
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What happens beside the requests: tokens arrive, workers come and go, leases are renewed.
+//! The tasks beside the generations: tokens arrive, presence changes, leases are renewed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::Shared;
 
-const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// A worker's lease lasts five of these.
-const KEEP_TIMEOUT: Duration = Duration::from_millis(900);
-const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
-/// For cancellations to reach the workers after the drain time.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// About a fifth of a worker's lease.
+const RENEW_TIMEOUT: Duration = Duration::from_millis(900);
+const DRAIN_POLL_EVERY: Duration = Duration::from_millis(20);
+/// Time for cancellations to reach the workers after the drain time.
 const CANCEL_TIME: Duration = Duration::from_secs(1);
 
-/// Hands token events to their requests.
+/// Delivers token events to their generations.
 pub(super) async fn tokens(
     shared: Arc<Shared>,
     mut tokens: Tokens,
@@ -39,12 +39,12 @@ pub(super) async fn tokens(
             let request = event.key().request;
             (request, Input::Event { worker: worker.clone(), event })
         });
-        let unknown = shared.table.tell(inputs);
+        let unknown = shared.table.send(inputs);
         shared.counters.stale_attempt_events.inc_by(unknown);
     }
 }
 
-/// Keeps the fleet up to date and tells requests whose worker died.
+/// Applies presence to the fleet and notifies generations whose worker died.
 pub(super) async fn presence(shared: Arc<Shared>, stop: StopToken) -> anyhow::Result<()> {
     let mut watch = shared.bus.presence().watch();
     let mut drained = std::pin::pin!(drained(&shared, stop));
@@ -54,14 +54,14 @@ pub(super) async fn presence(shared: Arc<Shared>, stop: StopToken) -> anyhow::Re
             () = &mut drained => return Ok(()),
         };
         if let Some(worker) = shared.fleet.apply(event) {
-            shared.table.tell_all(|_| Input::Gone { worker: worker.clone() });
+            shared.table.broadcast(|_| Input::Gone { worker: worker.clone() });
         }
     }
 }
 
-/// Renews the leases of every request, every second; on the stop, ends what lasts too long.
-pub(super) async fn keep_alive(shared: Arc<Shared>, stop: StopToken) -> anyhow::Result<()> {
-    let mut ticks = interval(KEEP_EVERY);
+/// Renews the leases of every generation each second, until the last one has ended after the stop.
+pub(super) async fn renew_leases(shared: Arc<Shared>, stop: StopToken) -> anyhow::Result<()> {
+    let mut ticks = interval(RENEW_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut drained = std::pin::pin!(drained(&shared, stop));
     loop {
@@ -70,42 +70,42 @@ pub(super) async fn keep_alive(shared: Arc<Shared>, stop: StopToken) -> anyhow::
             () = &mut drained => return Ok(()),
         }
         let keys = shared.table.keys_by_worker();
-        join_all(keys.into_iter().map(|(worker, keys)| keep(&shared, worker, keys))).await;
+        join_all(keys.into_iter().map(|(worker, keys)| renew(&shared, worker, keys))).await;
     }
 }
 
-async fn keep(shared: &Shared, worker: WorkerId, keys: Vec<RequestKey>) {
+async fn renew(shared: &Shared, worker: WorkerId, keys: Vec<RequestKey>) {
     for keys in keys.chunks(KEEP_KEYS_MAX) {
         let message = Keep { keys: keys.to_vec() };
         let context = Context::default();
-        match shared.bus.ask_worker(&worker, &message, &context, KEEP_TIMEOUT).await {
+        match shared.bus.ask_worker(&worker, &message, &context, RENEW_TIMEOUT).await {
             Ok(reply) => {
                 let unknown = reply.unknown.into_iter().map(|key| {
                     let worker = worker.clone();
                     (key.request, Input::Unknown { worker, key })
                 });
-                shared.table.tell(unknown);
+                shared.table.send(unknown);
             }
             Err(error) if error.is_no_responders() => return shared.lose(&worker),
-            // Presence decides: a worker that is silent for three seconds is gone.
-            Err(error) => tracing::warn!(%worker, %error, "leases are not renewed"),
+            // Presence decides whether a silent worker is gone.
+            Err(error) => tracing::warn!(%worker, %error, "lease renewal failed"),
         }
     }
 }
 
-/// Resolves after the stop, when the last generation has ended or was told to.
+/// Resolves after the stop, once the last generation has ended or was cancelled.
 async fn drained(shared: &Shared, stop: StopToken) {
     stop.cancelled().await;
     let until = Instant::now() + shared.limits.drain;
     let ended = async {
-        while 0 < shared.table.len() {
-            sleep(DRAIN_LOOK_EVERY).await;
+        while shared.table.len() > 0 {
+            sleep(DRAIN_POLL_EVERY).await;
         }
     };
     tokio::select! {
         () = ended => {}
         () = sleep_until(until) => {
-            shared.table.tell_all(|_| Input::Stop(CancelReason::Shutdown));
+            shared.table.broadcast(|_| Input::Stop(CancelReason::Shutdown));
             sleep(CANCEL_TIME).await;
         }
     }

@@ -1,54 +1,54 @@
-//! What changed in the fleet lately, for people: a bounded list, oldest first.
+//! The recent changes in the fleet: a bounded list, oldest first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::SystemTime;
 
 use protocol::{Role, WorkerId, WorkerState};
 
-/// Changes that are remembered.
+/// Most changes in the list.
 pub const CHANGES_MAX: usize = 32;
-/// A smaller change of the prefill share is the planner at work, not news.
+/// Smallest change of the prefill share that is listed; smaller ones are routine.
 const SHARE_STEP: f32 = 0.05;
 
-/// Something that happened to a worker.
+/// A change of one worker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// When this gateway saw it.
+    /// Time at which this gateway noticed it.
     pub at: SystemTime,
-    /// To whom.
+    /// The worker.
     pub worker: WorkerId,
-    /// What.
-    pub what: What,
+    /// The change.
+    pub kind: ChangeKind,
 }
 
-/// What can happen to a worker.
+/// The kinds of changes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum What {
-    /// It was seen for the first time, with this role.
+pub enum ChangeKind {
+    /// The worker joined with this role.
     Up(Role),
-    /// Another process took its name.
+    /// Another process took over its name.
     Restarted,
-    /// It got another role.
+    /// Its role changed.
     Role {
-        /// The old one.
+        /// Old value.
         from: Role,
-        /// The new one.
+        /// New value.
         to: Role,
     },
-    /// Another share of its steps is open to prefill.
+    /// The share of its steps that is open to prefill changed.
     Share {
-        /// The old one.
+        /// Old value.
         from: f32,
-        /// The new one.
+        /// New value.
         to: f32,
     },
-    /// It takes jobs from now on.
+    /// It accepts jobs.
     Ready,
-    /// It takes no jobs for now.
+    /// It accepts no jobs for now.
     NotReady,
-    /// It finishes what it has and takes nothing new.
+    /// It finishes what is in flight and accepts nothing new.
     Draining,
-    /// It left, or was silent for too long.
+    /// It left, or its presence stopped for too long.
     Gone,
 }
 
@@ -56,13 +56,13 @@ pub enum What {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     changes: VecDeque<Change>,
-    /// The share at the last note, per worker: one that drifts in small steps goes far too.
+    /// Each worker's share at its last listed change: small steps add up.
     noted_shares: BTreeMap<WorkerId, f32>,
 }
 
 impl History {
-    /// Notes what `after` says that `before` did not.
-    pub(crate) fn seen(
+    /// Lists the changes from `before` to `after`.
+    pub(crate) fn record(
         &mut self,
         before: Option<&WorkerState>,
         after: &WorkerState,
@@ -71,44 +71,44 @@ impl History {
         let worker = &after.worker;
         let Some(before) = before else {
             self.note_share(worker, after.prefill_share);
-            return self.note(worker, What::Up(after.role), at);
+            return self.note(worker, ChangeKind::Up(after.role), at);
         };
         if before.epoch != after.epoch {
-            self.note(worker, What::Restarted, at);
+            self.note(worker, ChangeKind::Restarted, at);
         }
         let noted = self.noted_shares.get(worker).copied().unwrap_or(before.prefill_share);
         if before.role != after.role {
-            self.note(worker, What::Role { from: before.role, to: after.role }, at);
+            self.note(worker, ChangeKind::Role { from: before.role, to: after.role }, at);
             self.note_share(worker, after.prefill_share);
-        } else if SHARE_STEP <= (noted - after.prefill_share).abs() {
-            self.note(worker, What::Share { from: noted, to: after.prefill_share }, at);
+        } else if (noted - after.prefill_share).abs() >= SHARE_STEP {
+            self.note(worker, ChangeKind::Share { from: noted, to: after.prefill_share }, at);
             self.note_share(worker, after.prefill_share);
         }
-        let news = match (standing(before), standing(after)) {
+        let kind = match (availability(before), availability(after)) {
             (before, after) if before == after => return,
-            (_, Standing::Draining) => What::Draining,
-            (_, Standing::Ready) => What::Ready,
-            (_, Standing::NotReady) => What::NotReady,
+            (_, Availability::Draining) => ChangeKind::Draining,
+            (_, Availability::Ready) => ChangeKind::Ready,
+            (_, Availability::NotReady) => ChangeKind::NotReady,
         };
-        self.note(worker, news, at);
+        self.note(worker, kind, at);
     }
 
-    /// Notes that `worker` left.
+    /// Lists that `worker` left.
     pub(crate) fn gone(&mut self, worker: &WorkerId, at: SystemTime) {
         self.noted_shares.remove(worker);
-        self.note(worker, What::Gone, at);
+        self.note(worker, ChangeKind::Gone, at);
     }
 
-    /// What is remembered, oldest first.
+    /// Returns the changes, oldest first.
     pub(crate) fn changes(&self) -> Vec<Change> {
         self.changes.iter().cloned().collect()
     }
 
-    fn note(&mut self, worker: &WorkerId, what: What, at: SystemTime) {
+    fn note(&mut self, worker: &WorkerId, kind: ChangeKind, at: SystemTime) {
         if self.changes.len() == CHANGES_MAX {
             self.changes.pop_front();
         }
-        self.changes.push_back(Change { at, worker: worker.clone(), what });
+        self.changes.push_back(Change { at, worker: worker.clone(), kind });
     }
 
     fn note_share(&mut self, worker: &WorkerId, share: f32) {
@@ -117,17 +117,17 @@ impl History {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Availability {
     Ready,
     NotReady,
     Draining,
 }
 
-fn standing(state: &WorkerState) -> Standing {
+fn availability(state: &WorkerState) -> Availability {
     match (state.draining, state.ready) {
-        (true, _) => Standing::Draining,
-        (false, true) => Standing::Ready,
-        (false, false) => Standing::NotReady,
+        (true, _) => Availability::Draining,
+        (false, true) => Availability::Ready,
+        (false, false) => Availability::NotReady,
     }
 }
 
@@ -139,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    fn whats(history: &History) -> Vec<What> {
-        history.changes().into_iter().map(|change| change.what).collect()
+    fn kinds(history: &History) -> Vec<ChangeKind> {
+        history.changes().into_iter().map(|change| change.kind).collect()
     }
 
     #[test]
@@ -155,35 +155,35 @@ mod tests {
         let states = [&first, &busy, &role, &draining, &again, &ready];
         let mut before = None;
         for state in states {
-            history.seen(before, state, UNIX_EPOCH);
+            history.record(before, state, UNIX_EPOCH);
             before = Some(state);
         }
         history.gone(&first.worker, UNIX_EPOCH);
         let expected = [
-            What::Up(Role::Prefill),
-            What::Role { from: Role::Prefill, to: Role::Decode },
-            What::Draining,
-            What::Restarted,
-            What::NotReady,
-            What::Ready,
-            What::Gone,
+            ChangeKind::Up(Role::Prefill),
+            ChangeKind::Role { from: Role::Prefill, to: Role::Decode },
+            ChangeKind::Draining,
+            ChangeKind::Restarted,
+            ChangeKind::NotReady,
+            ChangeKind::Ready,
+            ChangeKind::Gone,
         ];
-        assert_eq!(whats(&history), expected);
+        assert_eq!(kinds(&history), expected);
     }
 
     #[test]
     fn a_share_that_drifts_in_small_steps_is_noted_when_it_has_gone_far() {
         let mut history = History::default();
         let mut before = WorkerState { prefill_share: 0.5, ..idle_worker("w", Role::Prefill) };
-        history.seen(None, &before, UNIX_EPOCH);
+        history.record(None, &before, UNIX_EPOCH);
         for step in 1..=4 {
             let share = 0.5 + 0.02 * step as f32;
             let after = WorkerState { prefill_share: share, ..before.clone() };
-            history.seen(Some(&before), &after, UNIX_EPOCH);
+            history.record(Some(&before), &after, UNIX_EPOCH);
             before = after;
         }
-        let [What::Up(_), What::Share { from, to }] = whats(&history)[..] else {
-            panic!("{:?}", whats(&history));
+        let [ChangeKind::Up(_), ChangeKind::Share { from, to }] = kinds(&history)[..] else {
+            panic!("{:?}", kinds(&history));
         };
         assert!(from == 0.5 && (0.55..0.57).contains(&to), "{from} {to}");
     }
@@ -193,7 +193,7 @@ mod tests {
         let mut history = History::default();
         for index in 0..CHANGES_MAX + 5 {
             let state = idle_worker(&format!("w{index}"), Role::Decode);
-            history.seen(None, &state, UNIX_EPOCH);
+            history.record(None, &state, UNIX_EPOCH);
         }
         let changes = history.changes();
         assert_eq!(changes.len(), CHANGES_MAX);

@@ -1,11 +1,11 @@
-//! What the dispatcher counts.
+//! The dispatcher's metrics.
 
 use chassis::metrics::{ERROR_RATIO, Registry, TracedHistogram};
 use chassis::telemetry::Trace;
 use prometheus_client::metrics::counter::Counter;
 use scheduling::journey::Tally;
 
-/// Shared counters; the registry holds the same ones.
+/// The counters that dispatcher and registry share.
 pub(crate) struct Counters {
     pub(super) attempts: Counter,
     pub(super) retries: Counter,
@@ -17,7 +17,7 @@ pub(crate) struct Counters {
     pub(super) generation: PredictionError,
 }
 
-/// How far predictions were off, as a share of what was measured.
+/// The errors of predictions, as shares of the actual times.
 pub(super) struct PredictionError(TracedHistogram);
 
 impl Default for PredictionError {
@@ -27,10 +27,10 @@ impl Default for PredictionError {
 }
 
 impl PredictionError {
-    /// What was predicted to take `predicted_ms` took `felt_ms`.
-    pub(super) fn compare(&self, predicted_ms: f64, felt_ms: f64, trace: &Trace) {
-        if 0.0 < felt_ms {
-            self.0.observe((predicted_ms - felt_ms).abs() / felt_ms, trace);
+    /// Records the error of one prediction.
+    pub(super) fn record(&self, predicted_ms: f64, actual_ms: f64, trace: &Trace) {
+        if actual_ms > 0.0 {
+            self.0.observe((predicted_ms - actual_ms).abs() / actual_ms, trace);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The dispatcher's part of a request's trace: where it was sent, why, and what was lost.
+//! The dispatcher's spans: routes, published jobs, lost attempts.
 
 use std::ops::Range;
 use std::time::SystemTime;
 
 use chassis::telemetry::names::{event, stage, tandem};
 use chassis::telemetry::{OpenSpan, SpanKind, Trace, Value, names};
-use protocol::{Answer, Attempt, Leg, Refusal, WorkerId};
+use protocol::{Answer, Attempt, Job, Refusal, WorkerId};
 use scheduling::route::Placement;
 
 use super::Generation;
@@ -13,15 +13,15 @@ use super::Generation;
 const PUBLISH: &str = "publish tandem.v1.worker.{worker}.job";
 const DESTINATION: &str = "tandem.v1.worker.{worker}.job";
 
-/// A route stage that is over and waits to be told how right it was.
+/// A route stage that is over; its span stays open until the prediction can be compared.
 pub(super) struct Routed {
     span: Option<OpenSpan>,
     end: SystemTime,
 }
 
 impl Routed {
-    /// The first token was here so long after the jobs were sent.
-    pub(super) fn felt(mut self, ttft_ms: f64) {
+    /// Records the time from the jobs' departure to the first token.
+    pub(super) fn record_actual(mut self, ttft_ms: f64) {
         if let Some(span) = &mut self.span {
             span.attribute(tandem::FELT_TTFT_MS, ttft_ms);
         }
@@ -36,7 +36,7 @@ impl Drop for Routed {
     }
 }
 
-/// Where an attempt runs, and at what price.
+/// Begins the span of a route: placement and price of an attempt.
 pub(super) fn route(
     generation: &Generation,
     attempt: Attempt,
@@ -60,58 +60,66 @@ pub(super) fn route(
     Routed { span: Some(span), end: time.end }
 }
 
-/// What is lost with an attempt: the time since the last that was heard of it.
-pub(super) fn lost(
-    generation: &Generation,
-    attempt: Attempt,
-    (why, tokens): (Option<&Refusal>, usize),
-    time: Range<SystemTime>,
-) {
+/// An attempt that was lost.
+pub(super) struct LostAttempt<'a> {
+    pub(super) attempt: Attempt,
+    pub(super) reason: Option<&'a Refusal>,
+    /// Output tokens that arrived before.
+    pub(super) tokens: usize,
+    /// From its last event to the next placement.
+    pub(super) time: Range<SystemTime>,
+}
+
+/// Records a lost attempt in log and trace.
+pub(super) fn lost(generation: &Generation, lost: LostAttempt<'_>) {
+    let LostAttempt { attempt, reason, tokens, time } = lost;
     let trace_id = generation.trace.trace_id();
-    let reason = why.map(|why| why.message.as_str());
-    tracing::info!(request = %generation.request, %trace_id, attempt = attempt.0, reason, tokens, "attempt lost");
-    // Its trace is worth looking at, however it ends.
+    tracing::info!(
+        request = %generation.request,
+        %trace_id,
+        attempt = attempt.0,
+        reason = reason.map(|refusal| refusal.message.as_str()),
+        tokens,
+        "lost an attempt"
+    );
+    // The trace is kept, however the request ends.
     generation.trace.decide(true);
     let Some(mut span) = generation.trace.begin_stage(stage::LOST_ATTEMPT, &time) else { return };
     span.attribute(tandem::ATTEMPT, attempt.0);
     span.attribute(tandem::OUTPUT_TOKENS, tokens);
-    if let Some(why) = why {
-        span.attribute(tandem::LOST_CLASS, why.class.as_str());
-        span.attribute(tandem::LOST_REASON, why.message.clone());
+    if let Some(refusal) = reason {
+        span.attribute(tandem::LOST_CLASS, refusal.class.as_str());
+        span.attribute(tandem::LOST_REASON, refusal.message.clone());
     }
-    let what = if tokens == 0 { event::RETRIED } else { event::MIGRATED };
-    span.event(what, time.end, [(tandem::ATTEMPT, Value::from(attempt.0 + 1))]);
+    let name = if tokens == 0 { event::RETRIED } else { event::MIGRATED };
+    span.event(name, time.end, [(tandem::ATTEMPT, Value::from(attempt.0 + 1))]);
     span.end_at(time.end);
 }
 
-/// A job on its way to a worker, until the worker has answered.
+/// The span of a job from its departure to the worker's reply.
 pub(super) struct Publishing {
     span: Option<OpenSpan>,
 }
 
 impl Publishing {
-    /// The job leaves at `at`. Gives the context that travels with it, too.
-    pub(super) fn start(
-        trace: &Trace,
-        (worker, leg, attempt): (&WorkerId, &Leg, Attempt),
-        at: SystemTime,
-    ) -> (Self, bus::Context) {
+    /// Begins the span of a job that departs now. Returns the context that travels with the job, too.
+    pub(super) fn start(trace: &Trace, worker: &WorkerId, job: &Job) -> (Self, bus::Context) {
         if !trace.is_recorded() {
             return (Self { span: None }, bus::Context::new(trace.traceparent()));
         }
-        let mut span = trace.open(PUBLISH, SpanKind::Producer, at);
+        let mut span = trace.open(PUBLISH, SpanKind::Producer, SystemTime::now());
         span.attribute(names::MESSAGING_SYSTEM, names::NATS);
         span.attribute(names::MESSAGING_OPERATION_NAME, "publish");
         span.attribute(names::MESSAGING_OPERATION_TYPE, "send");
         span.attribute(names::MESSAGING_DESTINATION_TEMPLATE, DESTINATION);
         span.attribute(tandem::WORKER, worker.as_str().to_owned());
-        span.attribute(tandem::LEG, leg.as_str());
-        span.attribute(tandem::ATTEMPT, attempt.0);
+        span.attribute(tandem::LEG, job.leg.as_str());
+        span.attribute(tandem::ATTEMPT, job.key.attempt.0);
         let context = bus::Context::within(trace.traceparent(), span.context().traceparent());
         (Self { span: Some(span) }, context)
     }
 
-    /// The worker answered, or did not.
+    /// Ends the span with the worker's reply.
     pub(super) fn end(self, answer: Result<&Answer, &bus::RequestError>) {
         let Some(mut span) = self.span else { return };
         match answer {

@@ -1,4 +1,4 @@
-//! What the dispatcher can tell people about the workers and the store behind it.
+//! The status of the system behind the dispatcher.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use bus::Context;
 use protocol::StoreStatus;
 
 use super::Dispatcher;
-use crate::dispatch::backend::Sight;
+use crate::dispatch::backend::FleetStatus;
 
-/// How long the store may take to say how it is.
+/// Longest wait for the store's status.
 const STORE_TIMEOUT: Duration = Duration::from_millis(800);
 
 impl Dispatcher {
-    /// The workers as they were told, and the store's own words.
-    pub async fn sight(&self) -> Sight {
+    /// Returns the workers by their presence, and the store's status.
+    pub async fn status(&self) -> FleetStatus {
         let shared = &self.shared;
-        let (question, context) = (StoreStatus {}, Context::default());
-        let store = shared.bus.ask_store(&question, &context, STORE_TIMEOUT).await;
-        Sight {
+        let (request, context) = (StoreStatus {}, Context::default());
+        let store = shared.bus.ask_store(&request, &context, STORE_TIMEOUT).await;
+        FleetStatus {
             fleet: shared.fleet.view(),
             store: store.map_err(|error| error.to_string()),
             retries: shared.counters.retries.get(),

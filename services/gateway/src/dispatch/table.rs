@@ -1,4 +1,4 @@
-//! The generations in flight: how to reach each one's task, and which workers to keep alive for it.
+//! The generations in flight: the inbox of each one's task, and the workers with a lease for it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use protocol::{RequestId, RequestKey, WorkerId};
 use scheduling::journey::Input;
 use tokio::sync::mpsc;
 
-/// Locked for a few map operations at a time, never across an await.
+/// The table of generations. Locked for a few map operations at a time, never across an await.
 #[derive(Default)]
 pub(super) struct Table {
     entries: Mutex<HashMap<RequestId, Entry>>,
@@ -28,7 +28,7 @@ impl Table {
         self.entries().len()
     }
 
-    /// False when there are `inflight_max` already, or this very request.
+    /// Adds a generation. Returns false if `inflight_max` are in flight already, or this very one.
     pub(super) fn insert(
         &self,
         request: RequestId,
@@ -36,7 +36,7 @@ impl Table {
         inflight_max: usize,
     ) -> bool {
         let mut entries = self.entries();
-        if inflight_max <= entries.len() || entries.contains_key(&request) {
+        if entries.len() >= inflight_max || entries.contains_key(&request) {
             return false;
         }
         entries.insert(request, Entry { inbox, holders: None });
@@ -47,16 +47,18 @@ impl Table {
         self.entries().remove(&request);
     }
 
-    pub(super) fn hold(&self, key: RequestKey, holders: Vec<WorkerId>) {
+    /// Sets the workers that hold a lease for an attempt.
+    pub(super) fn set_holders(&self, key: RequestKey, holders: Vec<WorkerId>) {
         if let Some(entry) = self.entries().get_mut(&key.request) {
             entry.holders = Some((key, holders));
         }
     }
 
-    /// Hands inputs to their requests; returns how many belong to none.
+    /// Sends inputs to their generations; returns the number of inputs that belong to none.
     ///
-    /// A full inbox drops its input: tokens come again as a gap, the rest with the next keep-alive.
-    pub(super) fn tell(&self, inputs: impl IntoIterator<Item = (RequestId, Input)>) -> u64 {
+    /// A full inbox drops its input: tokens are requested again as a gap, the rest comes again with the
+    /// next renewal.
+    pub(super) fn send(&self, inputs: impl IntoIterator<Item = (RequestId, Input)>) -> u64 {
         let entries = self.entries();
         let mut unknown = 0;
         for (request, input) in inputs {
@@ -65,21 +67,22 @@ impl Table {
                 continue;
             };
             if let Err(error) = entry.inbox.try_send(input) {
-                tracing::debug!(%request, %error, "input dropped");
+                tracing::debug!(%request, %error, "dropped an input");
             }
         }
         unknown
     }
 
-    pub(super) fn tell_all(&self, input: impl Fn(RequestId) -> Input) {
+    /// Sends an input to every generation.
+    pub(super) fn broadcast(&self, input: impl Fn(RequestId) -> Input) {
         for (request, entry) in self.entries().iter() {
             if let Err(error) = entry.inbox.try_send(input(*request)) {
-                tracing::debug!(%request, %error, "input dropped");
+                tracing::debug!(%request, %error, "dropped an input");
             }
         }
     }
 
-    /// What every worker is to keep.
+    /// Returns the attempts by the workers that hold a lease for them.
     pub(super) fn keys_by_worker(&self) -> BTreeMap<WorkerId, Vec<RequestKey>> {
         let mut keys: BTreeMap<WorkerId, Vec<RequestKey>> = BTreeMap::new();
         for (key, holders) in self.entries().values().filter_map(|entry| entry.holders.as_ref()) {

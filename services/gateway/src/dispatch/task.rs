@@ -1,4 +1,4 @@
-//! One generation's task: performs what its journey says and tells the journey what came of it.
+//! The task of one generation: it performs the actions of the journey and reports their results to it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,56 +17,58 @@ use scheduling::route::{Choice, Names, Placement};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::client::{Client, tell_end};
-use super::spans::{self, Publishing};
-use super::{Admitted, Generation, Piece, Shared, epoch_ms, epoch_us};
+use super::client::{Client, send_end};
+use super::spans::{self, LostAttempt, Publishing};
+use super::{Admission, Generation, GenerationEvent, Shared, epoch_ms, epoch_us};
 use crate::dispatch::fleet::Load;
 
 mod prediction;
 
-/// Workers answer a job within milliseconds. Presence notices one that cannot before this does.
+/// Workers reply to a job within milliseconds. Presence notices a dead worker before this timeout.
 const JOB_TIMEOUT: Duration = Duration::from_secs(4);
 const MISSED_TIMEOUT: Duration = Duration::from_secs(1);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
-/// A worker that hears of a cancellation from nobody frees the request when its lease ends.
+/// A worker that receives no cancellation frees the sequence when its lease ends.
 const CANCEL_TRIES: u32 = 3;
 
-pub(super) struct Drive {
+/// The task of one generation.
+pub(super) struct GenerationTask {
     shared: Arc<Shared>,
     generation: Generation,
     journey: Journey,
     inbox: mpsc::Receiver<Input>,
     client: Client,
-    /// Questions to workers under way.
-    asked: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
-    /// When the route stage of this attempt began.
+    /// Requests to workers under way.
+    pending: FuturesUnordered<BoxFuture<'static, Option<Input>>>,
+    /// Begin of this attempt's route stage.
     routing: SystemTime,
-    /// The attempt that was sent last, and when.
+    /// The attempt that was sent last, and its time.
     sent: Option<(Attempt, SystemTime)>,
-    /// When a token of it came last, or else when it was sent.
-    last_sign: SystemTime,
+    /// Arrival of its last token, or else the time at which it was sent.
+    last_event: SystemTime,
     placement: Option<Placement>,
-    /// This gateway's names of the prompt's blocks.
-    names: Names,
-    /// Tokens that this attempt is to find stored, until it says what it found.
-    expected: Option<u32>,
-    /// The route stage of this attempt, until its prediction came true.
+    /// This gateway's hashes of the prompt's blocks.
+    hashes: Names,
+    /// Prompt tokens that are expected to be stored, until a worker reports the actual number.
+    expected_cached: Option<u32>,
+    /// The route stage of this attempt, until its prediction is compared.
     routed: Option<spans::Routed>,
-    /// When the first token of all came, while the attempt that brought it lasts.
+    /// Arrival of the first token, while the attempt that brought it lasts.
     first_token: Option<SystemTime>,
-    /// What the table was told last.
+    /// The lease holders in the table, and their attempt.
     holders: Vec<WorkerId>,
     held: Attempt,
-    last_word: Option<Refusal>,
-    /// What the fleet counts for this attempt.
+    /// The failure to send to the client at the end.
+    failure: Option<Refusal>,
+    /// The loads of this attempt in the fleet.
     loads: Vec<Load>,
 }
 
-impl Drive {
+impl GenerationTask {
     pub(super) fn new(
         shared: Arc<Shared>,
         generation: Generation,
-        admitted: Admitted,
+        admission: Admission,
         inbox: mpsc::Receiver<Input>,
         client: Client,
     ) -> Self {
@@ -78,22 +80,23 @@ impl Drive {
             journey,
             inbox,
             client,
-            asked: FuturesUnordered::new(),
-            routing: admitted.at,
+            pending: FuturesUnordered::new(),
+            routing: admission.at,
             sent: None,
-            last_sign: admitted.at,
-            names: admitted.names,
-            expected: None,
+            last_event: admission.at,
+            hashes: admission.hashes,
+            expected_cached: None,
             placement: None,
             routed: None,
             first_token: None,
             holders: Vec::new(),
             held: Attempt(0),
-            last_word: None,
+            failure: None,
             loads: Vec::new(),
         }
     }
 
+    /// Runs the generation to its end.
     pub(super) async fn run(mut self) {
         self.perform(VecDeque::from([Action::Place]));
         while !self.journey.ended() {
@@ -105,22 +108,22 @@ impl Drive {
         self.routed = None;
         self.shared.table.remove(self.generation.request);
         let (closed, _) = mpsc::channel(1);
-        let pieces = std::mem::replace(&mut self.client.pieces, closed);
-        let telling = tell_end(pieces, self.client.started.take(), self.last_word.take());
-        tokio::join!(telling, self.free_workers());
+        let events = std::mem::replace(&mut self.client.events, closed);
+        let sending = send_end(events, self.client.started.take(), self.failure.take());
+        tokio::join!(sending, self.free_workers());
         self.shared.counters.add(self.journey.tally());
     }
 
-    /// Sees cancellations through, and cancels what a worker takes too late.
+    /// Waits for cancellations to arrive, and cancels jobs that a worker accepts late.
     async fn free_workers(&mut self) {
-        while let Some(input) = self.asked.next().await {
+        while let Some(input) = self.pending.next().await {
             let Some(input) = input else { continue };
             let actions = self.journey.on(epoch_ms(SystemTime::now()), input);
             self.perform(actions.into());
         }
     }
 
-    /// `None` when what ended has nothing to say.
+    /// Waits for the next input; `None` if a finished request to a worker produced none.
     async fn next_input(&mut self) -> Option<Input> {
         let wake_ms = self.journey.wake_ms().saturating_sub(epoch_ms(SystemTime::now()));
         let stopped = async {
@@ -135,7 +138,7 @@ impl Drive {
                 Some(Input::Stop(reason))
             }
             Some(input) = self.inbox.recv() => Some(input),
-            Some(input) = self.asked.next() => input,
+            Some(input) = self.pending.next() => input,
             () = sleep(Duration::from_millis(wake_ms)) => Some(Input::Tick),
         }
     }
@@ -147,25 +150,25 @@ impl Drive {
             match action {
                 Action::Place => follows = Some(self.place()),
                 Action::Send { worker, leg } => self.send(worker, leg),
-                Action::Started => self.start(),
+                Action::Started => self.notify_started(),
                 Action::Deliver(event) => {
-                    self.start();
-                    self.prompt_computed();
+                    self.notify_started();
+                    self.release_prompt();
                     follows = self.deliver(event);
                 }
                 Action::AskMissed { worker, key, from } => self.ask_missed(worker, key, from),
                 Action::Cancel { worker, key, reason } => self.cancel(worker, key, reason),
-                Action::End(end) => self.last_word = self.word_for(end),
+                Action::End(end) => self.failure = self.failure_of(end),
             }
             if let Some(input) = follows {
                 actions.extend(self.journey.on(epoch_ms(SystemTime::now()), input));
             }
         }
-        self.tell_holders();
+        self.update_holders();
     }
 
-    /// What the client is still to be told.
-    fn word_for(&self, end: End) -> Option<Refusal> {
+    /// Returns the failure that the client must still receive.
+    fn failure_of(&self, end: End) -> Option<Refusal> {
         match end {
             End::Finished => None,
             End::Failed(refusal) => Some(refusal),
@@ -179,8 +182,8 @@ impl Drive {
         }
     }
 
-    /// The first token of an attempt is here: its prompt waits nowhere any more.
-    fn prompt_computed(&mut self) {
+    /// Releases the load of the prompt when the first token of an attempt arrives.
+    fn release_prompt(&mut self) {
         if self.loads.iter().all(|load| load.pending.prefills == 0) {
             return;
         }
@@ -205,26 +208,26 @@ impl Drive {
         }
     }
 
-    fn tell_holders(&mut self) {
+    fn update_holders(&mut self) {
         let key = self.journey.key();
         if self.held != key.attempt || !self.journey.holders().eq(self.holders.iter()) {
             self.holders = self.journey.holders().cloned().collect();
             self.held = key.attempt;
-            self.shared.table.hold(key, self.holders.clone());
+            self.shared.table.set_holders(key, self.holders.clone());
         }
     }
 
-    fn start(&mut self) {
+    fn notify_started(&mut self) {
         if let Some(started) = self.client.started.take() {
-            // A client that left is told by its other channel.
-            let _client_is_there = started.send(Ok(()));
+            // A disconnected client shows on its other channel.
+            let _ignored_if_disconnected = started.send(Ok(()));
         }
     }
 
-    /// Hands a piece to the client. One that is not there, or does not read, gets nothing more:
-    /// what it has must stay without a gap.
+    /// Delivers a token to the client. A client that disconnected, or does not read, gets nothing
+    /// more: the tokens it has must stay without a gap.
     fn deliver(&mut self, mut event: TokenEvent) -> Option<Input> {
-        self.last_sign = SystemTime::now();
+        self.last_event = SystemTime::now();
         if event.index == 0 {
             self.compare_first_token();
         }
@@ -239,16 +242,18 @@ impl Drive {
         if self.client.gone {
             return None;
         }
-        self.client.gone = self.client.pieces.try_send(Piece::Token(event)).is_err();
+        self.client.gone = self.client.events.try_send(GenerationEvent::Token(event)).is_err();
         self.client.gone.then_some(Input::Stop(CancelReason::ClientGone))
     }
 
     fn note_stages(&self, event: &mut TokenEvent) {
-        let (Some(notes), told) = (&self.generation.stages, event.stages.take()) else { return };
-        if let Some(told) = told {
+        let (Some(notes), reported) = (&self.generation.stages, event.stages.take()) else {
+            return;
+        };
+        if let Some(reported) = reported {
             let chosen = self.placement.as_ref().map(|placement| &placement.chosen().choice);
             let alone = matches!(chosen, Some(Choice::Whole { .. }));
-            notes.leg(&told, event.sent_us, alone || told.role == Role::Decode);
+            notes.leg(&reported, event.sent_us, alone || reported.role == Role::Decode);
         }
         if event.finish.is_some() {
             notes.generated(event.sent_us);
@@ -263,7 +268,7 @@ impl Drive {
             self.trace_lost(attempt);
         }
         let generated = self.journey.output().len();
-        let need = self.shared.need(&self.generation, generated, &self.names);
+        let need = self.shared.need(&self.generation, generated, &self.hashes);
         let policy = self.shared.limits.disaggregate;
         match self.shared.fleet.place(&need, self.journey.avoid(), policy) {
             Ok((placement, loads)) => {
@@ -273,7 +278,7 @@ impl Drive {
                     self.shared.counters.retries.inc();
                 }
                 let choice = placement.chosen().choice.clone();
-                self.expected = Some(placement.cached_tokens);
+                self.expected_cached = Some(placement.cached_tokens);
                 self.placement = Some(placement);
                 Input::Placed(choice)
             }
@@ -281,8 +286,8 @@ impl Drive {
         }
     }
 
-    /// Sends a job. The route stage ends, and the workers' queue stages begin, when the first leg
-    /// of an attempt is sent.
+    /// Sends a job. The first leg of an attempt ends the route stage and begins the workers' queue
+    /// stages.
     fn send(&mut self, worker: WorkerId, leg: Leg) {
         let key = self.journey.key();
         let sent = match self.sent {
@@ -290,7 +295,7 @@ impl Drive {
             _ => {
                 let now = SystemTime::now();
                 self.sent = Some((key.attempt, now));
-                self.last_sign = now;
+                self.last_event = now;
                 if let Some(notes) = &self.generation.stages {
                     notes.sent(key.attempt.0, now);
                     notes.stage(names::stage::ROUTE, self.routing..now);
@@ -320,9 +325,8 @@ impl Drive {
             stages: generation.stages.is_some(),
         };
         let shared = self.shared.clone();
-        let to = (&worker, &job.leg, job.key.attempt);
-        let (publishing, context) = Publishing::start(&generation.trace, to, SystemTime::now());
-        self.asked.push(Box::pin(async move {
+        let (publishing, context) = Publishing::start(&generation.trace, &worker, &job);
+        self.pending.push(Box::pin(async move {
             let attempt = job.key.attempt;
             let answer = shared.bus.ask_worker(&worker, &job, &context, JOB_TIMEOUT).await;
             publishing.end(answer.as_ref());
@@ -341,7 +345,7 @@ impl Drive {
 
     fn ask_missed(&mut self, worker: WorkerId, key: RequestKey, from: u32) {
         let (shared, context) = (self.shared.clone(), self.context());
-        self.asked.push(Box::pin(async move {
+        self.pending.push(Box::pin(async move {
             let missed = Missed { key, from };
             match shared.bus.ask_worker(&worker, &missed, &context, MISSED_TIMEOUT).await {
                 Ok(reply) => Some(Input::Missed { worker, attempt: key.attempt, reply }),
@@ -349,7 +353,7 @@ impl Drive {
                     shared.lose(&worker);
                     None
                 }
-                // The journey asks again.
+                // The journey requests the tokens again.
                 Err(_) => None,
             }
         }));
@@ -359,32 +363,37 @@ impl Drive {
         self.shared.counters.cancels.inc();
         let (shared, context) = (self.shared.clone(), self.context());
         let trace_id = self.generation.trace.trace_id();
-        self.asked.push(Box::pin(async move {
+        self.pending.push(Box::pin(async move {
             let cancel = Cancel { key, reason };
             for _ in 0..CANCEL_TRIES {
                 let asking = shared.bus.ask_worker(&worker, &cancel, &context, CANCEL_TIMEOUT);
                 match asking.await {
                     Ok(_) => return None,
                     Err(error) if error.is_no_responders() => return None,
-                    Err(error) => tracing::warn!(%worker, %trace_id, %error, "not cancelled yet"),
+                    Err(error) => tracing::warn!(%worker, %trace_id, %error, "cancellation failed"),
                 }
             }
             None
         }));
     }
 
-    /// The workers' spans go under the request's.
+    /// Returns the context that puts the workers' spans under the request's.
     fn context(&self) -> Context {
         Context::new(self.generation.trace.traceparent())
     }
 
-    /// What is lost with an attempt: the time since the last that was heard of it.
+    /// Records a lost attempt: the time since its last event.
     fn trace_lost(&self, attempt: Attempt) {
-        let lost = self.last_sign..self.routing;
+        let lost = self.last_event..self.routing;
         if let Some(notes) = &self.generation.stages {
             notes.lost(lost.start, lost.end);
         }
-        let what = (self.journey.last_failure(), self.journey.output().len());
-        spans::lost(&self.generation, attempt, what, lost);
+        let lost = LostAttempt {
+            attempt,
+            reason: self.journey.last_failure(),
+            tokens: self.journey.output().len(),
+            time: lost,
+        };
+        spans::lost(&self.generation, lost);
     }
 }

@@ -1,4 +1,4 @@
-//! Tells every service which traces are worth keeping, some times a second.
+//! The publication of trace verdicts to the other services.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use chassis::StopToken;
 use chassis::telemetry::Tracer;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Services hold spans for longer than that.
-const TELL_EVERY: Duration = Duration::from_millis(200);
+/// Shorter than the time for which services hold spans.
+const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 
-/// Tells until the stop, and once more then.
-pub(super) async fn tell(bus: Bus, tracer: Tracer, stop: StopToken) -> anyhow::Result<()> {
-    let mut ticks = interval(TELL_EVERY);
+/// Publishes verdicts until the stop, and once more after it.
+pub(super) async fn publish(bus: Bus, tracer: Tracer, stop: StopToken) -> anyhow::Result<()> {
+    let mut ticks = interval(PUBLISH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let over = tokio::select! {
+        let stopped = tokio::select! {
             _ = ticks.tick() => false,
             () = stop.cancelled() => true,
         };
@@ -25,7 +25,7 @@ pub(super) async fn tell(bus: Bus, tracer: Tracer, stop: StopToken) -> anyhow::R
         {
             tracing::warn!(%error, "failed to publish trace verdicts");
         }
-        if over {
+        if stopped {
             return Ok(());
         }
     }

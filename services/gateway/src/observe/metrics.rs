@@ -17,14 +17,14 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use crate::endpoint::Endpoint;
 
-/// What `/metrics` shows; grows when the bus is there. Cheap to clone.
+/// The content of `/metrics`, which grows when the bus is connected; cheap to clone.
 #[derive(Clone)]
 pub struct Exposition {
     registry: Arc<RwLock<Registry>>,
 }
 
 impl Exposition {
-    /// Shows what is in `registry`.
+    /// Returns an exposition of `registry`.
     pub fn new(registry: Registry) -> Self {
         Self { registry: Arc::new(RwLock::new(registry)) }
     }
@@ -34,7 +34,7 @@ impl Exposition {
         register(&mut self.registry.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The OpenMetrics text.
+    /// Returns the OpenMetrics text.
     pub(crate) fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         let registry = self.registry.read().unwrap_or_else(PoisonError::into_inner);
@@ -45,7 +45,7 @@ impl Exposition {
 
 type Labels = Vec<(&'static str, String)>;
 
-/// Counts and times what clients see.
+/// The instruments of HTTP requests.
 pub struct HttpMetrics {
     pub(crate) ttft_seconds: CountedHistogram,
     pub(crate) itl_seconds: CountedHistogram,
@@ -107,7 +107,7 @@ impl CountedHistogram {
 }
 
 impl HttpMetrics {
-    /// Instruments in `registry`, labelled with the model's name.
+    /// Registers the instruments in `registry`, labeled with the model's name.
     pub fn new(registry: &mut Registry, model: &str) -> Self {
         let metrics = Self {
             ttft_seconds: CountedHistogram::new(&TTFT_SECONDS),
@@ -190,7 +190,7 @@ impl HttpMetrics {
             "Responses to generation requests, by endpoint and HTTP status",
             self.responses.clone(),
         );
-        // What did not happen is 0, not unknown.
+        // A count that did not occur yet is 0, not missing.
         for reason in ["stop", "length", "abort"] {
             drop(self.successes.get_or_create(&vec![("finished_reason", reason.to_owned())]));
         }
@@ -200,12 +200,12 @@ impl HttpMetrics {
         self.statuses().insert(200);
     }
 
-    /// A choice ended for `reason`.
+    /// Counts a choice that ended for `reason`.
     pub(crate) fn choice_ended(&self, reason: &'static str) {
         self.successes.get_or_create(&vec![("finished_reason", reason.to_owned())]).inc();
     }
 
-    /// A generation request was answered.
+    /// Counts a response to a generation request.
     pub(crate) fn answered(&self, endpoint: &'static str, status: u16) {
         self.responses.get_or_create(&response_labels(endpoint, status)).inc();
         self.statuses().insert(status);

@@ -1,7 +1,7 @@
-//! What is written down about one request: its root span, its stages, its metrics.
+//! The record of one request: its root span, its stages, its metrics.
 //!
-//! **Invariant**: an account is closed exactly once; one that is dropped open is that of a client
-//! who went away.
+//! **Invariant**: a recorder is closed exactly once. One that is dropped while open belongs to a
+//! client that disconnected.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,41 +13,68 @@ use tracing::{debug, warn};
 
 use crate::endpoint::Endpoint;
 use crate::error::ApiError;
+use crate::observe::contents::Contents;
 use crate::observe::metrics::HttpMetrics;
-use crate::observe::slo::{Contents, Judge};
+use crate::observe::slo::SloPolicy;
 use crate::observe::stages::{StageNotes, Timings};
 use crate::observe::usage::Usage;
-use crate::text::assembler::Step;
-use crate::text::model::Prepared;
+use crate::text::assembler::ChoiceDelta;
+use crate::text::model::TokenizedPrompt;
 
-/// Status of a request whose client went away, as proxies write it.
+/// Status of a request whose client disconnected, as proxies write it.
 const CLIENT_CLOSED: u16 = 499;
 
-/// The books of one request.
-pub(crate) struct Account {
-    /// Taken when the account is closed.
+/// The recorder of one request.
+pub(crate) struct RequestRecorder {
+    /// Taken when the recorder is closed.
     span: Option<OpenSpan>,
     trace: Trace,
     metrics: Arc<HttpMetrics>,
     endpoint: Endpoint,
-    arrived: Instant,
-    arrived_at: SystemTime,
+    arrival: Arrival,
     usage: Usage,
     choices: u32,
-    /// Per prompt, the most that any of its choices found.
+    /// Cached tokens of each prompt: the most that any of its choices found.
     cached_tokens: Vec<u64>,
-    /// Per choice, when its last token came.
+    /// Arrival of each choice's last token.
     last_tokens: Vec<Option<Instant>>,
     finish_reasons: Vec<&'static str>,
-    first: First,
-    judge: Judge,
+    first: FirstToken,
+    slo: SloPolicy,
     slo_missed: bool,
-    /// Kept when spans may tell them.
+    record_contents: bool,
+    /// Present if the root span carries the texts.
     contents: Option<Contents>,
-    /// Kept for a client that asked for them.
+    /// Present if the client asked for its stages.
     timings: Option<Timings>,
-    /// The request's place among those in flight.
+    /// The in-flight permit, until the recorder is closed.
     permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The parts of a new recorder.
+pub(crate) struct RecorderParts {
+    pub(crate) span: OpenSpan,
+    pub(crate) metrics: Arc<HttpMetrics>,
+    pub(crate) slo: SloPolicy,
+    pub(crate) record_contents: bool,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) arrival: Arrival,
+}
+
+/// The arrival of a request on both clocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival {
+    /// For durations.
+    monotonic: Instant,
+    /// For spans.
+    pub(crate) wall: SystemTime,
+}
+
+impl Arrival {
+    /// Returns the present moment.
+    pub(crate) fn now() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
 }
 
 /// A request that was parsed and tokenized, as its span describes it.
@@ -56,7 +83,7 @@ pub(crate) struct RequestDetails<'a> {
     pub(crate) request: RequestId,
     pub(crate) response_id: &'a str,
     pub(crate) model: &'a str,
-    pub(crate) prompts: Vec<&'a Prepared>,
+    pub(crate) prompts: Vec<&'a TokenizedPrompt>,
     /// Choices per prompt.
     pub(crate) choices: u32,
     /// Most output tokens of a choice of the first prompt.
@@ -66,25 +93,25 @@ pub(crate) struct RequestDetails<'a> {
     pub(crate) streams: bool,
 }
 
-/// The way of the first token to the client.
+/// The progress of the first token to the client.
 #[derive(Clone, Copy)]
-enum First {
+enum FirstToken {
     Awaited,
-    /// This choice's, sent by the worker at this time.
-    Sent(u32, SystemTime),
-    /// Handed to the client's connection at this time.
-    Written(SystemTime),
+    /// Sent by a worker for choice `index`.
+    Sent {
+        index: u32,
+        at: SystemTime,
+    },
+    /// Handed to the client's connection.
+    Written {
+        at: SystemTime,
+    },
 }
 
-impl Account {
-    /// Opens the books of a request that arrived at `arrived_at`.
-    pub(crate) fn open(
-        mut span: OpenSpan,
-        metrics: Arc<HttpMetrics>,
-        judge: Judge,
-        endpoint: Endpoint,
-        (arrived, arrived_at): (Instant, SystemTime),
-    ) -> Self {
+impl RequestRecorder {
+    /// Opens the record of a request.
+    pub(crate) fn open(parts: RecorderParts) -> Self {
+        let RecorderParts { mut span, metrics, slo, record_contents, endpoint, arrival } = parts;
         span.attribute(names::HTTP_REQUEST_METHOD, "POST");
         span.attribute(names::HTTP_ROUTE, endpoint.path());
         span.attribute(names::GEN_AI_OPERATION_NAME, endpoint.operation());
@@ -95,45 +122,45 @@ impl Account {
             span: Some(span),
             metrics,
             endpoint,
-            arrived,
-            arrived_at,
+            arrival,
             usage: Usage::default(),
             choices: 1,
             cached_tokens: Vec::new(),
             last_tokens: Vec::new(),
             finish_reasons: Vec::new(),
-            first: First::Awaited,
-            judge,
+            first: FirstToken::Awaited,
+            slo,
             slo_missed: false,
+            record_contents,
             contents: None,
             timings: None,
             permit: None,
         }
     }
 
-    /// The place under the request's span.
+    /// Returns the trace context under the request's span.
     pub(crate) fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    /// Tokens so far.
+    /// Returns the tokens so far.
     pub(crate) fn usage(&self) -> Usage {
         self.usage
     }
 
-    /// The request holds a place until its account is closed.
+    /// Holds an in-flight permit until the recorder is closed.
     pub(crate) fn hold(&mut self, permit: OwnedSemaphorePermit) {
         self.permit = Some(permit);
     }
 
-    /// Notes what the request asks for.
+    /// Records the parameters of the request.
     pub(crate) fn prepared(&mut self, details: &RequestDetails<'_>) {
         let prompt_tokens = details.prompts.iter().map(|prompt| prompt.tokens.len() as u64).sum();
         self.usage.prompt_tokens = prompt_tokens;
         self.choices = details.choices;
         self.cached_tokens = vec![0; details.prompts.len()];
         self.last_tokens = vec![None; details.prompts.len() * self.choices as usize];
-        if self.judge.contents && self.trace.is_recorded() {
+        if self.record_contents && self.trace.is_recorded() {
             let prompts = details.prompts.iter().map(|prompt| prompt.text.as_str());
             self.contents = Some(Contents::new(prompts, self.last_tokens.len()));
         }
@@ -156,21 +183,21 @@ impl Account {
         span.attribute(names::GEN_AI_USAGE_INPUT_TOKENS, prompt_tokens);
     }
 
-    /// The request is tokenized; what follows begins at `now`.
+    /// Records the end of tokenizing.
     pub(crate) fn tokenized(&mut self, now: SystemTime) {
         let attributes = [(names::tandem::TOKENS, self.usage.prompt_tokens.into())];
-        self.trace.stage(names::stage::TOKENIZE, self.arrived_at.min(now)..now, attributes);
+        self.trace.stage(names::stage::TOKENIZE, self.arrival.wall.min(now)..now, attributes);
         if let Some(timings) = &mut self.timings {
             timings.tokenized(now);
         }
     }
 
-    /// The client wants to know its request's stages.
+    /// Keeps the stages for the client.
     pub(crate) fn keep_timings(&mut self) {
-        self.timings = Some(Timings::new(self.arrived_at));
+        self.timings = Some(Timings::new(self.arrival.wall));
     }
 
-    /// Where each choice notes its stages; empty when nobody asked.
+    /// Returns the stage notes of each choice; empty unless the client asked for stages.
     pub(crate) fn stage_notes(&mut self) -> Vec<StageNotes> {
         let choices = self.last_tokens.len();
         self.timings
@@ -178,43 +205,43 @@ impl Account {
             .map_or_else(Vec::new, |timings| (0..choices).map(|_| timings.choice()).collect())
     }
 
-    /// The stages so far, when the client asked for them.
+    /// Returns the stages so far, if the client asked for them.
     pub(crate) fn timings(&self) -> Option<&Timings> {
         self.timings.as_ref()
     }
 
-    /// Notes a choice's step.
-    pub(crate) fn step(&mut self, step: &Step, index: u32) {
+    /// Records a delta of choice `index`.
+    pub(crate) fn delta(&mut self, delta: &ChoiceDelta, index: u32) {
         let now = Instant::now();
         if let Some(contents) = &mut self.contents {
-            contents.add(index as usize, &step.text);
+            contents.add(index as usize, &delta.text);
         }
-        if matches!(self.first, First::Awaited) {
-            let sent = UNIX_EPOCH + Duration::from_micros(step.sent_us);
-            self.first = First::Sent(index, sent);
+        if matches!(self.first, FirstToken::Awaited) {
+            let at = UNIX_EPOCH + Duration::from_micros(delta.sent_us);
+            self.first = FirstToken::Sent { index, at };
         }
-        self.usage.completion_tokens += u64::from(step.tokens);
-        if let Some(cached) = step.cached_tokens {
+        self.usage.completion_tokens += u64::from(delta.tokens);
+        if let Some(cached) = delta.cached_tokens {
             let prompt = &mut self.cached_tokens[(index / self.choices) as usize];
             *prompt = u64::from(cached).max(*prompt);
             self.usage.cached_tokens = self.cached_tokens.iter().sum();
         }
-        if step.tokens != 0
+        if delta.tokens != 0
             && let Some(last) = self.last_tokens[index as usize].replace(now)
         {
             self.metrics.itl_seconds.observe_duration(now - last, &self.trace);
         }
-        if let Some(ended) = &step.ended {
+        if let Some(ended) = &delta.ended {
             self.finish_reasons.push(ended.reason);
         }
     }
 
-    /// Notes that what came so far is on its way to the client.
+    /// Records that all deltas so far were handed to the client's connection.
     pub(crate) fn written(&mut self) {
-        let First::Sent(index, sent) = self.first else { return };
-        let (now, ttft) = (SystemTime::now(), self.arrived.elapsed());
-        self.first = First::Written(now);
-        self.check_slo(self.judge.is_late(ttft.as_secs_f64() * 1e3), now);
+        let FirstToken::Sent { index, at: sent } = self.first else { return };
+        let (now, ttft) = (SystemTime::now(), self.arrival.monotonic.elapsed());
+        self.first = FirstToken::Written { at: now };
+        self.check_slo(self.slo.misses_ttft(ttft.as_secs_f64() * 1e3), now);
         // Another machine's clock may be ahead of ours.
         self.trace.stage(names::stage::FIRST_TOKEN, sent.min(now)..now, []);
         self.metrics.ttft_seconds.observe_duration(ttft, &self.trace);
@@ -229,7 +256,7 @@ impl Account {
         }
     }
 
-    /// A request that misses its SLO is worth its trace.
+    /// Keeps the trace of a request that misses its SLO.
     fn check_slo(&mut self, missed: bool, now: SystemTime) {
         if missed && !self.slo_missed {
             self.slo_missed = true;
@@ -240,16 +267,16 @@ impl Account {
         }
     }
 
-    /// Milliseconds of the tokens after the first, and how many there were per choice.
+    /// Returns the milliseconds of the tokens after the first, and their number per choice.
     fn rest(&self, now: SystemTime) -> Option<(f64, u64)> {
-        let First::Written(first) = self.first else { return None };
+        let FirstToken::Written { at: first } = self.first else { return None };
         let choices = self.last_tokens.len().max(1) as u64;
         let rest = (self.usage.completion_tokens / choices).saturating_sub(1);
         let took = now.duration_since(first).unwrap_or_default();
         (rest != 0).then_some((took.as_secs_f64() * 1e3, rest))
     }
 
-    /// Closes the account: everything was answered.
+    /// Closes the recorder of a request whose response is complete.
     pub(crate) fn succeeded(&mut self) {
         for reason in &self.finish_reasons {
             self.metrics.choice_ended(reason);
@@ -261,7 +288,7 @@ impl Account {
         self.close(200, None);
     }
 
-    /// Closes the account: the request was refused before anything was sent.
+    /// Closes the recorder of a request that was refused before anything was sent.
     pub(crate) fn refused(&mut self, error: &ApiError) {
         let class = match error.status.as_u16() {
             400..500 => ErrorClass::Invalid.as_str(),
@@ -272,7 +299,7 @@ impl Account {
         self.close(error.status.as_u16(), Some((class, &error.message)));
     }
 
-    /// Closes the account: the generation failed.
+    /// Closes the recorder of a request whose generation failed.
     pub(crate) fn failed(&mut self, refusal: &Refusal) {
         let status = ApiError::from(refusal.clone()).status.as_u16();
         self.close(status, Some((refusal.class.as_str(), &refusal.message)));
@@ -281,24 +308,24 @@ impl Account {
     fn close(&mut self, status: u16, failure: Option<(&'static str, &str)>) {
         let now = SystemTime::now();
         let rest = self.rest(now).filter(|_| self.span.is_some() && status == 200);
-        let slow = rest.is_some_and(|(ms, tokens)| self.judge.is_slow(ms, tokens));
-        self.check_slo(slow, now);
+        let missed = rest.is_some_and(|(ms, tokens)| self.slo.misses_tpot(ms, tokens));
+        self.check_slo(missed, now);
         let Some(mut span) = self.span.take() else { return };
         if let Some((ms, tokens)) = rest {
             self.metrics.tpot_seconds.observe(ms / 1e3 / tokens as f64, &self.trace);
         }
-        self.trace.decide(self.slo_missed || 500 <= status);
-        if let First::Written(first) = self.first {
+        self.trace.decide(self.slo_missed || status >= 500);
+        if let FirstToken::Written { at: first } = self.first {
             let tokens = self.usage.completion_tokens;
             let attributes = [(names::tandem::TOKENS, tokens.into())];
             self.trace.stage(names::stage::STREAM, first.min(now)..now, attributes);
         }
         span.attribute(names::HTTP_RESPONSE_STATUS_CODE, status);
         if let Some(contents) = &self.contents {
-            span.attribute(names::GEN_AI_INPUT_MESSAGES, contents.asked());
-            span.attribute(names::GEN_AI_OUTPUT_MESSAGES, contents.answered());
+            span.attribute(names::GEN_AI_INPUT_MESSAGES, contents.input_messages());
+            span.attribute(names::GEN_AI_OUTPUT_MESSAGES, contents.output_messages());
         }
-        // What failed before its first token used nothing that anybody could count.
+        // A failure before the first token has no usage to report.
         if status == 200 || self.usage.completion_tokens != 0 {
             span.attribute(names::GEN_AI_USAGE_OUTPUT_TOKENS, self.usage.completion_tokens);
             span.attribute(names::GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, self.usage.cached_tokens);
@@ -306,7 +333,7 @@ impl Account {
         }
         match failure {
             // The client's own mistakes are no errors of the server.
-            Some((class, message)) if 500 <= status => span.fail(class, message.to_owned()),
+            Some((class, message)) if status >= 500 => span.fail(class, message.to_owned()),
             Some((class, _)) => span.attribute(names::ERROR_TYPE, class),
             None if status == CLIENT_CLOSED => {
                 span.event(names::event::CLIENT_GONE, now, []);
@@ -315,7 +342,7 @@ impl Account {
             None => {}
         }
         span.end_at(now);
-        if let Some((class, cause)) = failure.filter(|_| 500 <= status) {
+        if let Some((class, cause)) = failure.filter(|_| status >= 500) {
             warn!(trace_id = %self.trace.trace_id(), status, class, cause, "request failed");
         }
         debug!(
@@ -330,13 +357,15 @@ impl Account {
         self.metrics.prompt_tokens.inc_by(self.usage.prompt_tokens);
         self.metrics.cached_tokens.inc_by(self.usage.cached_tokens);
         self.metrics.generation_tokens.inc_by(self.usage.completion_tokens);
-        self.metrics.request_seconds.observe_duration(self.arrived.elapsed(), &self.trace);
+        self.metrics
+            .request_seconds
+            .observe_duration(self.arrival.monotonic.elapsed(), &self.trace);
         self.metrics.running.dec();
         self.permit = None;
     }
 }
 
-impl Drop for Account {
+impl Drop for RequestRecorder {
     fn drop(&mut self) {
         self.close(CLIENT_CLOSED, None);
     }

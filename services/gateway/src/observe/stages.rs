@@ -1,8 +1,8 @@
-//! Where a request's time went, as its client is told when it asks. Pure but for the lock that the
-//! dispatcher and the answer share.
+//! The stages of a request, for a client that asks for them. Pure but for the lock that dispatcher and
+//! response share.
 //!
-//! **Invariant**: each stage begins where the one before it on its way ended, whatever other
-//! machines' clocks say, so that the stages up to the first token sum to the time to it.
+//! **Invariant**: each stage begins where its predecessor ended, whatever other machines' clocks say.
+//! The stages up to the first token add up to the time to the first token.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 
-/// The request header by which a client asks.
+/// The request header that asks for stages.
 const HEADER: &str = "x-tandem-timings";
-/// The one thing it can ask for.
+/// The only value of the header.
 const STAGES: &str = "stages";
 
-/// Whether a request asks for its stages.
+/// Returns true if a request asks for its stages.
 pub(crate) fn asked_for(headers: &HeaderMap) -> Result<bool, ApiError> {
     match headers.get(HEADER).map(|value| value.as_bytes()) {
         None => Ok(false),
@@ -47,11 +47,11 @@ struct Notes {
     stages: Vec<Stage>,
     attempt: u32,
     sent_us: u64,
-    /// Who generates, and since when.
+    /// The worker that generates, and since when in microseconds.
     generating: Option<(WorkerId, u64)>,
 }
 
-/// The stages of one choice so far; cheap to clone.
+/// The stage notes of one choice; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct StageNotes {
     notes: Arc<Mutex<Notes>>,
@@ -62,21 +62,21 @@ impl StageNotes {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A stage of the gateway's own.
+    /// Notes a stage of the gateway.
     pub(crate) fn stage(&self, name: &'static str, time: Range<SystemTime>) {
         self.notes().push(name, epoch_us(time.start)..epoch_us(time.end), None);
     }
 
-    /// An attempt was sent to workers at `sent`.
+    /// Notes that an attempt was sent to workers.
     pub(crate) fn sent(&self, attempt: u32, sent: SystemTime) {
         let mut notes = self.notes();
         (notes.attempt, notes.sent_us) = (attempt, epoch_us(sent));
     }
 
-    /// A worker's first event of a leg, sent at `sent_us`, tells of the stages before it; the same
-    /// worker goes on generating if `generates`.
-    pub(crate) fn leg(&self, told: &LegStages, sent_us: u64, generates: bool) {
-        let [queue, fetch, compute] = match told.role {
+    /// Notes the stages of a leg, which its first event, sent at `sent_us`, reports. The worker
+    /// continues to generate if `generates`.
+    pub(crate) fn leg(&self, reported: &LegStages, sent_us: u64, generates: bool) {
+        let [queue, fetch, compute] = match reported.role {
             Role::Prefill => {
                 [stage::PREFILL_QUEUE, stage::PREFILL_KV_FETCH, stage::PREFILL_COMPUTE]
             }
@@ -84,23 +84,24 @@ impl StageNotes {
         };
         let mut notes = self.notes();
         let mut start = notes.sent_us;
-        for (name, end) in [(queue, told.admitted_us), (fetch, told.fetched_us), (compute, sent_us)]
+        for (name, end) in
+            [(queue, reported.admitted_us), (fetch, reported.fetched_us), (compute, sent_us)]
         {
             let end = end.clamp(start, sent_us.max(start));
-            notes.push(name, start..end, Some(told.worker.clone()));
+            notes.push(name, start..end, Some(reported.worker.clone()));
             start = end;
         }
         if generates {
-            notes.generating = Some((told.worker.clone(), start));
+            notes.generating = Some((reported.worker.clone(), start));
         }
     }
 
-    /// Generating ended at `at_us`.
+    /// Notes the end of generating.
     pub(crate) fn generated(&self, at_us: u64) {
         self.notes().generated(at_us);
     }
 
-    /// The attempt came to nothing: last heard of at `since`, given up at `now`.
+    /// Notes a lost attempt, whose last event arrived at `since` and which was given up at `now`.
     pub(crate) fn lost(&self, since: SystemTime, now: SystemTime) {
         let mut notes = self.notes();
         notes.generated(epoch_us(since));
@@ -121,20 +122,20 @@ impl Notes {
     }
 }
 
-/// The stages of a request: those of the whole, and those of the choice that spoke first.
+/// The stages of a request: its own, and those of the choice with the first token.
 #[derive(Debug)]
 pub(crate) struct Timings {
     arrived_us: u64,
     own: Notes,
     choices: Vec<StageNotes>,
-    /// The choice whose token came first.
+    /// The choice with the first token.
     first: usize,
     ttft_ms: Option<f64>,
     written_us: u64,
 }
 
 impl Timings {
-    /// Of a request that arrived then.
+    /// Returns the timings of a request that arrived at `arrived`.
     pub(crate) fn new(arrived: SystemTime) -> Self {
         Self {
             arrived_us: epoch_us(arrived),
@@ -146,20 +147,20 @@ impl Timings {
         }
     }
 
-    /// Notes for one more choice.
+    /// Returns the notes of one more choice.
     pub(crate) fn choice(&mut self) -> StageNotes {
         let notes = StageNotes::default();
         self.choices.push(notes.clone());
         notes
     }
 
-    /// The request was tokenized.
+    /// Notes the end of tokenizing.
     pub(crate) fn tokenized(&mut self, now: SystemTime) {
         self.own.push(stage::TOKENIZE, self.arrived_us..epoch_us(now), None);
     }
 
-    /// The first token, of choice `index`, came, sent by its worker at `sent`, and went on to the
-    /// client at `now`, `ttft_ms` after the arrival.
+    /// Notes the first token: of choice `index`, sent by its worker at `sent`, written to the client
+    /// at `now`, `ttft_ms` after the arrival.
     pub(crate) fn first_token(
         &mut self,
         index: usize,
@@ -173,7 +174,7 @@ impl Timings {
         self.own.push(stage::FIRST_TOKEN, epoch_us(sent)..epoch_us(now), None);
     }
 
-    /// Everything up to `now`, in order of beginning.
+    /// Returns all stages up to `now_us`, by their beginning.
     fn stages(&self, now_us: u64) -> Vec<Stage> {
         let mut all = self.own.clone();
         if let Some(choice) = self.choices.get(self.first) {
@@ -188,32 +189,32 @@ impl Timings {
         all.stages
     }
 
-    /// As the answer's `timings`.
+    /// Returns `timings` of the response.
     pub(crate) fn json(&self, now: SystemTime) -> Value {
         let stages = self.stages(epoch_us(now)).into_iter().map(|stage| {
-            let mut told = json!({
+            let mut object = json!({
                 "name": stage.name,
                 "start_ms": ms(stage.us.start.saturating_sub(self.arrived_us)),
                 "duration_ms": ms(stage.us.end - stage.us.start),
             });
             if let Some(worker) = stage.worker {
-                told["worker"] = worker.as_str().into();
+                object["worker"] = worker.as_str().into();
             }
             if stage.attempt != 0 {
-                told["attempt"] = stage.attempt.into();
+                object["attempt"] = stage.attempt.into();
             }
-            told
+            object
         });
         json!({ "ttft_ms": self.ttft_ms, "stages": stages.collect::<Vec<_>>() })
     }
 
-    /// As a `Server-Timing` header.
+    /// Returns the `Server-Timing` header.
     pub(crate) fn header(&self, now: SystemTime) -> String {
         let stages = self.stages(epoch_us(now));
-        let told = stages
+        let entries = stages
             .iter()
             .map(|stage| format!("{};dur={}", stage.name, ms(stage.us.end - stage.us.start)));
-        told.collect::<Vec<_>>().join(", ")
+        entries.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -235,7 +236,7 @@ mod tests {
         UNIX_EPOCH + Duration::from_micros(us)
     }
 
-    fn told(role: Role, admitted_us: u64, fetched_us: u64) -> LegStages {
+    fn reported(role: Role, admitted_us: u64, fetched_us: u64) -> LegStages {
         LegStages { worker: "w".parse().unwrap(), role, admitted_us, fetched_us }
     }
 
@@ -264,9 +265,9 @@ mod tests {
         notes.stage(stage::ROUTE, at(1_012)..at(1_020));
         notes.sent(0, at(1_020));
         // Admitted before it was sent, fetched after its token was.
-        notes.leg(&told(Role::Prefill, 990, 5_000), 1_090, false);
+        notes.leg(&reported(Role::Prefill, 990, 5_000), 1_090, false);
         timings.first_token(0, at(1_090), at(1_100), 0.1);
-        notes.leg(&told(Role::Decode, 1_030, 1_095), 1_110, true);
+        notes.leg(&reported(Role::Decode, 1_030, 1_095), 1_110, true);
         assert_eq!(
             shown(&timings, 1_200),
             [
@@ -295,7 +296,7 @@ mod tests {
         notes.lost(at(5), at(50));
         notes.sent(1, at(60));
         notes.stage(stage::ROUTE, at(50)..at(60));
-        notes.leg(&told(Role::Prefill, 70, 70), 80, true);
+        notes.leg(&reported(Role::Prefill, 70, 70), 80, true);
         timings.first_token(0, at(80), at(90), 0.09);
         notes.lost(at(120), at(150));
         let rows = shown(&timings, 200);

@@ -1,4 +1,5 @@
-//! The page's files: part of the program, revalidated by digest, allowed to load nothing else.
+//! The files of the page. They are part of the program, are revalidated by digest, and may load nothing
+//! else.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -8,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
 
-/// Scripts, styles, images and connections of this origin, and nothing else; no inline script or
-/// style, no frames, no forms.
+/// Content security policy: scripts, styles, images and connections of this origin only; no inline
+/// script or style, no frames, no forms.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -43,12 +44,12 @@ const FILES: [Asset; 13] = [
     Asset { name: "waterfall.js", kind: SCRIPT, text: include_str!("static/waterfall.js") },
 ];
 
-/// The page itself.
+/// Responds with the page.
 pub(super) async fn index(headers: HeaderMap) -> Response {
     serve(&INDEX, &headers)
 }
 
-/// One of the files that the page is made of.
+/// Responds with a file of the page.
 pub(super) async fn file(Path(name): Path<String>, request: Request) -> Response {
     match FILES.iter().find(|file| file.name == name) {
         Some(file) => serve(file, request.headers()),
@@ -60,7 +61,7 @@ pub(super) async fn file(Path(name): Path<String>, request: Request) -> Response
     }
 }
 
-fn serve(asset: &Asset, asked: &HeaderMap) -> Response {
+fn serve(asset: &Asset, request: &HeaderMap) -> Response {
     let tag = tag(asset.text);
     let headers = [
         (header::CONTENT_TYPE, asset.kind),
@@ -70,22 +71,23 @@ fn serve(asset: &Asset, asked: &HeaderMap) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         super::NO_SNIFF,
     ];
-    match holds(asked, &tag) {
-        true => (StatusCode::NOT_MODIFIED, headers).into_response(),
-        false => (headers, asset.text).into_response(),
+    if is_cached(request, &tag) {
+        (StatusCode::NOT_MODIFIED, headers).into_response()
+    } else {
+        (headers, asset.text).into_response()
     }
 }
 
-/// Differs when the text does, and is the same in every run of one program.
+/// Returns the entity tag of a text: the same in every run of one program.
 fn tag(text: &str) -> String {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     format!("\"{:016x}\"", hasher.finish())
 }
 
-/// Whether the asker has this version already.
-fn holds(asked: &HeaderMap, tag: &str) -> bool {
-    let tags = asked.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
+/// Returns true if the client has the version `tag` already.
+fn is_cached(request: &HeaderMap, tag: &str) -> bool {
+    let tags = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|tags| tags.to_str().ok());
     let mut tags = tags.flat_map(|tags| tags.split(',')).map(str::trim);
     tags.any(|held| held == "*" || held.trim_start_matches("W/") == tag)
 }
@@ -95,16 +97,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_that_is_held_is_recognised() {
+    fn a_cached_version_is_recognized() {
         let asked =
             |value: &str| HeaderMap::from_iter([(header::IF_NONE_MATCH, value.parse().unwrap())]);
         let tag = tag("text");
         assert_ne!(tag, super::tag("other text"));
         for held in [tag.clone(), format!("\"x\", W/{tag}"), "*".to_owned()] {
-            assert!(holds(&asked(&held), &tag), "{held}");
+            assert!(is_cached(&asked(&held), &tag), "{held}");
         }
-        assert!(!holds(&asked("\"x\""), &tag));
-        assert!(!holds(&HeaderMap::new(), &tag));
+        assert!(!is_cached(&asked("\"x\""), &tag));
+        assert!(!is_cached(&HeaderMap::new(), &tag));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `/fleet/events`: the fleet's state every second, as server-sent events.
+//! `/fleet/events`: the state of the fleet every second, as server-sent events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,16 +19,17 @@ use crate::error::ApiError;
 /// Time between two states.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
 
-/// One reader of the states. Whoever goes takes it along; nothing else is left of them.
+/// One reader of the states. Its permit returns when the reader leaves.
 struct Watcher {
     page: Arc<Page>,
-    _seat: OwnedSemaphorePermit,
-    greeted: bool,
+    _permit: OwnedSemaphorePermit,
+    /// True once the first state was sent.
+    started: bool,
 }
 
-/// Streams states until the reader goes or the gateway stops.
+/// Streams states until the reader leaves or the gateway stops.
 pub(super) async fn events(State(page): State<Arc<Page>>) -> Response {
-    let Ok(seat) = Arc::clone(&page.seats).try_acquire_owned() else {
+    let Ok(permit) = Arc::clone(&page.watcher_permits).try_acquire_owned() else {
         let message = format!("{WATCHERS_MAX} readers follow the fleet, no more are taken");
         return ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).into_response();
     };
@@ -37,7 +38,7 @@ pub(super) async fn events(State(page): State<Arc<Page>>) -> Response {
         (header::CACHE_CONTROL, "no-store"),
         NO_SNIFF,
     ];
-    let states = states(Watcher { page, _seat: seat, greeted: false });
+    let states = states(Watcher { page, _permit: permit, started: false });
     (headers, Body::from_stream(states)).into_response()
 }
 
@@ -45,7 +46,7 @@ fn states(watcher: Watcher) -> impl Stream<Item = Result<Bytes, Infallible>> {
     futures::stream::unfold(watcher, |mut watcher| async move {
         let stop = watcher.page.parts.stop.clone();
         let next = async {
-            if std::mem::replace(&mut watcher.greeted, true) {
+            if std::mem::replace(&mut watcher.started, true) {
                 sleep(EVERY).await;
             }
             watcher.page.state().await

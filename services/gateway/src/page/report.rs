@@ -1,7 +1,7 @@
-//! The document behind `/fleet`, version 1: from what is known to JSON, and nothing else.
+//! The document behind `/fleet`, version 1.
 //!
-//! Fields are only added within a version. Times are milliseconds, counters count from the start
-//! of the gateway, and what was not measured yet is `null`.
+//! A version only gains fields. Times are milliseconds, counters count from the start of the gateway,
+//! and a figure that was not measured yet is `null`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,8 +11,8 @@ use protocol::{PoolState, Role, StepCost, StoreStatusReply, WorkerState};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::dispatch::backend::Sight;
-use crate::dispatch::history::{Change, What};
+use crate::dispatch::backend::FleetStatus;
+use crate::dispatch::history::{Change, ChangeKind};
 use crate::observe::HttpMetrics;
 use crate::observe::metrics::CountedHistogram;
 
@@ -22,14 +22,14 @@ const VERSION: u32 = 1;
 /// The facts behind one document.
 pub(super) struct Facts<'a> {
     pub(super) now: SystemTime,
-    /// When this gateway started.
+    /// Start of this gateway.
     pub(super) started: SystemTime,
     pub(super) model: &'a str,
     pub(super) context_tokens: u32,
     pub(super) max_inflight: usize,
     pub(super) readiness: Result<(), String>,
     pub(super) links: &'a LinksSettings,
-    pub(super) sight: &'a Sight,
+    pub(super) status: &'a FleetStatus,
     pub(super) metrics: &'a HttpMetrics,
 }
 
@@ -42,8 +42,10 @@ pub(super) struct FleetReport<'a> {
     links: LinksReport<'a>,
     workers: Vec<WorkerReport>,
     roles: RolesReport,
-    strangers: usize,
-    unseen: Option<&'a str>,
+    #[serde(rename = "strangers")]
+    other_models: usize,
+    #[serde(rename = "unseen")]
+    stale_reason: Option<&'a str>,
     changes: Vec<ChangeReport>,
     store: StoreReport,
     requests: RequestsReport,
@@ -174,7 +176,7 @@ struct HistogramReport {
 impl<'a> FleetReport<'a> {
     /// Returns the document that says `facts`.
     pub(super) fn new(facts: &'a Facts<'a>) -> Self {
-        let Sight { fleet, store, retries } = facts.sight;
+        let FleetStatus { fleet, store, retries } = facts.status;
         let states = || fleet.workers.iter().map(|(state, _)| state);
         Self {
             version: VERSION,
@@ -198,8 +200,8 @@ impl<'a> FleetReport<'a> {
                 prefill: RoleReport::new(states().filter(|state| state.role == Role::Prefill)),
                 decode: RoleReport::new(states().filter(|state| state.role == Role::Decode)),
             },
-            strangers: fleet.strangers,
-            unseen: fleet.unseen.as_deref(),
+            other_models: fleet.other_models,
+            stale_reason: fleet.stale_reason.as_deref(),
             changes: fleet.changes.iter().map(ChangeReport::new).collect(),
             store: StoreReport::new(store.clone()),
             requests: RequestsReport::new(facts.metrics, *retries),
@@ -240,12 +242,12 @@ impl WorkerReport {
     }
 }
 
-/// Nothing is known until there was something to fit.
+/// Returns the cost if it has been measured.
 fn measured(cost: &StepCost) -> Option<&StepCost> {
     Some(cost).filter(|cost| cost.is_measured())
 }
 
-/// How long a prompt token takes in a full step, the first of its prompt.
+/// Returns the time of a prompt token in a full step at the start of its prompt.
 fn prefill_token_us(state: &WorkerState) -> Option<f64> {
     let tokens = state.step_tokens.max(1) as f32;
     measured(&state.speed.prefill)
@@ -272,7 +274,7 @@ impl RoleReport {
     }
 }
 
-/// How long the prompts that wait at a worker will take it.
+/// Returns the predicted time of the prompts that wait at a worker.
 fn backlog_ms(state: &WorkerState) -> Option<f64> {
     match state.queued_tokens {
         0 => Some(0.0),
@@ -284,31 +286,31 @@ fn backlog_ms(state: &WorkerState) -> Option<f64> {
     }
 }
 
-/// How long a step with the sequences that generate there takes: their time per token.
+/// Returns the predicted time of a step with the sequences that generate now: their time per token.
 fn step_ms(state: &WorkerState) -> Option<f64> {
     let running = state.running_sequences.max(1) as f32;
     let cost = measured(&state.speed.decode)?;
     Some(f64::from(cost.us(1.0, running, state.running_tokens as f32) / 1e3))
 }
 
-/// The mean of what is known; `None` when nothing is.
+/// Returns the mean of the known values; `None` if there are none.
 fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let (sum, count) =
         values.flatten().fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
-    (0.0 < count).then(|| sum / count)
+    (count > 0.0).then(|| sum / count)
 }
 
 impl ChangeReport {
     fn new(change: &Change) -> Self {
-        let (what, from, to) = match change.what {
-            What::Up(role) => ("up", Value::Null, role.as_str().into()),
-            What::Restarted => ("restarted", Value::Null, Value::Null),
-            What::Role { from, to } => ("role", from.as_str().into(), to.as_str().into()),
-            What::Share { from, to } => ("share", from.into(), to.into()),
-            What::Ready => ("ready", Value::Null, Value::Null),
-            What::NotReady => ("not ready", Value::Null, Value::Null),
-            What::Draining => ("draining", Value::Null, Value::Null),
-            What::Gone => ("gone", Value::Null, Value::Null),
+        let (what, from, to) = match change.kind {
+            ChangeKind::Up(role) => ("up", Value::Null, role.as_str().into()),
+            ChangeKind::Restarted => ("restarted", Value::Null, Value::Null),
+            ChangeKind::Role { from, to } => ("role", from.as_str().into(), to.as_str().into()),
+            ChangeKind::Share { from, to } => ("share", from.into(), to.into()),
+            ChangeKind::Ready => ("ready", Value::Null, Value::Null),
+            ChangeKind::NotReady => ("not ready", Value::Null, Value::Null),
+            ChangeKind::Draining => ("draining", Value::Null, Value::Null),
+            ChangeKind::Gone => ("gone", Value::Null, Value::Null),
         };
         Self { at_ms: epoch_ms(change.at), worker: change.worker.to_string(), what, from, to }
     }
@@ -376,7 +378,7 @@ mod tests {
         HttpMetrics::new(&mut Registry::default(), "tiny")
     }
 
-    fn written(sight: &Sight, metrics: &HttpMetrics) -> Value {
+    fn written(status: &FleetStatus, metrics: &HttpMetrics) -> Value {
         let links = LinksSettings { jaeger: "http://j".to_owned(), grafana: String::new() };
         let facts = Facts {
             now: UNIX_EPOCH + Duration::from_millis(5_000),
@@ -386,16 +388,16 @@ mod tests {
             max_inflight: 256,
             readiness: Err("no worker is there".to_owned()),
             links: &links,
-            sight,
+            status,
             metrics,
         };
         serde_json::to_value(FleetReport::new(&facts)).unwrap()
     }
 
-    fn sight(workers: Vec<WorkerState>) -> Sight {
+    fn status(workers: Vec<WorkerState>) -> FleetStatus {
         let age = Duration::from_millis(250);
         let workers = workers.into_iter().map(|state| (state, age)).collect();
-        Sight {
+        FleetStatus {
             fleet: FleetView { workers, ..FleetView::default() },
             store: Err("silent".to_owned()),
             retries: 0,
@@ -404,7 +406,7 @@ mod tests {
 
     #[test]
     fn nobody_there_is_said_as_such() {
-        let report = written(&sight(Vec::new()), &metrics());
+        let report = written(&status(Vec::new()), &metrics());
         assert_eq!((&report["version"], &report["time_ms"]), (&json!(1), &json!(5_000)));
         assert_eq!(report["workers"], json!([]));
         assert_eq!(report["roles"]["prefill"]["backlog_ms"], Value::Null);
@@ -421,7 +423,7 @@ mod tests {
         let unmeasured = idle_worker("p2", Role::Prefill);
         let draining = WorkerState { draining: true, ..fast("d2", Role::Decode, 0) };
         let report = written(
-            &sight(vec![
+            &status(vec![
                 fast("p1", Role::Prefill, 1_000),
                 unmeasured,
                 fast("d1", Role::Decode, 0),
@@ -449,12 +451,12 @@ mod tests {
     }
 
     #[test]
-    fn changes_and_the_store_are_told() {
+    fn changes_and_the_store_are_reported() {
         let at = UNIX_EPOCH + Duration::from_millis(7);
-        let what = What::Role { from: Role::Prefill, to: Role::Decode };
-        let mut sight = sight(Vec::new());
-        sight.fleet.changes.push(Change { at, worker: "w".parse().unwrap(), what });
-        sight.store = Ok(StoreStatusReply {
+        let kind = ChangeKind::Role { from: Role::Prefill, to: Role::Decode };
+        let mut status = status(Vec::new());
+        status.fleet.changes.push(Change { at, worker: "w".parse().unwrap(), kind });
+        status.store = Ok(StoreStatusReply {
             streams: 1,
             blocks: 2,
             bytes: 3,
@@ -462,7 +464,7 @@ mod tests {
             evicted: 5,
             caught_up: true,
         });
-        let report = written(&sight, &metrics());
+        let report = written(&status, &metrics());
         let expected = json!([{
             "at_ms": 7, "worker": "w", "what": "role", "from": "prefill", "to": "decode",
         }]);
@@ -485,8 +487,8 @@ mod tests {
         for ttft_ms in [99, 100, 100, 40, 50, 60, 101] {
             metrics.ttft_seconds.observe_duration(Duration::from_millis(ttft_ms), &Trace::off());
         }
-        let sight = Sight { retries: 2, ..sight(Vec::new()) };
-        let requests = &written(&sight, &metrics)["requests"];
+        let status = FleetStatus { retries: 2, ..status(Vec::new()) };
+        let requests = &written(&status, &metrics)["requests"];
         assert_eq!(
             (&requests["running"], &requests["answered"]["200"]),
             (&json!(3.0), &json!(7.0))

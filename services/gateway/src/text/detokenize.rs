@@ -1,17 +1,17 @@
-//! Turns the bytes of tokens into text without ever splitting a character.
+//! The conversion of token bytes to text, which never splits a character.
 //!
 //! **Invariant**: the concatenated output depends on the concatenated input only, not on where
 //! tokens begin and end.
 
-/// Incremental UTF-8 decoder: holds the bytes of an unfinished character (at most three).
+/// An incremental UTF-8 decoder. It holds the bytes of an unfinished character, at most three.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Detokenizer {
     held: Vec<u8>,
 }
 
 impl Detokenizer {
-    /// Takes the bytes of the next token and gives the text that is certain now. Bytes that can no
-    /// longer become a character are replaced by U+FFFD.
+    /// Adds the bytes of the next token and returns the text that is certain now. U+FFFD replaces
+    /// bytes that can no longer become a character.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> String {
         if self.held.is_empty()
             && let Ok(text) = std::str::from_utf8(bytes)
@@ -25,14 +25,14 @@ impl Detokenizer {
         text
     }
 
-    /// The text of what is still held, at the end of the sequence: bytes of a character that was
-    /// never finished.
+    /// Returns the held bytes as text, at the end of the sequence: a character that was never
+    /// finished.
     pub(crate) fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.held)).into_owned()
     }
 }
 
-/// How many bytes at the end of `bytes` begin a character whose rest may still come.
+/// Returns the number of bytes at the end of `bytes` that begin a character whose rest may follow.
 fn unfinished_bytes(bytes: &[u8]) -> usize {
     let mut rest = bytes;
     loop {

@@ -1,4 +1,4 @@
-//! The model as text sees it: its name, tokens, chat template and stop tokens.
+//! The text side of a model: its name, vocabulary, chat template and stop tokens.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,21 +12,21 @@ use crate::error::ApiError;
 use crate::text::template::{ChatTemplate, Conversation, TemplateError};
 use crate::text::vocabulary::{CommonWords, Vocabulary};
 
-/// How the simulated engine is told of a conversation.
+/// The chat template of the simulated engine.
 const SIMULATED_TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: \
     {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
 
-/// What [`Text`] is made of.
-pub struct TextParts {
-    /// Tokens of the model.
+/// The parts of a [`TextModel`].
+pub struct TextModelParts {
+    /// The vocabulary.
     pub vocabulary: Arc<dyn Vocabulary>,
-    /// Name under which the model is served.
+    /// The name under which the model is served.
     pub model: String,
     /// Further names under which clients may ask for it.
     pub aliases: Vec<String>,
     /// Digest of the model's files.
     pub files: FileDigest,
-    /// Longest sequence the model was made for.
+    /// Longest sequence that the model was made for, in tokens.
     pub context_tokens: u32,
     /// Source of the chat template.
     pub chat_template: Option<String>,
@@ -34,54 +34,54 @@ pub struct TextParts {
     pub bos: Option<TokenId>,
     /// Token that ends a text.
     pub eos: Option<TokenId>,
-    /// Whether a text begins with `bos`.
+    /// True if a text begins with `bos`.
     pub add_bos: bool,
-    /// Tokens that end an answer.
+    /// Tokens that end the output.
     pub stop_tokens: Vec<TokenId>,
 }
 
-/// The model as text sees it.
-pub struct Text {
+/// The text side of the served model.
+pub struct TextModel {
     pub(crate) vocabulary: Arc<dyn Vocabulary>,
     pub(crate) model: String,
     pub(crate) files: FileDigest,
     pub(crate) context_tokens: u32,
     pub(crate) stop_tokens: Vec<TokenId>,
-    /// When it was loaded, in seconds since the Unix epoch.
+    /// Time of loading, in seconds since the Unix epoch.
     pub(crate) created_s: u64,
-    /// `system_fingerprint` of every answer.
+    /// `system_fingerprint` of every response.
     pub(crate) fingerprint: String,
     aliases: Vec<String>,
-    /// Or why there is none.
+    /// The chat template, or the reason why there is none.
     template: Result<ChatTemplate, String>,
     bos: Option<TokenId>,
     add_bos: bool,
 }
 
-/// A prompt as a client writes it.
+/// A prompt as the client wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Prompt {
     Text(String),
     Tokens(Vec<TokenId>),
 }
 
-/// A prompt, ready to be sent.
+/// A prompt as tokens.
 #[derive(Clone, Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct TokenizedPrompt {
     pub(crate) tokens: Arc<[TokenId]>,
     /// The prompt as text, for `echo`.
     pub(crate) text: String,
-    /// The first token was put there by us and has no place in the text.
+    /// The first token was added by the gateway and is not part of the text.
     pub(crate) bos_added: bool,
 }
 
-impl Text {
-    /// Reads tokenizer and template of a model file; its name is `name` or else the file's own.
+impl TextModel {
+    /// Reads tokenizer and template of a model file. The model's name is `name`, or else the file's own.
     pub fn open(path: &Path, name: Option<&str>) -> Result<Self, ModelFileError> {
         let file = ModelFile::open(path)?;
         let special = file.special();
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        Ok(Self::new(TextParts {
+        Ok(Self::new(TextModelParts {
             vocabulary: Arc::new(file.tokenizer()?),
             model: name.unwrap_or(file.name()).to_owned(),
             aliases: stem.into_iter().chain([file.name().to_owned()]).collect(),
@@ -95,9 +95,9 @@ impl Text {
         }))
     }
 
-    /// The texts of the simulated engine, which has no file.
+    /// Returns the text side of the simulated engine, which has no file.
     pub fn simulated(name: Option<&str>) -> Self {
-        Self::new(TextParts {
+        Self::new(TextModelParts {
             vocabulary: Arc::new(CommonWords),
             model: name.unwrap_or(simulated::NAME).to_owned(),
             aliases: vec![simulated::NAME.to_owned()],
@@ -111,18 +111,18 @@ impl Text {
         })
     }
 
-    /// Puts a model together. A chat template that is wrong costs the chats, not the completions.
-    pub fn new(parts: TextParts) -> Self {
-        let spelled = |token: Option<TokenId>| {
+    /// Returns the model made of `parts`. A wrong chat template disables chats, not completions.
+    pub fn new(parts: TextModelParts) -> Self {
+        let text_of = |token: Option<TokenId>| {
             token.map_or_else(String::new, |token| parts.vocabulary.decode(&[token]))
         };
         let template = match parts.chat_template {
             None => Err(format!("model {:?} has no chat template", parts.model)),
-            Some(source) => ChatTemplate::new(&source, spelled(parts.bos), spelled(parts.eos))
+            Some(source) => ChatTemplate::new(&source, text_of(parts.bos), text_of(parts.eos))
                 .map_err(|error| error.to_string()),
         };
         if let Err(reason) = &template {
-            warn!(reason, "chats will be refused");
+            warn!(reason, "cannot use the chat template, chats are refused");
         }
         let [a, b, c, d, ..] = parts.files.0;
         Self {
@@ -140,28 +140,28 @@ impl Text {
         }
     }
 
-    /// The name under which the model is served.
+    /// Returns the name under which the model is served.
     pub fn model(&self) -> &str {
         &self.model
     }
 
-    /// Digest of the model's files.
+    /// Returns the digest of the model's files.
     pub fn files(&self) -> FileDigest {
         self.files
     }
 
-    /// Whether a client that asks for `name` means this model.
+    /// Returns true if `name` is a name of this model.
     pub(crate) fn answers_to(&self, name: &str) -> bool {
         self.model == name || self.aliases.iter().any(|alias| alias == name)
     }
 
-    /// Renders and tokenizes a conversation. Texts of special tokens become those tokens wherever
-    /// they stand, inside a user's message, too.
+    /// Renders and tokenizes a conversation. Texts of special tokens become those tokens everywhere,
+    /// inside a user's message, too.
     pub(crate) fn chat_prompt(
         &self,
         conversation: &Conversation,
         add_special_tokens: Option<bool>,
-    ) -> Result<Prepared, ApiError> {
+    ) -> Result<TokenizedPrompt, ApiError> {
         let template =
             self.template.as_ref().map_err(|reason| ApiError::invalid("messages", reason))?;
         let text = template
@@ -175,19 +175,27 @@ impl Text {
         &self,
         prompt: Prompt,
         add_special_tokens: Option<bool>,
-    ) -> Result<Prepared, ApiError> {
+    ) -> Result<TokenizedPrompt, ApiError> {
         match prompt {
             Prompt::Text(text) => {
                 self.tokenized(text, add_special_tokens.unwrap_or(self.add_bos), "prompt")
             }
             Prompt::Tokens(tokens) => {
                 let text = self.vocabulary.decode(&tokens);
-                self.nonempty(Prepared { tokens: tokens.into(), text, bos_added: false }, "prompt")
+                self.nonempty(
+                    TokenizedPrompt { tokens: tokens.into(), text, bos_added: false },
+                    "prompt",
+                )
             }
         }
     }
 
-    fn tokenized(&self, text: String, add_bos: bool, param: &str) -> Result<Prepared, ApiError> {
+    fn tokenized(
+        &self,
+        text: String,
+        add_bos: bool,
+        param: &str,
+    ) -> Result<TokenizedPrompt, ApiError> {
         let mut tokens = self.vocabulary.encode(&text).map_err(|error| {
             ApiError::invalid(param, format!("{param} cannot be tokenized: {error}"))
         })?;
@@ -195,10 +203,17 @@ impl Text {
         if let Some(bos) = bos {
             tokens.insert(0, bos);
         }
-        self.nonempty(Prepared { tokens: tokens.into(), text, bos_added: bos.is_some() }, param)
+        self.nonempty(
+            TokenizedPrompt { tokens: tokens.into(), text, bos_added: bos.is_some() },
+            param,
+        )
     }
 
-    fn nonempty(&self, prepared: Prepared, param: &str) -> Result<Prepared, ApiError> {
+    fn nonempty(
+        &self,
+        prepared: TokenizedPrompt,
+        param: &str,
+    ) -> Result<TokenizedPrompt, ApiError> {
         if prepared.tokens.is_empty() {
             return Err(ApiError::invalid(
                 param,

@@ -1,7 +1,8 @@
-//! Finds stop strings in text that arrives in pieces, holding back what may become one.
+//! The search for stop strings in text that arrives in pieces. Text that may become a stop string is
+//! held back.
 //!
-//! **Invariant**: what is let through, and where the text is cut, depend on the whole text only, not
-//! on its pieces: the match that *ends* first wins, the longest of those that end together.
+//! **Invariant**: the text that passes and the place of the cut depend on the whole text only, not on
+//! its pieces: the match that *ends* first wins, the longest of those that end together.
 
 use protocol::TokenId;
 
@@ -15,7 +16,7 @@ pub(crate) struct StopRules {
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) min_tokens: u32,
     pub(crate) ignore_eos: bool,
-    /// The stop string or stop token is part of the answer.
+    /// The stop string or stop token is part of the output.
     pub(crate) included: bool,
 }
 
@@ -30,19 +31,19 @@ impl StopRules {
     }
 }
 
-/// Looks for stop strings.
+/// A search for stop strings.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StopMatcher {
     stops: Vec<String>,
     held: String,
 }
 
-/// What became of a piece of text.
+/// The result of one more piece of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Passed {
-    /// This much is certain not to belong to a stop string.
+pub(crate) enum Scan {
+    /// The text that certainly does not belong to a stop string.
     Text(String),
-    /// A stop string was found: the text before it, and which one.
+    /// A stop string was found.
     Stopped {
         /// The text before the stop string.
         before: String,
@@ -52,30 +53,30 @@ pub(crate) enum Passed {
 }
 
 impl StopMatcher {
-    /// A matcher for `stops`; empty strings are ignored.
+    /// Returns a matcher for `stops`; empty strings are ignored.
     pub(crate) fn new(stops: Vec<String>) -> Self {
         let stops = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
         Self { stops, held: String::new() }
     }
 
-    /// Takes the next piece of text.
-    pub(crate) fn push(&mut self, piece: &str) -> Passed {
+    /// Scans the next piece of text.
+    pub(crate) fn push(&mut self, piece: &str) -> Scan {
         if self.stops.is_empty() {
-            return Passed::Text(piece.to_owned());
+            return Scan::Text(piece.to_owned());
         }
         self.held += piece;
         if let Some((start, stop)) = self.first_match() {
             let stop = stop.to_owned();
             let mut before = std::mem::take(&mut self.held);
             before.truncate(start);
-            return Passed::Stopped { before, stop };
+            return Scan::Stopped { before, stop };
         }
         let kept_from = self.held.len() - self.open_bytes();
         let kept = self.held.split_off(kept_from);
-        Passed::Text(std::mem::replace(&mut self.held, kept))
+        Scan::Text(std::mem::replace(&mut self.held, kept))
     }
 
-    /// Lets through what is still held, at the end of the text.
+    /// Returns the text that is still held, at the end of the text.
     pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
@@ -89,7 +90,7 @@ impl StopMatcher {
         matches.min_by_key(|(end, start, _)| (*end, *start)).map(|(_, start, stop)| (start, stop))
     }
 
-    /// Length of the longest suffix of the held text that a stop string begins with.
+    /// Returns the length of the longest suffix of the held text that a stop string begins with.
     fn open_bytes(&self) -> usize {
         let longest = |stop: &String| {
             let limit = self.held.len().min(stop.len() - 1);
@@ -111,8 +112,8 @@ mod tests {
         let mut text = String::new();
         for piece in pieces {
             match matcher.push(piece) {
-                Passed::Text(passed) => text += &passed,
-                Passed::Stopped { before, stop } => return (text + &before, Some(stop)),
+                Scan::Text(passed) => text += &passed,
+                Scan::Stopped { before, stop } => return (text + &before, Some(stop)),
             }
         }
         (text + &matcher.finish(), None)
@@ -127,9 +128,9 @@ mod tests {
     #[test]
     fn only_what_may_become_a_stop_string_is_held() {
         let mut matcher = StopMatcher::new(vec!["END".to_owned()]);
-        assert_eq!(matcher.push("the E"), Passed::Text("the ".to_owned()));
-        assert_eq!(matcher.push("N"), Passed::Text(String::new()));
-        assert_eq!(matcher.push("E"), Passed::Text("EN".to_owned()));
+        assert_eq!(matcher.push("the E"), Scan::Text("the ".to_owned()));
+        assert_eq!(matcher.push("N"), Scan::Text(String::new()));
+        assert_eq!(matcher.push("E"), Scan::Text("EN".to_owned()));
         assert_eq!(matcher.finish(), "E");
     }
 

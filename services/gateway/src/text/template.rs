@@ -1,9 +1,9 @@
-//! Renders a conversation with the chat template of the model file.
+//! Chat templates: a conversation becomes the text of a prompt.
 //!
-//! A template is a program from a file: it gets a bound on its steps and on its output. Its dialect
+//! A template is a program from a model's files, so its steps and its output are bounded. Its dialect
 //! is that of Hugging Face `transformers`: Jinja with trimmed blocks, loop controls, Python's string
 //! methods, `raise_exception`, `strftime_now`, `tojson` as Python writes it, and the `generation`
-//! tag, which marks the assistant's part for training and means nothing here.
+//! tag, which marks the assistant's part for training and has no effect here.
 
 use std::fmt::Write as _;
 use std::io;
@@ -17,11 +17,11 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
 use serde_json::{Map, Value as Json};
 
-/// Steps of one rendering; a conversation of 4,096 messages takes about a tenth.
+/// Most steps of one rendering; a conversation of 4,096 messages takes about a tenth of them.
 const FUEL: u64 = 4_000_000;
-/// Longest rendered conversation.
+/// Longest rendered conversation, in bytes.
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
-/// Deepest nesting that `tojson` follows.
+/// Deepest nesting that `tojson` accepts.
 const JSON_DEPTH_MAX: usize = 32;
 const NAME: &str = "chat_template";
 
@@ -37,26 +37,26 @@ pub(crate) struct Conversation {
 /// One message, its text parts joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
-    /// As the template knows it: `developer` is `system` here.
+    /// The role for the template: `developer` is `system` here.
     pub(crate) role: &'static str,
     pub(crate) content: String,
     pub(crate) name: Option<String>,
     pub(crate) tool_call_id: Option<String>,
 }
 
-/// Why a conversation was not rendered.
+/// A failure to render a conversation.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TemplateError {
-    /// The template is not a template.
+    /// The template does not compile.
     #[error("the model's chat template does not compile: {0}")]
     Compile(String),
-    /// The template itself refused.
+    /// The template called `raise_exception`.
     #[error("the model's chat template refused the messages: {0}")]
     Refused(String),
-    /// The rendered text has no end.
+    /// The rendering exceeded its bounds.
     #[error("the rendered messages exceed {OUTPUT_BYTES_MAX} bytes or {FUEL} steps")]
     TooLong,
-    /// The template stumbled.
+    /// The template failed at runtime.
     #[error("the model's chat template failed: {0}")]
     Failed(String),
 }
@@ -69,7 +69,7 @@ pub(crate) struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles `source`; the tokens' texts are variables of the template.
+    /// Compiles `source`; the texts of the tokens are variables of the template.
     pub(crate) fn new(
         source: &str,
         bos_token: String,
@@ -91,7 +91,7 @@ impl ChatTemplate {
         Ok(Self { environment, bos_token, eos_token })
     }
 
-    /// The text of a conversation.
+    /// Renders a conversation.
     pub(crate) fn render(&self, conversation: &Conversation) -> Result<String, TemplateError> {
         let messages: Vec<Value> = conversation.messages.iter().map(message).collect();
         let own = [
@@ -100,13 +100,13 @@ impl ChatTemplate {
             ("bos_token", Value::from(self.bos_token.as_str())),
             ("eos_token", Value::from(self.eos_token.as_str())),
         ];
-        // What comes later wins: a client cannot replace our own variables.
+        // Later entries win: a client cannot replace the template's own variables.
         let kwargs = conversation
             .template_kwargs
             .iter()
             .map(|(key, value)| (key.as_str(), from_json(value)));
         let context = Value::from_pairs(kwargs.chain(own));
-        let mut output = Bounded::default();
+        let mut output = BoundedOutput::default();
         let template = self
             .environment
             .get_template(NAME)
@@ -176,7 +176,7 @@ fn from_json(json: &Json) -> Value {
     }
 }
 
-/// Turns `generation` blocks into blocks that are always taken.
+/// Replaces `generation` blocks by blocks that are always taken.
 fn without_generation_tags(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
@@ -204,7 +204,7 @@ fn without_generation_tags(source: &str) -> String {
     text + rest
 }
 
-/// `tojson` as `transformers` defines it: `json.dumps(value, ensure_ascii=False, indent=indent)`.
+/// Implements `tojson` as `transformers` does: `json.dumps(value, ensure_ascii=False, indent=indent)`.
 fn to_json(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = kwargs.get::<Option<usize>>("indent")?.map(|width| width.min(16));
     let mut text = String::new();
@@ -218,7 +218,7 @@ fn write_json(
     indent: Option<usize>,
     depth: usize,
 ) -> Result<(), Error> {
-    if JSON_DEPTH_MAX < depth || OUTPUT_BYTES_MAX < text.len() {
+    if depth > JSON_DEPTH_MAX || text.len() > OUTPUT_BYTES_MAX {
         return Err(Error::new(ErrorKind::InvalidOperation, "tojson: value too deep or too long"));
     }
     let line = |text: &mut String, depth: usize| {
@@ -268,16 +268,16 @@ fn quoted(text: &str) -> String {
     Json::from(text).to_string()
 }
 
-/// A buffer that refuses to grow past [`OUTPUT_BYTES_MAX`].
+/// A buffer that does not grow beyond [`OUTPUT_BYTES_MAX`].
 #[derive(Default)]
-struct Bounded {
+struct BoundedOutput {
     bytes: Vec<u8>,
     full: bool,
 }
 
-impl io::Write for Bounded {
+impl io::Write for BoundedOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if OUTPUT_BYTES_MAX < self.bytes.len() + bytes.len() {
+        if self.bytes.len() + bytes.len() > OUTPUT_BYTES_MAX {
             self.full = true;
             return Err(io::ErrorKind::FileTooLarge.into());
         }

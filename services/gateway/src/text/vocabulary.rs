@@ -1,19 +1,19 @@
-//! What the gateway needs to know about a model's tokens.
+//! The vocabulary of a model, as the gateway uses it.
 
 use protocol::{TokenId, simulated};
 
-/// Text to tokens and back to exact bytes.
+/// A conversion of text to tokens and back to exact bytes.
 pub trait Vocabulary: Send + Sync + 'static {
-    /// Tokens of `text`; the texts of special tokens become those tokens.
+    /// Returns the tokens of `text`; the texts of special tokens become those tokens.
     fn encode(&self, text: &str) -> Result<Vec<TokenId>, String>;
-    /// The bytes a token stands for, which need not be whole characters.
+    /// Returns the bytes of a token, which need not be whole characters.
     fn token_bytes(&self, token: TokenId) -> Vec<u8>;
-    /// Whether the token is a control token, which is not text.
+    /// Returns true for a control token, which is not text.
     fn is_special(&self, token: TokenId) -> bool;
-    /// One more than the largest token.
+    /// Returns the number of tokens: one more than the largest.
     fn size(&self) -> usize;
 
-    /// The text of tokens; bytes that are no UTF-8 become replacement characters.
+    /// Returns the text of tokens; bytes that are no UTF-8 become replacement characters.
     fn decode(&self, tokens: &[TokenId]) -> String {
         let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.token_bytes(token)).collect();
         String::from_utf8_lossy(&bytes).into_owned()

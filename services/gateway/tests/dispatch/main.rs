@@ -13,7 +13,9 @@ use chassis::Tasks;
 use chassis::settings::TelemetrySettings;
 use chassis::telemetry::{SpanKind, Telemetry, Trace, Tracer};
 use gateway::dispatch::fleet::Fleet;
-use gateway::dispatch::{DispatchLimits, Dispatcher, Generation, Piece, Running};
+use gateway::dispatch::{
+    DispatchLimits, Dispatcher, Generation, GenerationEvent, GenerationHandle,
+};
 use protocol::*;
 use scheduling::admission::AdmissionLimits;
 use testbed::{PATIENCE, eventually, soon};
@@ -92,20 +94,20 @@ fn generation(max_tokens: u32) -> Generation {
     }
 }
 
-async fn next(running: &mut Running) -> Option<Piece> {
+async fn next(running: &mut GenerationHandle) -> Option<GenerationEvent> {
     soon("a piece comes", running.next()).await
 }
 
 /// Runs to the end: the tokens, and the failure if it ends with one.
-async fn collect(running: &mut Running) -> (Vec<TokenId>, Option<Refusal>) {
+async fn collect(running: &mut GenerationHandle) -> (Vec<TokenId>, Option<Refusal>) {
     let mut tokens = Vec::new();
     while let Some(piece) = next(running).await {
         match piece {
-            Piece::Token(event) => {
+            GenerationEvent::Token(event) => {
                 assert_eq!(event.opening.is_some(), tokens.is_empty(), "one opening, first");
                 tokens.extend(event.token);
             }
-            Piece::Failed(refusal) => return (tokens, Some(refusal)),
+            GenerationEvent::Failed(refusal) => return (tokens, Some(refusal)),
         }
     }
     (tokens, None)
@@ -184,14 +186,14 @@ async fn admit_and_route_touch_and_every_attempt_explains_itself() {
     assert_eq!((routes.len(), admit.end_ns), (2, routes[0].start_ns));
     let sent_us = d.seen.lock().unwrap().jobs[0].0.sent_us;
     assert_eq!(routes[0].end_ns / 1_000, sent_us, "the workers' queue stages begin here");
-    let told = |index: usize, key: &str| routes[index].attributes[key].clone();
-    assert_eq!(told(0, "tandem.route.chosen"), "p>d");
-    assert!(told(0, "tandem.route.candidates").starts_with("p>d: queue 0.0 + prefill"));
+    let attribute = |index: usize, key: &str| routes[index].attributes[key].clone();
+    assert_eq!(attribute(0, "tandem.route.chosen"), "p>d");
+    assert!(attribute(0, "tandem.route.candidates").starts_with("p>d: queue 0.0 + prefill"));
     assert_eq!(
-        (told(1, "tandem.route.chosen"), told(1, "tandem.attempt")),
+        (attribute(1, "tandem.route.chosen"), attribute(1, "tandem.attempt")),
         ("p".into(), "1".into())
     );
-    // What was lost between the two is a span of its own, and reads as what it is.
+    // The lost attempt between the two has a span of its own.
     let lost = tree.named("lost_attempt")[0];
     assert_eq!(lost.end_ns, routes[1].start_ns, "{tree}");
     assert_eq!(lost.attributes["tandem.lost.reason"], "as scripted");
@@ -261,7 +263,7 @@ async fn with_nobody_left_the_stream_ends_with_a_clear_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_come_before_the_stream_begins() {
     let mut bench = bench!();
-    let none = bench.dispatcher.start(generation(4)).await.err().expect("nobody is there");
+    let none = bench.dispatcher.start(generation(4)).await.err().expect("there is no worker");
     assert_eq!(none.class, ErrorClass::Retry);
     let full = Script { refuse: Some(ErrorClass::Overloaded), ..Script::default() };
     let (p, d) = bench.pair(Script::default(), full).await;
@@ -272,7 +274,7 @@ async fn refusals_come_before_the_stream_begins() {
     let long = bench.dispatcher.start(long).await.err().expect("it fits nowhere");
     assert_eq!(long.class, ErrorClass::Invalid);
     p.die();
-    // Whoever is asked first notices that nobody answers for p.
+    // The first request notices that p does not respond.
     assert!(bench.dispatcher.start(generation(4)).await.is_err());
     let full = bench.dispatcher.start(generation(4)).await.err().expect("d is full");
     assert_eq!(full.class, ErrorClass::Overloaded, "{full}");
@@ -288,7 +290,7 @@ async fn a_client_that_leaves_frees_both_workers() {
     drop(running);
     check_free(&[&p, &d]).await;
     let mut running = bench.dispatcher.start(generation(2_000)).await.unwrap();
-    while let Some(Piece::Token(event)) = next(&mut running).await {
+    while let Some(GenerationEvent::Token(event)) = next(&mut running).await {
         if event.index == 2 {
             break;
         }
@@ -324,7 +326,7 @@ async fn a_client_that_does_not_read_is_given_up() {
     eventually("it is cancelled", async || !d.seen.lock().unwrap().cancels.is_empty()).await;
     assert_eq!(d.seen.lock().unwrap().cancels[0].reason, CancelReason::ClientGone);
     check_free(&[&p, &d]).await;
-    // What was buffered is still in order.
+    // Buffered tokens are still in order.
     let (tokens, refusal) = collect(&mut running).await;
     assert_eq!(tokens.len(), 8);
     assert_eq!(refusal.map(|refusal| refusal.class), Some(ErrorClass::Cancelled));

@@ -10,7 +10,7 @@ use protocol::control::MissedReply;
 use protocol::*;
 use tokio::task::JoinSet;
 
-/// How it departs from what a good worker does.
+/// The ways in which a worker departs from the protocol.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Script {
     pub(crate) refuse: Option<ErrorClass>,
@@ -171,7 +171,7 @@ impl Worker {
             let event = Event::Token(TokenEvent {
                 key: job.key,
                 index,
-                token: (0 < job.stopping.max_tokens).then(|| token_at(&job.prompt, index)),
+                token: (job.stopping.max_tokens > 0).then(|| token_at(&job.prompt, index)),
                 logprob: None,
                 finish: (index == last).then_some(Finish::Length),
                 opening: (index == base).then(|| Box::new(opening())),

@@ -1,4 +1,4 @@
-//! Whole answers: shapes, usage, choices, stop conditions, echo, the small endpoints.
+//! Whole responses: shapes, usage, choices, stop conditions, echo, the small endpoints.
 
 use protocol::{CancelReason, Finish};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! A gateway whose vocabulary is bytes and whose generations are scripted.
+//! A gateway whose vocabulary is bytes and whose generations follow a script.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -9,10 +9,10 @@ use chassis::settings::LinksSettings;
 use chassis::telemetry::Tracer;
 use futures::future::BoxFuture;
 use gateway::dispatch::fleet::FleetView;
-use gateway::dispatch::{Generation, Piece};
+use gateway::dispatch::{Generation, GenerationEvent};
 use gateway::{
-    App, AppParts, Backend, Exposition, HttpMetrics, Judge, Limits, Pieces, Sight, Text, TextParts,
-    Vocabulary,
+    App, AppParts, Backend, Exposition, FleetStatus, GenerationStream, HttpMetrics, Limits,
+    SloPolicy, TextModel, TextModelParts, Vocabulary,
 };
 use protocol::*;
 use serde_json::Value;
@@ -67,7 +67,7 @@ impl Vocabulary for Bytes {
     }
 }
 
-/// What happens to one generation.
+/// The script of one generation.
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) refused: Option<Refusal>,
@@ -79,20 +79,20 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// These bytes, then the end of the answer.
+    /// Returns a script of these bytes and a stop.
     pub(crate) fn says(text: &str) -> Self {
         let mut tokens: Vec<TokenId> = text.bytes().map(TokenId::from).collect();
         tokens.push(IM_END);
         Self { refused: None, tokens, finish: Some(Finish::Stop), fails: None, cached_tokens: 0 }
     }
 
-    /// These bytes, and no more were allowed.
+    /// Returns a script of these bytes that ends at the length limit.
     pub(crate) fn cut(text: &str) -> Self {
         let tokens = text.bytes().map(TokenId::from).collect();
         Self { tokens, finish: Some(Finish::Length), ..Self::says("") }
     }
 
-    /// These bytes, then nothing ever.
+    /// Returns a script of these bytes that never ends.
     pub(crate) fn hangs_after(text: &str) -> Self {
         Self { finish: None, ..Self::cut(text) }
     }
@@ -107,7 +107,7 @@ impl Plan {
     }
 }
 
-/// How a generation was given up.
+/// The way in which a generation was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GivenUp {
     Stopped(CancelReason),
@@ -124,14 +124,14 @@ struct Record {
     looks: usize,
 }
 
-/// Follows plans in order; says "ok" when there is none.
+/// A backend that follows its plans in order, and one that says "ok" when none is left.
 #[derive(Clone, Default)]
 pub(crate) struct Scripted {
     record: Arc<Mutex<Record>>,
 }
 
-struct ScriptedPieces {
-    pieces: VecDeque<Piece>,
+struct ScriptedStream {
+    events: VecDeque<GenerationEvent>,
     ends: bool,
     record: Arc<Mutex<Record>>,
 }
@@ -158,7 +158,7 @@ impl Scripted {
         self.record.lock().unwrap().fleet = fleet;
     }
 
-    /// How often somebody looked at the fleet.
+    /// Returns the number of requests for the fleet's status.
     pub(crate) fn looks(&self) -> usize {
         self.record.lock().unwrap().looks
     }
@@ -170,7 +170,7 @@ fn scored(token: TokenId, top: Option<u8>) -> Option<TokenLogprob> {
     Some(TokenLogprob { logprob: -(token as f32) / 8.0, top: alternatives.collect() })
 }
 
-fn pieces(generation: &Generation, plan: &Plan) -> VecDeque<Piece> {
+fn events(generation: &Generation, plan: &Plan) -> VecDeque<GenerationEvent> {
     let key = RequestKey { request: generation.request, attempt: Attempt(0) };
     let sent_us = || std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
     let scores = |prompt: &[TokenId], top| {
@@ -186,7 +186,7 @@ fn pieces(generation: &Generation, plan: &Plan) -> VecDeque<Piece> {
     };
     let mut opening = Some(Box::new(opening));
     let mut event = |index: usize, token, finish| {
-        Piece::Token(TokenEvent {
+        GenerationEvent::Token(TokenEvent {
             key,
             index: index as u32,
             token,
@@ -203,23 +203,26 @@ fn pieces(generation: &Generation, plan: &Plan) -> VecDeque<Piece> {
     let last = plan.tokens.len().wrapping_sub(1);
     let finish = |index| plan.finish.filter(|_| index == last);
     let tokens = plan.tokens.iter().enumerate();
-    let mut pieces: VecDeque<Piece> =
+    let mut events: VecDeque<GenerationEvent> =
         tokens.map(|(index, &token)| event(index, Some(token), finish(index))).collect();
-    pieces.extend(plan.fails.clone().map(Piece::Failed));
-    pieces
+    events.extend(plan.fails.clone().map(GenerationEvent::Failed));
+    events
 }
 
 impl Backend for Scripted {
-    fn start(&self, generation: Generation) -> BoxFuture<'_, Result<Box<dyn Pieces>, Refusal>> {
+    fn start(
+        &self,
+        generation: Generation,
+    ) -> BoxFuture<'_, Result<Box<dyn GenerationStream>, Refusal>> {
         let mut record = self.record.lock().unwrap();
         let plan = record.plans.pop_front().unwrap_or_else(|| Plan::says("ok"));
-        let pieces = pieces(&generation, &plan);
+        let events = events(&generation, &plan);
         record.generations.push(generation);
         let record = Arc::clone(&self.record);
         let ends = plan.finish.is_some() || plan.fails.is_some();
-        let started: Result<Box<dyn Pieces>, Refusal> = match plan.refused {
+        let started: Result<Box<dyn GenerationStream>, Refusal> = match plan.refused {
             Some(refusal) => Err(refusal),
-            None => Ok(Box::new(ScriptedPieces { pieces, ends, record })),
+            None => Ok(Box::new(ScriptedStream { events, ends, record })),
         };
         Box::pin(async { started })
     }
@@ -236,18 +239,20 @@ impl Backend for Scripted {
         Duration::from_millis(2500)
     }
 
-    fn sight(&self) -> BoxFuture<'_, Sight> {
+    fn status(&self) -> BoxFuture<'_, FleetStatus> {
         let mut record = self.record.lock().unwrap();
         record.looks += 1;
         let fleet = record.fleet.clone();
-        Box::pin(async { Sight { fleet, store: Err("there is none".to_owned()), retries: 0 } })
+        Box::pin(async {
+            FleetStatus { fleet, store: Err("there is none".to_owned()), retries: 0 }
+        })
     }
 }
 
-impl Pieces for ScriptedPieces {
-    fn next(&mut self) -> BoxFuture<'_, Option<Piece>> {
+impl GenerationStream for ScriptedStream {
+    fn next(&mut self) -> BoxFuture<'_, Option<GenerationEvent>> {
         Box::pin(async {
-            match self.pieces.pop_front() {
+            match self.events.pop_front() {
                 None if !self.ends => std::future::pending().await,
                 piece => piece,
             }
@@ -257,13 +262,13 @@ impl Pieces for ScriptedPieces {
     fn stop(mut self: Box<Self>, reason: CancelReason) {
         self.record.lock().unwrap().given_up.push(GivenUp::Stopped(reason));
         self.ends = true;
-        self.pieces.clear();
+        self.events.clear();
     }
 }
 
-impl Drop for ScriptedPieces {
+impl Drop for ScriptedStream {
     fn drop(&mut self) {
-        if !self.pieces.is_empty() || !self.ends {
+        if !self.events.is_empty() || !self.ends {
             self.record.lock().unwrap().given_up.push(GivenUp::Dropped);
         }
     }
@@ -279,6 +284,12 @@ pub(crate) struct Bench {
     server: JoinSet<()>,
 }
 
+struct Observing {
+    tracer: Tracer,
+    slo: SloPolicy,
+    record_contents: bool,
+}
+
 pub(crate) fn limits() -> Limits {
     Limits {
         request_timeout: Duration::from_secs(20),
@@ -289,8 +300,8 @@ pub(crate) fn limits() -> Limits {
     }
 }
 
-fn bytes_model() -> Text {
-    Text::new(TextParts {
+fn bytes_model() -> TextModel {
+    TextModel::new(TextModelParts {
         vocabulary: Arc::new(Bytes),
         model: "bytes".to_owned(),
         aliases: vec!["bytes-alias".to_owned()],
@@ -313,17 +324,19 @@ impl Bench {
         Self::serving(bytes_model(), limits, tracer).await
     }
 
-    /// A gateway that judges requests.
-    pub(crate) async fn judging(judge: Judge, tracer: Tracer) -> Self {
-        Self::all(bytes_model(), limits(), tracer, judge).await
+    /// Starts a gateway with this policy, whose spans carry contents if `record_contents`.
+    pub(crate) async fn observing(slo: SloPolicy, record_contents: bool, tracer: Tracer) -> Self {
+        Self::all(bytes_model(), limits(), Observing { tracer, slo, record_contents }).await
     }
 
-    /// A gateway that knows the texts of another model.
-    pub(crate) async fn serving(text: Text, limits: Limits, tracer: Tracer) -> Self {
-        Self::all(text, limits, tracer, Judge::default()).await
+    /// Starts a gateway with the text side of another model.
+    pub(crate) async fn serving(text: TextModel, limits: Limits, tracer: Tracer) -> Self {
+        let slo = SloPolicy::default();
+        Self::all(text, limits, Observing { tracer, slo, record_contents: false }).await
     }
 
-    async fn all(text: Text, limits: Limits, tracer: Tracer, judge: Judge) -> Self {
+    async fn all(text: TextModel, limits: Limits, observing: Observing) -> Self {
+        let Observing { tracer, slo, record_contents } = observing;
         let mut registry = chassis::metrics::registry("gateway");
         let backend = Scripted::default();
         let stop = StopToken::new();
@@ -333,7 +346,8 @@ impl Bench {
             http_metrics: Arc::new(HttpMetrics::new(&mut registry, "bytes")),
             metrics: Exposition::new(registry),
             tracer,
-            judge,
+            slo,
+            record_contents,
             limits,
             links: LinksSettings::default(),
             stop: stop.clone(),
@@ -349,7 +363,7 @@ impl Bench {
         Self { backend, url, http: reqwest::Client::new(), stop, server }
     }
 
-    /// Resolves when the server has ended.
+    /// Waits until the server has ended.
     pub(crate) async fn ended(&mut self) {
         while let Some(ended) = self.server.join_next().await {
             ended.unwrap();
@@ -365,7 +379,7 @@ impl Bench {
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    /// Status and JSON of an answer.
+    /// Returns status and JSON of a response.
     pub(crate) async fn ask(&self, path: &str, body: &Value) -> (u16, Value) {
         let response = self.post(path, body).send().await.unwrap();
         let status = response.status().as_u16();
@@ -380,7 +394,7 @@ impl Bench {
         self.ask("/v1/completions", &merged(completion_body(), body)).await
     }
 
-    /// The data of all events of a stream; the last must be `[DONE]`.
+    /// Returns the data of all events of a stream; the last must be `[DONE]`.
     pub(crate) async fn stream(&self, path: &str, body: Value) -> Vec<Value> {
         let base = if path.contains("chat") { chat_body() } else { completion_body() };
         let stream = serde_json::json!({ "stream": true });

@@ -1,4 +1,4 @@
-//! What clients get when something is wrong: envelope, status, headers.
+//! Errors: envelope, status, headers.
 
 use std::time::Duration;
 

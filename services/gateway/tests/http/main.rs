@@ -5,10 +5,10 @@
 mod answers;
 mod bench;
 mod errors;
-mod judged;
 mod logprobs;
 mod model;
 mod page;
 mod parameters;
+mod slo;
 mod streams;
 mod trace;

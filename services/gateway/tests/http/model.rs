@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chassis::Tracer;
-use gateway::Text;
+use gateway::TextModel;
 use protocol::{Finish, TokenId};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn golden() -> Vec<Value> {
 
 async fn bench() -> Option<Bench> {
     let path = tokio::task::spawn_blocking(testbed::model_path).await.unwrap()?;
-    let text = Text::open(&path, Some("smollm2")).unwrap();
+    let text = TextModel::open(&path, Some("smollm2")).unwrap();
     Some(Bench::serving(text, limits(), Tracer::off()).await)
 }
 

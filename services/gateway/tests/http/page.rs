@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use gateway::dispatch::fleet::FleetView;
-use gateway::dispatch::history::{Change, What};
+use gateway::dispatch::history::{Change, ChangeKind};
 use gateway::page::WATCHERS_MAX;
 use protocol::*;
 use serde_json::{Value, json};
@@ -25,11 +25,11 @@ fn worker(name: &str, role: Role) -> WorkerState {
 }
 
 fn fleet() -> FleetView {
-    let (at, what) = (SystemTime::now(), What::Up(Role::Decode));
+    let (at, kind) = (SystemTime::now(), ChangeKind::Up(Role::Decode));
     let workers = [worker("d1", Role::Decode), worker("p1", Role::Prefill)];
     FleetView {
         workers: workers.map(|state| (state, Duration::from_millis(300))).to_vec(),
-        changes: vec![Change { at, worker: "d1".parse().unwrap(), what }],
+        changes: vec![Change { at, worker: "d1".parse().unwrap(), kind }],
         ..FleetView::default()
     }
 }
@@ -210,10 +210,10 @@ async fn nobody_looks_when_nobody_watches() {
     let bench = Bench::start().await;
     let mut stream = bench.http.get(format!("{}/fleet/events", bench.url)).send().await.unwrap();
     assert!(next(&mut stream).await.is_some());
-    eventually("it was looked at", async || 0 < bench.backend.looks()).await;
+    eventually("it was looked at", async || bench.backend.looks() > 0).await;
     drop(stream);
     let quiet = async {
-        // Two looks would fall into this time if anybody watched.
+        // A watcher would request the status twice in this time.
         let pause = Duration::from_millis(2_500);
         let mut looks = 0;
         while std::mem::replace(&mut looks, bench.backend.looks()) != looks {

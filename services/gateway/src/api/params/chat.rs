@@ -3,39 +3,39 @@
 use protocol::job::TOP_LOGPROBS_MAX;
 use serde_json::{Map, Value};
 
-use super::common::GenerationParams;
+use super::common::CommonParams;
 use super::fields::{Fields, wrong};
 use super::messages::messages;
-use super::{Bounds, ignore, unsupported};
+use super::{ParseContext, ignore, unsupported};
 use crate::error::ApiError;
 use crate::text::template::Conversation;
 
 /// Most entries of `chat_template_kwargs`.
 const TEMPLATE_KWARGS_MAX: usize = 16;
-/// Their longest JSON.
+/// Longest JSON of `chat_template_kwargs`, in bytes.
 const TEMPLATE_KWARGS_BYTES_MAX: usize = 4096;
 
-/// A conversation to be continued.
+/// The parameters of a chat.
 #[derive(Clone, Debug)]
 pub(crate) struct ChatRequest {
-    pub(crate) generation: GenerationParams,
+    pub(crate) common: CommonParams,
     pub(crate) conversation: Conversation,
     /// Alternatives to report with each token; `None` reports no log-probabilities.
     pub(crate) top_logprobs: Option<u8>,
 }
 
 impl ChatRequest {
-    pub(crate) fn parse(body: &[u8], bounds: Bounds) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8], context: ParseContext) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         unsupported::refuse(&mut fields)?;
         let names = ["max_completion_tokens", "max_tokens"];
-        let generation = GenerationParams::take(&mut fields, &names, bounds)?;
-        if generation.max_tokens == Some(0) {
+        let common = CommonParams::take(&mut fields, &names, context)?;
+        if common.max_tokens == Some(0) {
             let message = "max_tokens is 0, expected at least 1";
             return Err(ApiError::invalid("max_tokens", message));
         }
         let request = Self {
-            generation,
+            common,
             conversation: Conversation {
                 messages: messages(&mut fields)?,
                 add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
@@ -56,7 +56,7 @@ fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> 
         Some(other) => return Err(wrong(NAME, &other, "an object")),
     };
     let bytes = serde_json::to_string(&map).map_or(usize::MAX, |text| text.len());
-    if TEMPLATE_KWARGS_MAX < map.len() || TEMPLATE_KWARGS_BYTES_MAX < bytes {
+    if map.len() > TEMPLATE_KWARGS_MAX || bytes > TEMPLATE_KWARGS_BYTES_MAX {
         let message = format!(
             "{NAME} has {} entries in {bytes} bytes, expected at most {TEMPLATE_KWARGS_MAX} in \
              {TEMPLATE_KWARGS_BYTES_MAX}",

@@ -4,7 +4,7 @@ use protocol::job::{LOGIT_BIAS_MAX, SEQUENCE_TOKENS_MAX, STOP_TOKENS_MAX};
 use protocol::{Sampling, TokenId};
 use serde_json::Value;
 
-use super::Bounds;
+use super::ParseContext;
 use super::fields::{Fields, integer, wrong};
 use crate::error::ApiError;
 use crate::text::stop::{MODEL_STOP_TOKENS_MAX, StopRules};
@@ -15,43 +15,44 @@ const STOP_STRINGS_MAX: usize = 4;
 const STOP_STRING_BYTES_MAX: usize = 512;
 /// Longest model name, salt or user.
 const NAME_BYTES_MAX: usize = 256;
-/// How to generate, whatever the prompt.
+
+/// The parameters of a generation that do not depend on the endpoint.
 #[derive(Clone, Debug)]
-pub(crate) struct GenerationParams {
-    /// The model asked for.
+pub(crate) struct CommonParams {
+    /// Requested model.
     pub(crate) model: Option<String>,
     /// Choices per prompt.
     pub(crate) choices: u32,
-    /// `None` leaves it to the endpoint.
+    /// Most output tokens; `None` takes the endpoint's default.
     pub(crate) max_tokens: Option<u32>,
-    /// Everything but the seed.
+    /// Sampling parameters, except the seed.
     pub(crate) sampling: Sampling,
     /// Random when absent.
     pub(crate) seed: Option<u64>,
     pub(crate) stop: StopRules,
     pub(crate) stream: Option<StreamParams>,
-    /// Control tokens are not text.
+    /// Control tokens do not become text.
     pub(crate) skip_special_tokens: bool,
-    /// Whether a beginning-of-sequence token is put before text; `None` leaves it to the endpoint.
+    /// Puts a beginning-of-sequence token before text; `None` takes the endpoint's default.
     pub(crate) add_special_tokens: Option<bool>,
-    /// Narrows the sharing of stored prefixes.
+    /// Limits the sharing of stored prefixes to requests with the same salt.
     pub(crate) cache_salt: Option<String>,
 }
 
-/// How to stream.
+/// The options of a stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StreamParams {
-    /// One last chunk carries the usage.
+    /// The last chunk carries the usage.
     pub(crate) include_usage: bool,
-    /// So does every chunk before it.
+    /// Every chunk carries the usage so far.
     pub(crate) continuous_usage: bool,
 }
 
-impl GenerationParams {
+impl CommonParams {
     pub(crate) fn take(
         fields: &mut Fields,
         max_tokens_names: &[&str],
-        bounds: Bounds,
+        context: ParseContext,
     ) -> Result<Self, ApiError> {
         let mut max_tokens = None;
         for name in max_tokens_names {
@@ -61,11 +62,11 @@ impl GenerationParams {
         fields.text("user", NAME_BYTES_MAX)?;
         let params = Self {
             model: fields.text("model", NAME_BYTES_MAX)?,
-            choices: fields.integer("n", 1..=i64::from(bounds.choices_max))?.unwrap_or(1) as u32,
+            choices: fields.integer("n", 1..=i64::from(context.choices_max))?.unwrap_or(1) as u32,
             max_tokens,
-            sampling: sampling(fields, bounds)?,
+            sampling: sampling(fields, context)?,
             seed: seed(fields)?,
-            stop: stop_rules(fields, bounds)?,
+            stop: stop_rules(fields, context)?,
             stream: StreamParams::take(fields)?,
             skip_special_tokens: fields.boolean("skip_special_tokens")?.unwrap_or(true),
             add_special_tokens: fields.boolean("add_special_tokens")?,
@@ -83,7 +84,7 @@ impl GenerationParams {
     }
 }
 
-fn sampling(fields: &mut Fields, bounds: Bounds) -> Result<Sampling, ApiError> {
+fn sampling(fields: &mut Fields, context: ParseContext) -> Result<Sampling, ApiError> {
     let default = Sampling::default();
     Ok(Sampling {
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
@@ -98,7 +99,7 @@ fn sampling(fields: &mut Fields, bounds: Bounds) -> Result<Sampling, ApiError> {
             fields.number("repetition_penalty", 0.0..=100.0)?,
         )?
         .unwrap_or(default.repetition_penalty),
-        logit_bias: logit_bias(fields, bounds)?,
+        logit_bias: logit_bias(fields, context)?,
     })
 }
 
@@ -111,7 +112,7 @@ fn positive(name: &str, value: Option<f32>) -> Result<Option<f32>, ApiError> {
     }
 }
 
-/// Any 64-bit integer, signed or not.
+/// Takes the seed: any 64-bit integer, signed or not.
 fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
     let Some(value) = fields.take("seed") else { return Ok(None) };
     if let Some(seed) = value.as_u64() {
@@ -120,23 +121,23 @@ fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
     integer("seed", &value, i64::MIN..=i64::MAX).map(|seed| Some(seed as u64))
 }
 
-fn logit_bias(fields: &mut Fields, bounds: Bounds) -> Result<Vec<(TokenId, f32)>, ApiError> {
+fn logit_bias(fields: &mut Fields, context: ParseContext) -> Result<Vec<(TokenId, f32)>, ApiError> {
     const NAME: &str = "logit_bias";
     let map = match fields.take(NAME) {
         None => return Ok(Vec::new()),
         Some(Value::Object(map)) => map,
         Some(other) => return Err(wrong(NAME, &other, "an object of token ids and numbers")),
     };
-    if LOGIT_BIAS_MAX < map.len() {
+    if map.len() > LOGIT_BIAS_MAX {
         let count = map.len();
         let message = format!("{NAME} has {count} entries, expected at most {LOGIT_BIAS_MAX}");
         return Err(ApiError::invalid(NAME, message));
     }
-    map.iter().map(|(key, value)| bias(key, value, bounds)).collect()
+    map.iter().map(|(key, value)| bias(key, value, context)).collect()
 }
 
-fn bias(key: &str, value: &Value, bounds: Bounds) -> Result<(TokenId, f32), ApiError> {
-    let vocabulary = bounds.vocabulary;
+fn bias(key: &str, value: &Value, context: ParseContext) -> Result<(TokenId, f32), ApiError> {
+    let vocabulary = context.vocabulary;
     let token =
         key.parse::<TokenId>().ok().filter(|&token| token < vocabulary).ok_or_else(|| {
             let key: String = key.chars().take(32).collect();
@@ -154,11 +155,11 @@ fn bias(key: &str, value: &Value, bounds: Bounds) -> Result<(TokenId, f32), ApiE
     }
 }
 
-fn stop_rules(fields: &mut Fields, bounds: Bounds) -> Result<StopRules, ApiError> {
+fn stop_rules(fields: &mut Fields, context: ParseContext) -> Result<StopRules, ApiError> {
     let min_tokens = fields.integer("min_tokens", 0..=SEQUENCE_TOKENS_MAX as i64)?;
     Ok(StopRules {
         strings: stop_strings(fields)?,
-        tokens: stop_tokens(fields, bounds)?,
+        tokens: stop_tokens(fields, context)?,
         min_tokens: min_tokens.unwrap_or(0) as u32,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         included: fields.boolean("include_stop_str_in_output")?.unwrap_or(false),
@@ -173,7 +174,7 @@ fn stop_strings(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         Some(value @ Value::String(_)) => vec![value],
         Some(other) => return Err(wrong(NAME, &other, "a string or an array of strings")),
     };
-    if STOP_STRINGS_MAX < values.len() {
+    if values.len() > STOP_STRINGS_MAX {
         let count = values.len();
         let message = format!("{NAME} has {count} strings, expected at most {STOP_STRINGS_MAX}");
         return Err(ApiError::invalid(NAME, message));
@@ -193,7 +194,7 @@ fn stop_strings(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     values.into_iter().map(text).collect()
 }
 
-fn stop_tokens(fields: &mut Fields, bounds: Bounds) -> Result<Vec<TokenId>, ApiError> {
+fn stop_tokens(fields: &mut Fields, context: ParseContext) -> Result<Vec<TokenId>, ApiError> {
     const NAME: &str = "stop_token_ids";
     const MAX: usize = STOP_TOKENS_MAX - MODEL_STOP_TOKENS_MAX;
     let values = match fields.take(NAME) {
@@ -201,14 +202,14 @@ fn stop_tokens(fields: &mut Fields, bounds: Bounds) -> Result<Vec<TokenId>, ApiE
         Some(Value::Array(values)) => values,
         Some(other) => return Err(wrong(NAME, &other, "an array of token ids")),
     };
-    if MAX < values.len() {
+    if values.len() > MAX {
         let count = values.len();
         return Err(ApiError::invalid(
             NAME,
             format!("{NAME} has {count} ids, expected at most {MAX}"),
         ));
     }
-    let last = i64::from(bounds.vocabulary) - 1;
+    let last = i64::from(context.vocabulary) - 1;
     values.iter().map(|value| Ok(integer(NAME, value, 0..=last)? as TokenId)).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Reads a request's JSON object field by field, with errors that name the field and its value.
+//! The fields of a request's JSON object, with errors that name the field and its value.
 
 use std::ops::RangeInclusive;
 
@@ -9,13 +9,13 @@ use crate::error::ApiError;
 /// Longest excerpt of a wrong value in an error message, in characters.
 const EXCERPT_CHARS: usize = 60;
 
-/// The fields of a request that nobody has taken yet. `null` is the same as absent.
+/// The fields of a request that have not been taken yet. `null` is the same as absent.
 pub(crate) struct Fields {
     map: Map<String, Value>,
 }
 
 impl Fields {
-    /// Reads the body of a request. Nesting is bounded by the parser (128 levels).
+    /// Parses the body of a request. The parser bounds nesting (128 levels).
     pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         match serde_json::from_slice(body) {
             Ok(Value::Object(map)) => Ok(Self { map }),
@@ -27,7 +27,7 @@ impl Fields {
         }
     }
 
-    /// The fields of a nested object.
+    /// Takes the fields of a nested object.
     pub(crate) fn nested(&mut self, name: &str) -> Result<Option<Self>, ApiError> {
         match self.take(name) {
             None => Ok(None),
@@ -41,7 +41,7 @@ impl Fields {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
-    /// Looks at a field without taking it.
+    /// Returns a field without taking it.
     pub(crate) fn peek(&self, name: &str) -> Option<&Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
@@ -61,7 +61,7 @@ impl Fields {
         Ok(Some(number as f32))
     }
 
-    /// Takes an integer within `range`; `16.0` is one, too.
+    /// Takes an integer within `range`; `16.0` counts as one.
     pub(crate) fn integer(
         &mut self,
         name: &str,
@@ -98,8 +98,8 @@ impl Fields {
         }
     }
 
-    /// Names of the fields that nobody took: unknown, and ignored.
-    pub(crate) fn left(&self) -> impl Iterator<Item = &str> {
+    /// Returns the names of the fields that were not taken: they are unknown and ignored.
+    pub(crate) fn unknown(&self) -> impl Iterator<Item = &str> {
         self.map.keys().map(String::as_str)
     }
 }
@@ -124,7 +124,7 @@ pub(crate) fn integer(
     }
 }
 
-/// 400: `name` is `value`, and should be something else.
+/// Returns 400: `name` is `value`, but something else was expected.
 pub(crate) fn wrong(name: &str, value: &Value, expected: &str) -> ApiError {
     let mut shown: String = match value {
         Value::Array(_) | Value::Object(_) => kind(value).to_owned(),

@@ -1,12 +1,12 @@
-//! Fields that clients know and this gateway does not serve: refused by name, unless they ask for
-//! what happens anyway.
+//! Fields that other servers support and this one does not. They are refused by name, unless their
+//! value asks for nothing.
 
 use serde_json::Value;
 
 use super::fields::Fields;
 use crate::error::ApiError;
 
-/// What value of an unsupported field asks for nothing.
+/// The values of an unsupported field that ask for nothing.
 enum Harmless {
     Never,
     Empty,
@@ -65,7 +65,7 @@ impl Harmless {
     }
 }
 
-/// Refuses the first unsupported field that would change the answer, and takes the others.
+/// Refuses the first unsupported field that would change the output, and takes the others.
 pub(crate) fn refuse(fields: &mut Fields) -> Result<(), ApiError> {
     for (name, harmless) in UNSUPPORTED {
         if let Some(value) = fields.take(name)
@@ -77,7 +77,7 @@ pub(crate) fn refuse(fields: &mut Fields) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// 400: a field that is not served.
+/// Returns 400 for a field that is not supported.
 pub(crate) fn unsupported(name: &str) -> ApiError {
     ApiError::invalid(name, format!("{name} is not supported by this server"))
 }

@@ -2,46 +2,46 @@
 
 use serde_json::{Value, json};
 
-use super::reply::{Reply, stop_reason};
+use super::head::{ResponseHead, stop_reason};
 use super::{logprobs, sse::text_json};
-use crate::api::choices::Finished;
-use crate::text::assembler::{Ended, Score};
+use crate::api::choices::FinishedChoice;
+use crate::text::assembler::{ChoiceEnd, TokenScore};
 
-/// One whole choice.
-pub(super) fn choice(reply: &Reply, choice: Finished) -> Value {
+/// Returns one whole choice.
+pub(super) fn choice(head: &ResponseHead, choice: FinishedChoice) -> Value {
     json!({
         "index": choice.index,
         "text": choice.text,
-        "logprobs": logprobs(reply, &choice.scores),
+        "logprobs": logprobs(head, &choice.scores),
         "finish_reason": choice.ended.reason,
-        "stop_reason": stop_reason(Some(&choice.ended)),
+        "stop_reason": stop_reason(&choice.ended),
     })
 }
 
-/// A chunk with text.
+/// Writes a chunk with text.
 pub(super) fn text_chunk(
     out: &mut String,
-    reply: &Reply,
+    head: &ResponseHead,
     index: u32,
     text: &str,
-    scores: &[Score],
+    scores: &[TokenScore],
 ) {
-    head(out, index, text);
-    *out += &logprobs(reply, scores).to_string();
+    begin(out, index, text);
+    *out += &logprobs(head, scores).to_string();
     *out += r#","finish_reason":null}"#;
 }
 
-/// The last chunk of a choice: empty, with the reason.
-pub(super) fn end_chunk(out: &mut String, index: u32, ended: &Ended) {
-    head(out, index, "");
+/// Writes the last chunk of a choice: empty, with the finish reason.
+pub(super) fn end_chunk(out: &mut String, index: u32, ended: &ChoiceEnd) {
+    begin(out, index, "");
     *out += r#"null,"finish_reason":""#;
     *out += ended.reason;
     *out += r#"","stop_reason":"#;
-    *out += &stop_reason(Some(ended)).to_string();
+    *out += &stop_reason(ended).to_string();
     out.push('}');
 }
 
-fn head(out: &mut String, index: u32, text: &str) {
+fn begin(out: &mut String, index: u32, text: &str) {
     *out += r#"{"index":"#;
     *out += &index.to_string();
     *out += r#","text":"#;
@@ -49,9 +49,6 @@ fn head(out: &mut String, index: u32, text: &str) {
     *out += r#","logprobs":"#;
 }
 
-fn logprobs(reply: &Reply, scores: &[Score]) -> Value {
-    match reply.logprobs {
-        true => logprobs::completion(reply.vocabulary.as_ref(), scores),
-        false => Value::Null,
-    }
+fn logprobs(head: &ResponseHead, scores: &[TokenScore]) -> Value {
+    if head.logprobs { logprobs::completion(head.vocabulary.as_ref(), scores) } else { Value::Null }
 }

@@ -5,14 +5,15 @@ use std::fmt::Write as _;
 use protocol::{TokenId, TokenLogprob};
 use serde_json::{Map, Value, json};
 
-use crate::text::assembler::Score;
+use crate::text::assembler::TokenScore;
 use crate::text::vocabulary::Vocabulary;
 
-/// JSON has no infinity; clients know this number from other servers.
+/// Lowest log-probability in a response: JSON has no infinity, and clients know this number from
+/// other servers.
 const LOGPROB_MIN: f32 = -9999.0;
 
-/// `choices[].logprobs` of a chat.
-pub(super) fn chat(vocabulary: &dyn Vocabulary, scores: &[Score]) -> Value {
+/// Returns `choices[].logprobs` of a chat.
+pub(super) fn chat(vocabulary: &dyn Vocabulary, scores: &[TokenScore]) -> Value {
     let entry = |token: TokenId, logprob: f32| {
         let bytes = vocabulary.token_bytes(token);
         let mut entry = Map::new();
@@ -32,14 +33,14 @@ pub(super) fn chat(vocabulary: &dyn Vocabulary, scores: &[Score]) -> Value {
     json!({ "content": content.collect::<Vec<Value>>(), "refusal": null })
 }
 
-/// `choices[].logprobs` of a completion.
-pub(super) fn completion(vocabulary: &dyn Vocabulary, scores: &[Score]) -> Value {
+/// Returns `choices[].logprobs` of a completion.
+pub(super) fn completion(vocabulary: &dyn Vocabulary, scores: &[TokenScore]) -> Value {
     let name = |token: TokenId| spelled(&vocabulary.token_bytes(token), "bytes:");
-    let top = |score: &Score| match &score.logprob {
+    let top = |score: &TokenScore| match &score.logprob {
         None => Value::Null,
         Some(logprob) => top_map(score.token, logprob, name).into(),
     };
-    let logprob = |score: &Score| match &score.logprob {
+    let logprob = |score: &TokenScore| match &score.logprob {
         None => Value::Null,
         Some(logprob) => number(logprob.logprob),
     };
@@ -51,7 +52,7 @@ pub(super) fn completion(vocabulary: &dyn Vocabulary, scores: &[Score]) -> Value
     })
 }
 
-/// The most likely tokens, and the chosen one wherever it stands.
+/// Returns the most likely tokens, and the chosen one whatever its rank.
 fn top_map(
     chosen: TokenId,
     logprob: &TokenLogprob,
@@ -66,7 +67,7 @@ fn top_map(
     map
 }
 
-/// A token as text; one that is not whole characters as escaped bytes after `prefix`.
+/// Returns a token as text; one that is not whole characters as escaped bytes after `prefix`.
 fn spelled(bytes: &[u8], prefix: &str) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),

@@ -1,4 +1,4 @@
-//! Answers as server-sent events: chunks, usage, errors in mid-stream, `[DONE]`.
+//! Responses as server-sent events: chunks, usage, errors in mid-stream, `[DONE]`.
 
 use std::convert::Infallible;
 use std::time::SystemTime;
@@ -11,27 +11,27 @@ use futures::{FutureExt as _, Stream};
 use protocol::Refusal;
 use serde_json::Value;
 
-use super::reply::Reply;
+use super::head::ResponseHead;
 use super::{chat, completion};
-use crate::api::choices::{Choices, Item};
+use crate::api::choices::{ChoiceEvent, Choices};
 use crate::api::params::StreamParams;
 use crate::endpoint::Endpoint;
 use crate::error::ApiError;
-use crate::observe::recorder::Account;
+use crate::observe::recorder::RequestRecorder;
 use crate::observe::stages::Timings;
 use crate::observe::usage::Usage;
-use crate::text::assembler::Step;
+use crate::text::assembler::ChoiceDelta;
 
 /// Events that are ready together go out in one write, up to about this many bytes.
 const WRITE_BYTES: usize = 16 << 10;
 
-/// Writes the chunks of one answer.
+/// The writer of one response's chunks.
 struct Chunks {
-    reply: Reply,
+    response: ResponseHead,
     /// Everything up to the choices, the same in each chunk.
-    head: String,
+    prefix: String,
     options: StreamParams,
-    /// Choices that have said who speaks.
+    /// Choices whose role has been sent.
     introduced: Vec<bool>,
     /// Choices that have not ended.
     running: usize,
@@ -39,27 +39,28 @@ struct Chunks {
 }
 
 /// A stream in progress.
-struct Live {
+struct LiveStream {
     chunks: Chunks,
     choices: Choices,
-    account: Account,
-    /// The item that decided that this is a stream.
-    first: Option<Item>,
+    recorder: RequestRecorder,
+    /// The event that decided that this is a stream.
+    first: Option<ChoiceEvent>,
     done: bool,
-    /// How it ended, until that is written down: after the last event has been handed over.
+    /// The outcome, until it is recorded: after the last event has been handed over.
     outcome: Option<Result<(), Refusal>>,
 }
 
-/// The response that streams `choices`, of which `first` has arrived already.
+/// Returns the response that streams `choices`, of which `first` has arrived already.
 pub(crate) fn stream(
-    reply: Reply,
+    response: ResponseHead,
     options: StreamParams,
-    first: Item,
+    first: ChoiceEvent,
     choices: Choices,
-    account: Account,
+    recorder: RequestRecorder,
 ) -> Response {
-    let chunks = Chunks::new(reply, options, choices.count, account.usage());
-    let live = Live { chunks, choices, account, first: Some(first), done: false, outcome: None };
+    let chunks = Chunks::new(response, options, choices.count, recorder.usage());
+    let first = Some(first);
+    let live = LiveStream { chunks, choices, recorder, first, done: false, outcome: None };
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache"),
@@ -67,106 +68,113 @@ pub(crate) fn stream(
     (headers, Body::from_stream(events(live))).into_response()
 }
 
-fn events(live: Live) -> impl Stream<Item = Result<Bytes, Infallible>> {
+fn events(live: LiveStream) -> impl Stream<Item = Result<Bytes, Infallible>> {
     futures::stream::unfold(live, |mut live| async move {
         if live.done {
             return None;
         }
         let mut out = String::new();
-        let mut item = match live.first.take() {
+        let mut event = match live.first.take() {
             Some(first) => Some(first),
             None => live.choices.next().await,
         };
         loop {
-            live.take(&mut out, item);
-            if live.done || WRITE_BYTES < out.len() {
+            live.write(&mut out, event);
+            if live.done || out.len() > WRITE_BYTES {
                 break;
             }
             match live.choices.next().now_or_never() {
-                Some(next) => item = next,
+                Some(next) => event = next,
                 None => break,
             }
         }
-        live.account.written();
+        live.recorder.written();
         match live.outcome.take() {
-            Some(Ok(())) => live.account.succeeded(),
-            Some(Err(refusal)) => live.account.failed(&refusal),
+            Some(Ok(())) => live.recorder.succeeded(),
+            Some(Err(refusal)) => live.recorder.failed(&refusal),
             None => {}
         }
         Some((Ok(Bytes::from(out)), live))
     })
 }
 
-impl Live {
-    /// Writes what one item says; the end of the choices is `None`.
-    fn take(&mut self, out: &mut String, item: Option<Item>) {
-        match item {
-            Some((index, Ok(step))) => {
-                self.account.step(&step, index);
-                if step.ended.is_some() {
-                    // A first token that is also the last goes out in one write with the account of it.
-                    self.account.written();
+impl LiveStream {
+    /// Writes one event; `None` is the end of the choices.
+    fn write(&mut self, out: &mut String, event: Option<ChoiceEvent>) {
+        match event {
+            Some(ChoiceEvent { index, delta: Ok(delta) }) => {
+                self.recorder.delta(&delta, index);
+                if delta.ended.is_some() {
+                    // A first token that is also the last is written together with its usage.
+                    self.recorder.written();
                 }
-                self.chunks.usage = self.account.usage();
-                self.chunks.step(out, index, &step, self.account.timings());
+                self.chunks.usage = self.recorder.usage();
+                self.chunks.delta(out, index, &delta, self.recorder.timings());
             }
-            Some((_, Err(refusal))) => {
-                event(out, &ApiError::from(refusal.clone()).body().to_string());
+            Some(ChoiceEvent { delta: Err(refusal), .. }) => {
+                write_event(out, &ApiError::from(refusal.clone()).body().to_string());
                 self.finish(out, Err(refusal));
             }
             None => {
-                self.chunks.last_usage(out, self.account.timings());
+                self.chunks.last_usage(out, self.recorder.timings());
                 self.finish(out, Ok(()));
             }
         }
     }
 
     fn finish(&mut self, out: &mut String, outcome: Result<(), Refusal>) {
-        event(out, "[DONE]");
+        write_event(out, "[DONE]");
         self.outcome = Some(outcome);
-        self.choices.give_up();
+        self.choices.cancel();
         self.done = true;
     }
 }
 
 impl Chunks {
-    fn new(reply: Reply, options: StreamParams, choices: usize, usage: Usage) -> Self {
-        let object = match reply.endpoint {
+    fn new(response: ResponseHead, options: StreamParams, choices: usize, usage: Usage) -> Self {
+        let object = match response.endpoint {
             Endpoint::Chat => "chat.completion.chunk",
             Endpoint::Completion => "text_completion",
         };
-        let head = format!(
+        let prefix = format!(
             r#"{{"id":{},"object":"{object}","created":{},"model":{},"system_fingerprint":{},"choices":["#,
-            text_json(&reply.id),
-            reply.created_s,
-            text_json(&reply.model),
-            text_json(&reply.fingerprint),
+            text_json(&response.id),
+            response.created_s,
+            text_json(&response.model),
+            text_json(&response.fingerprint),
         );
         let introduced = vec![false; choices];
-        Self { reply, head, options, introduced, running: choices, usage }
+        Self { response, prefix, options, introduced, running: choices, usage }
     }
 
-    fn step(&mut self, out: &mut String, index: u32, step: &Step, timings: Option<&Timings>) {
-        let chat = self.reply.endpoint == Endpoint::Chat;
+    fn delta(
+        &mut self,
+        out: &mut String,
+        index: u32,
+        delta: &ChoiceDelta,
+        timings: Option<&Timings>,
+    ) {
+        let endpoint = self.response.endpoint;
         let introduced = std::mem::replace(&mut self.introduced[index as usize], true);
-        if chat && !introduced {
+        if endpoint == Endpoint::Chat && !introduced {
             self.chunk(out, None, |_, out| chat::role_chunk(out, index));
         }
         // A token whose text is still held makes an empty chunk: clients see the pace of tokens.
-        let silent_end = step.ended.is_some() && step.text.is_empty();
-        let speaks = !silent_end || (self.reply.logprobs && !step.scores.is_empty());
-        if speaks {
-            self.chunk(out, None, |reply, out| match chat {
-                true => chat::text_chunk(out, reply, index, &step.text, &step.scores),
-                false => completion::text_chunk(out, reply, index, &step.text, &step.scores),
+        let silent_end = delta.ended.is_some() && delta.text.is_empty();
+        if !silent_end || (self.response.logprobs && !delta.scores.is_empty()) {
+            self.chunk(out, None, |head, out| match endpoint {
+                Endpoint::Chat => chat::text_chunk(out, head, index, &delta.text, &delta.scores),
+                Endpoint::Completion => {
+                    completion::text_chunk(out, head, index, &delta.text, &delta.scores);
+                }
             });
         }
-        if let Some(ended) = &step.ended {
+        if let Some(ended) = &delta.ended {
             self.running = self.running.saturating_sub(1);
             let last = self.running == 0 && !self.options.include_usage;
-            self.chunk(out, timings.filter(|_| last), |_, out| match chat {
-                true => chat::end_chunk(out, index, ended),
-                false => completion::end_chunk(out, index, ended),
+            self.chunk(out, timings.filter(|_| last), |_, out| match endpoint {
+                Endpoint::Chat => chat::end_chunk(out, index, ended),
+                Endpoint::Completion => completion::end_chunk(out, index, ended),
             });
         }
     }
@@ -175,11 +183,11 @@ impl Chunks {
         &self,
         out: &mut String,
         timings: Option<&Timings>,
-        choice: impl FnOnce(&Reply, &mut String),
+        choice: impl FnOnce(&ResponseHead, &mut String),
     ) {
         *out += "data: ";
-        *out += &self.head;
-        choice(&self.reply, out);
+        *out += &self.prefix;
+        choice(&self.response, out);
         out.push(']');
         if self.options.continuous_usage {
             *out += r#","usage":"#;
@@ -193,15 +201,15 @@ impl Chunks {
 
     fn last_usage(&self, out: &mut String, timings: Option<&Timings>) {
         if self.options.include_usage {
-            let mut chunk = format!(r#"{}],"usage":{}"#, self.head, self.usage.json());
+            let mut chunk = format!(r#"{}],"usage":{}"#, self.prefix, self.usage.json());
             add_timings(&mut chunk, timings);
             chunk.push('}');
-            event(out, &chunk);
+            write_event(out, &chunk);
         }
     }
 }
 
-/// The stages of the request, on the last chunk.
+/// Appends the stages of the request, which the last chunk carries.
 fn add_timings(out: &mut String, timings: Option<&Timings>) {
     if let Some(timings) = timings {
         *out += r#","timings":"#;
@@ -209,13 +217,13 @@ fn add_timings(out: &mut String, timings: Option<&Timings>) {
     }
 }
 
-fn event(out: &mut String, data: &str) {
+fn write_event(out: &mut String, data: &str) {
     *out += "data: ";
     *out += data;
     *out += "\n\n";
 }
 
-/// A text as JSON.
+/// Returns a text as JSON.
 pub(super) fn text_json(text: &str) -> String {
     Value::from(text).to_string()
 }

@@ -1,22 +1,22 @@
-//! What a placement gives to workers.
+//! The load that a placement puts on workers.
 
 use protocol::{BLOCK_TOKENS, WorkerId};
 use scheduling::route::{Choice, Need, Pending};
 
-/// Work that this gateway gave to a worker.
+/// PreparedRequest that this gateway gave to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// To whom.
+    /// The worker.
     pub worker: WorkerId,
-    /// How much.
+    /// The work that is pending there.
     pub pending: Pending,
 }
 
 impl Load {
-    /// What is left of a load when its prompt is computed: it generates, if it is to.
+    /// Returns the rest of a load whose prompt is computed: generating, if it `generates`.
     pub fn after_prompt(&self, generates: bool) -> Option<Self> {
         let pages = self.pending.pages;
-        // The last page is for what comes.
+        // The last page is for the next tokens.
         let decode_tokens = u64::from(pages.saturating_sub(1)) * BLOCK_TOKENS as u64;
         let pending = Pending { decodes: 1, decode_tokens, pages, ..Pending::default() };
         generates.then(|| Self { worker: self.worker.clone(), pending })

@@ -1,4 +1,4 @@
-// One answer: its text as it comes, what it took, and the waterfall under it.
+// One response: its text as it arrives, its figures, and the waterfall under it.
 
 import { el, setText, webAddress } from "./dom.js";
 import * as format from "./format.js";
@@ -8,7 +8,7 @@ function randomHex(bytes) {
   return [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** An empty answer that knows under which trace it will be found; `onDrawn` hears when it grew. */
+/** An empty response with the id of its trace; calls `onDrawn` after it grew. */
 export function makeAnswer(links, onDrawn) {
   const traceId = randomHex(16);
   const text = el("p", { class: "text" });
@@ -19,7 +19,7 @@ export function makeAnswer(links, onDrawn) {
   const got = { content: "", tokens: 0, usage: null, timings: null, finish: null };
   let [drawn, frame] = [0, 0];
 
-  /** Draws what came since the last time: once a frame, however fast the tokens are. */
+  /** Draws the new text: once a frame, however fast the tokens are. */
   function draw() {
     frame = 0;
     if (drawn < got.content.length) {
@@ -52,7 +52,7 @@ export function makeAnswer(links, onDrawn) {
     const tokens = got.usage?.completion_tokens ?? got.tokens;
     const parts = [`${format.count(tokens)} tokens`];
     const seconds = (clock.last - clock.first) / 1000;
-    if (2 < got.tokens && 0 < seconds) parts.push(`${format.rate((got.tokens - 1) / seconds)} tokens/s`);
+    if (got.tokens > 2 && seconds > 0) parts.push(`${format.rate((got.tokens - 1) / seconds)} tokens/s`);
     if (ttft() !== null) parts.push(`TTFT ${format.duration(ttft())} here${got.timings ? `, ${format.duration(got.timings.ttft_ms)} at the gateway` : ""}`);
     const cached = got.usage?.prompt_tokens_details?.cached_tokens;
     if (got.usage) parts.push(`prompt ${format.count(got.usage.prompt_tokens)}${cached ? `, ${format.count(cached)} from cache` : ""}`);
@@ -60,7 +60,7 @@ export function makeAnswer(links, onDrawn) {
     return parts.join(" · ");
   }
 
-  /** Writes down what is known when nothing more will come. */
+  /** Shows the figures of a response that has ended. */
   function close(state) {
     cancelAnimationFrame(frame);
     draw();

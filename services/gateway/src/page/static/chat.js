@@ -1,15 +1,15 @@
-// The chat: sends the conversation, reads the stream of the answer, lets it be stopped.
+// The chat: sends the conversation, reads the streamed response, and can stop it.
 
 import { makeAnswer } from "./answer.js";
 import { byId, el } from "./dom.js";
 
 const EXAMPLES = ["Who are you?", "Explain what a KV cache is, in two sentences.", "Write a short poem about two cyclists."];
-/** Without a word from the server for this long, the answer is given up. */
+/** Silence of the server after which the response is cancelled. */
 const SILENCE_MAX_MS = 130_000;
-/** Whoever is this near to the end of the conversation is at its end. */
+/** Distance from the end of the conversation that counts as its end. */
 const AT_END_PX = 40;
 
-/** Wires the chat up; `learn(state)` tells it what the gateway says about itself. */
+/** Connects the chat to its elements; `learn(state)` passes it the state of the gateway. */
 export function startChat() {
   const parts = Object.fromEntries(["ask", "prompt", "send", "stop", "clear", "talk", "hint", "examples", "said", "temperature", "max-tokens"].map((id) => [id, byId(id)]));
   const chat = { parts, messages: [], model: null, links: { jaeger: "" }, running: null, atEnd: true };
@@ -66,7 +66,7 @@ async function send(chat, text) {
   if (!parts.ask.reportValidity()) return;
   parts.prompt.value = "";
   grow(parts.prompt);
-  // The example that was clicked is about to vanish, and the focus with it.
+  // The clicked example is about to disappear, and the focus with it.
   if (parts.hint.contains(document.activeElement)) parts.prompt.focus();
   parts.hint.hidden = true;
   parts.clear.disabled = false;
@@ -86,7 +86,7 @@ async function send(chat, text) {
     if (running.signal.reason === "stopped") answer.stopped();
     else answer.failed(inWords(error, running.signal));
   }
-  // What the server never answered is no part of the conversation; neither is a forgotten one.
+  // A message without a response is no part of the conversation; neither is a cleared one.
   if (answer.text() === "") messages.pop();
   else messages.push({ role: "assistant", content: answer.text() });
   busy(chat, null);
@@ -104,7 +104,7 @@ function busy(chat, running) {
   else if (hadFocus) parts.prompt.focus();
 }
 
-/** A message for people. */
+/** A message to the reader. */
 function inWords(error, signal) {
   if (signal.reason === "silent") return `The gateway said nothing for ${SILENCE_MAX_MS / 1000} s.`;
   return error instanceof TypeError ? "The gateway cannot be reached, or the connection broke." : error.message;
@@ -149,14 +149,14 @@ async function ask(chat, answer, running) {
   }
 }
 
-/** What the gateway says about a request that it does not answer. */
+/** The gateway's reason for refusing a request. */
 async function refusal(response) {
   const text = await response.text();
   let message = text.slice(0, 300);
   try {
     message = JSON.parse(text).error.message;
   } catch {
-    // A proxy's page, perhaps: its beginning has to do.
+    // Perhaps a proxy's page: its beginning must do.
   }
   const later = response.headers.get("retry-after");
   return `${message} (${response.status}${later ? `, try again in ${later} s` : ""})`;
@@ -179,7 +179,7 @@ async function* events(stream, heard) {
   }
 }
 
-/** Keeps the end in view for those who are there; whoever scrolled back reads on in peace. */
+/** Keeps the end in view, unless the reader has scrolled back. */
 function follow(chat) {
   if (chat.atEnd) chat.parts.talk.scrollTop = chat.parts.talk.scrollHeight;
 }

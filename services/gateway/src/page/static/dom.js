@@ -1,4 +1,4 @@
-// Builds and changes elements. Text is always text: nothing here can make markup of it.
+// Builds and changes elements. Text stays text: nothing here turns it into markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -25,7 +25,7 @@ function fill(node, props, children) {
   return node;
 }
 
-/** Changes a text only where it differs, so that a selection and the browser's layout survive. */
+/** Changes a text only if it differs, so that a selection and the layout survive. */
 export function setText(node, text) {
   const value = String(text);
   if (node.textContent !== value) node.textContent = value;
@@ -35,13 +35,13 @@ export function setAttr(node, name, value) {
   if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }
 
-/** A link to another web address, or nothing: an address that is none never gets into the page. */
+/** A link to another web address; null if the address is not one of the web. */
 export function webAddress(base, path = "") {
   if (!/^https?:\/\//i.test(base)) return null;
   return base.replace(/\/+$/, "") + path;
 }
 
-/** Keeps one node per key in the order of `items`: makes, updates, moves, removes. */
+/** Keeps one node per key in the order of `items`: creates, updates, moves, removes. */
 export function keyed(parent, items, keyOf, make, update) {
   const old = new Map([...parent.children].map((node) => [node.dataset.key, node]));
   let at = parent.firstElementChild;

@@ -1,4 +1,4 @@
-// The strip of figures: what clients get, over the last minute, from counters that only grow.
+// The strip of figures: the service of the last minute, from counters that only grow.
 
 import { byId, el, setAttr, setText } from "./dom.js";
 import * as format from "./format.js";
@@ -6,7 +6,7 @@ import { drawSpark, makeSpark } from "./spark.js";
 
 const WINDOW_MS = 60_000;
 
-/** States of the last minute, each reduced to what is needed to compare it with another. */
+/** States of the last minute, each reduced to the figures that are compared. */
 const samples = [];
 
 const FIGURES = [
@@ -19,14 +19,14 @@ const FIGURES = [
   { id: "errors", name: "Not answered", of: (now) => [format.count(now.failed), now.failures || "none refused or failed"] },
 ];
 
-/** Takes in a state and shows what follows from it. */
+/** Adds a state and shows the figures. */
 export function showFigures(state) {
   const now = reduce(state);
   const last = samples.at(-1);
-  // A gateway that started anew counts from zero: what was before says nothing.
+  // A gateway that restarted counts from zero: earlier states cannot be compared.
   if (last && (now.started !== last.started || now.at < last.at)) samples.length = 0;
   samples.push(now);
-  while (WINDOW_MS < now.at - samples[0].at) samples.shift();
+  while (now.at - samples[0].at > WINDOW_MS) samples.shift();
   const then = samples[0];
   const box = byId("figures");
   if (!box.firstChild) FIGURES.forEach((figure) => box.append(card(figure)));
@@ -70,21 +70,21 @@ function perSecond(now, then, what) {
   return seconds < 0.5 ? null : (now[what] - then[what]) / seconds;
 }
 
-/** Of the last minute; of all time where the last minute has none. */
+/** The share over the last minute; over all time if the last minute has none. */
 function share(now, then) {
   const prompt = now.prompt - then.prompt;
-  return 0 < prompt ? (now.cached - then.cached) / prompt : 0 < now.prompt ? now.cached / now.prompt : null;
+  return prompt > 0 ? (now.cached - then.cached) / prompt : now.prompt > 0 ? now.cached / now.prompt : null;
 }
 
 function quantiles(now, then, what) {
-  const recent = 0 < now[what].count - then[what].count;
+  const recent = now[what].count - then[what].count > 0;
   const since = recent ? then[what] : null;
   const [p50, p99] = [0.5, 0.99].map((q) => quantile(now[what], since, q));
   const note = now[what].count === 0 ? "none yet" : `p99 ${format.duration(p99)}${recent ? "" : ", since start"}`;
   return [format.duration(p50), note];
 }
 
-/** A quantile in ms of what was counted after `then`, linear within its bucket as Prometheus does. */
+/** A quantile in ms of the values counted after `then`, linear within its bucket as in Prometheus. */
 export function quantile(now, then, q) {
   const before = new Map(then?.buckets ?? []);
   const count = now.count - (then?.count ?? 0);

@@ -1,16 +1,16 @@
-// The fleet: who does what, how prefill and decode compare, the store, and what changed.
+// The fleet: the workers, prefill and decode compared, the store, and recent changes.
 
 import { byId, el, keyed, setAttr, setText } from "./dom.js";
 import * as format from "./format.js";
 import { VALUES_MAX, drawSpark, makeSpark } from "./spark.js";
 
 const ROLES = ["prefill", "decode"];
-/** What a newcomer felt in each role over the last minute: how the two drift apart. */
+/** The time of a new request in each role over the last minute, to compare the two. */
 const felt = { prefill: [], decode: [] };
-/** A worker announces itself every second and is gone after three: older than this is doubtful. */
+/** Age of a stale presence: workers publish theirs every second and are gone after three. */
 const STALE_MS = 2500;
 
-/** Orders of the table: by role and name, or whoever has most of something first. */
+/** Orders of the table: by role and name, or by a figure, largest first. */
 const ORDERS = {
   role: byRole,
   running: most((worker) => worker.running_sequences),
@@ -28,7 +28,7 @@ function most(of) {
   return (a, b) => of(b) - of(a) || byRole(a, b);
 }
 
-/** Lets the heads of the table choose its order. */
+/** Makes the column heads choose the order of the table. */
 export function startFleet() {
   for (const button of document.querySelectorAll(".fleet .sort")) {
     button.addEventListener("click", () => {
@@ -61,7 +61,7 @@ export function showFleet(state) {
   showChanges(state.changes);
 }
 
-/** No worker: say what is the matter and what to start. */
+/** The hint for a fleet without workers: the reason, and the command that starts one. */
 function showEmpty(state) {
   const box = byId("empty");
   const none = state.workers.length === 0;
@@ -80,7 +80,7 @@ function showEmpty(state) {
   }
 }
 
-/** The time that a newcomer feels: what waits before it at prefill, a token at decode. */
+/** The time of a new request: the backlog at prefill, a token at decode. */
 function feelMs(role, sums) {
   return role === "prefill" ? sums.backlog_ms : sums.step_ms;
 }
@@ -89,7 +89,7 @@ function noteFelt(role, sums) {
   felt[role] = [...felt[role], feelMs(role, sums)].slice(-VALUES_MAX);
 }
 
-/** One line per role: how full it is, and the time that a newcomer feels there. */
+/** One line per role: its load, and the time of a new request there. */
 function showBalance(role, sums) {
   const box = byId("balance");
   let node = box.querySelector(`[data-role="${role}"]`);
@@ -143,7 +143,7 @@ function updateRow(row, worker) {
   text(".name", worker.worker);
   setAttr(row.querySelector("th"), "title", `up ${format.age(Date.now() - worker.started_ms)}, heard ${format.duration(worker.age_ms)} ago, ${format.percent(worker.prefill_share)} of a step open to prefill, on ${worker.device}`);
   text(".role", roleText(worker));
-  const state = STALE_MS < worker.age_ms ? "stale" : worker.state;
+  const state = worker.age_ms > STALE_MS ? "stale" : worker.state;
   const pill = row.querySelector(".state");
   setText(pill, state);
   setAttr(pill, "data-tone", TONES[state] ?? "wait");
@@ -163,7 +163,7 @@ function updateRow(row, worker) {
   text(".device", worker.device);
 }
 
-/** The role; with it the share of a step open to prefill where that is neither all nor nothing. */
+/** The role, with the prefill share if that is neither 0 nor 1. */
 function roleText({ role, prefill_share: share }) {
   const usual = role === "prefill" ? 1 : 0;
   return Math.abs(share - usual) < 0.005 ? role : `${role} · ${format.percent(share)} prefill`;

@@ -14,7 +14,7 @@ export function duration(ms) {
   return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`;
 }
 
-/** A span of life: 12 s, 4 min, 3 h, 2 d. */
+/** An age: 12 s, 4 min, 3 h, 2 d. */
 export function age(ms) {
   const s = Math.max(0, Math.round(ms / 1000));
   if (s < 60) return `${s} s`;

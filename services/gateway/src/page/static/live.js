@@ -1,9 +1,9 @@
-// Follows the fleet while somebody looks: a stream of states, single questions where there is no
-// stream, and a word when the gateway is gone.
+// Follows the fleet while the page is visible: a stream of states, single requests if the stream fails,
+// and a notice when the gateway is gone.
 
 const RETRY_FIRST_MS = 1000;
 const RETRY_MAX_MS = 8000;
-/** States come every second; after this long without one the stream is given up. */
+/** Silence after which the stream is abandoned; states come every second. */
 const SILENCE_MAX_MS = 6000;
 const ASK_TIMEOUT_MS = 4000;
 
@@ -44,7 +44,7 @@ export function follow(onState, onLost) {
     source.onerror = again;
   }
 
-  /** The stream ended or was refused: ask once, then try the stream again. */
+  /** Handles a stream that ended or was refused: requests one state, then tries the stream again. */
   async function again() {
     close();
     try {

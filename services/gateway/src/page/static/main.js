@@ -1,4 +1,4 @@
-// Puts the page together: states of the fleet go to whoever shows them, the chat runs beside.
+// Assembles the page: the modules show the states of the fleet, the chat runs beside them.
 
 import { startChat } from "./chat.js";
 import { byId, setAttr, setText, webAddress } from "./dom.js";

@@ -1,4 +1,4 @@
-// Small lines of the last minute, newest at the right.
+// Small line charts of the last minute, newest at the right.
 
 import { setAttr, svg } from "./dom.js";
 
@@ -7,12 +7,12 @@ const HEIGHT = 22;
 /** One value a second. */
 export const VALUES_MAX = 60;
 
-/** An empty line; decoration, since the figure beside it says the value. */
+/** An empty line, hidden from screen readers: the figure beside it has the value. */
 export function makeSpark() {
   return svg("svg", { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, svg("polyline"));
 }
 
-/** Draws values into the line inside `node`; a missing one carries on the value before it. */
+/** Draws values into the line inside `node`; a missing value repeats the one before it. */
 export function drawSpark(node, values) {
   setAttr(node.querySelector(".spark polyline"), "points", points(values));
 }

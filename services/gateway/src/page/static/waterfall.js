@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 import * as format from "./format.js";
 
-/** What each stage is, for those who do not know the names by heart. */
+/** A description of each stage. */
 const MEANING = {
   tokenize: "gateway: chat template and tokenizer",
   admit: "gateway: is there room for it",
@@ -20,12 +20,12 @@ const MEANING = {
   lost_attempt: "an attempt that came to nothing, until the next one was sent",
   stream: "gateway: sending tokens to the client",
 };
-/** A gap shorter than this, or than its share of the whole, is the rounding of clocks. */
+/** Longest gap that counts as rounding of clocks. */
 const GAP_MS = 0.5;
 const GAP_SHARE = 0.02;
 const ROUNDING_MS = 0.05;
 
-/** The element that shows it, or null when nothing was measured. `measured` stands in for stages. */
+/** The element of the waterfall; null if nothing was measured. `measured` replaces missing stages. */
 export function waterfall({ ttft, stages, measured }) {
   if (measured) return measured.ttft === null ? null : fromHere(measured);
   const known = stages.filter((stage) => Number.isFinite(stage.start_ms) && Number.isFinite(stage.duration_ms));
@@ -35,14 +35,14 @@ export function waterfall({ ttft, stages, measured }) {
   if (ttft !== null && ttft < end * 0.8) {
     const before = known.filter((stage) => stage.start_ms < ttft && stage.name !== "stream");
     box.append(table(`To the first token: ${format.duration(ttft)}`, before, ttft, null));
-    const after = known.filter((stage) => ttft + ROUNDING_MS < stage.start_ms + stage.duration_ms);
+    const after = known.filter((stage) => stage.start_ms + stage.duration_ms > ttft + ROUNDING_MS);
     const first = { name: "to the first token", start_ms: 0, duration_ms: ttft, summary: true };
     box.append(table(`The whole request: ${format.duration(end)}`, [first, ...after], end, ttft));
   } else box.append(table(`The whole request: ${format.duration(end)}`, known, end, ttft));
   return box;
 }
 
-/** What this browser saw, where the gateway gave no stages: a stopped answer, say. */
+/** The times that this browser measured, if the gateway sent no stages: a stopped response, say. */
 function fromHere({ ttft, total }) {
   const stages = [{ name: "waiting, seen from here", start_ms: 0, duration_ms: ttft }];
   if (ttft < total) stages.push({ name: "streaming, seen from here", start_ms: ttft, duration_ms: total - ttft });
@@ -56,7 +56,7 @@ function table(caption, stages, end, mark) {
   return el("table", {}, el("caption", { text: caption }), columns, el("thead", { class: "unseen" }, head), el("tbody", {}, ...rows.map((row) => rowOf(row, end, mark))));
 }
 
-/** Several spans of one stage at one worker and in one attempt, such as chunks, share a row. */
+/** Groups the spans of one stage, worker and attempt, such as chunks, into a row. */
 function group(stages) {
   const rows = new Map();
   for (const stage of stages) {
@@ -73,7 +73,7 @@ function group(stages) {
   return [...rows.values()];
 }
 
-/** Times that no stage accounts for. */
+/** The times that belong to no stage. */
 function gaps(stages, end) {
   const spans = stages.map((stage) => [stage.start_ms, stage.start_ms + stage.duration_ms]).sort((a, b) => a[0] - b[0]);
   const found = [];
@@ -95,7 +95,7 @@ function kindOf({ name, summary }) {
 
 function rowOf(row, end, mark) {
   const lane = el("td", { class: "lane" });
-  if (mark !== null && 0 < mark && mark < end) {
+  if (mark !== null && mark > 0 && mark < end) {
     const line = el("span", { class: "mark", title: "first token" });
     line.style.left = `${(100 * mark) / end}%`;
     lane.append(line);

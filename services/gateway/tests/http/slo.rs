@@ -1,10 +1,10 @@
-//! Which requests' spans are kept although the head did not choose them, and what spans tell.
+//! Trace verdicts outside the sample, and the contents of spans.
 
 use std::time::Duration;
 
 use chassis::settings::TelemetrySettings;
 use chassis::telemetry::Telemetry;
-use gateway::Judge;
+use gateway::SloPolicy;
 use protocol::ErrorClass;
 use serde_json::json;
 use testbed::{OtlpReceiver, SpanRecord};
@@ -21,7 +21,7 @@ struct Site {
 }
 
 impl Site {
-    async fn start(sample_ratio: f64, judge: Judge) -> Self {
+    async fn start(sample_ratio: f64, slo: SloPolicy, record_contents: bool) -> Self {
         let receiver = OtlpReceiver::start().await;
         let settings = TelemetrySettings {
             otlp_endpoint: Some(receiver.url()),
@@ -29,7 +29,7 @@ impl Site {
             ..TelemetrySettings::default()
         };
         let telemetry = Telemetry::start("gateway", "test", &settings).unwrap();
-        let bench = Bench::judging(judge, telemetry.tracer()).await;
+        let bench = Bench::observing(slo, record_contents, telemetry.tracer()).await;
         Self { receiver, telemetry, bench }
     }
 
@@ -44,7 +44,7 @@ impl Site {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn outside_the_sample_only_failures_are_kept() {
-    let site = Site::start(0.0, Judge::default()).await;
+    let site = Site::start(0.0, SloPolicy::default(), false).await;
     site.bench.chat(json!({})).await;
     site.bench.chat(json!({ "max_tokens": -1 })).await;
     site.bench.backend.then(Plan::fails_after("Hel", ErrorClass::Internal));
@@ -63,39 +63,39 @@ async fn outside_the_sample_only_failures_are_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_misses_its_slo_is_kept_and_says_so() {
-    let strict = Judge { ttft_ms: Some(1e-6), ..Judge::default() };
-    let site = Site::start(0.0, strict).await;
+    let strict = SloPolicy { ttft_ms: Some(1e-6), ..SloPolicy::default() };
+    let site = Site::start(0.0, strict, false).await;
     site.bench.chat(json!({})).await;
     let roots = site.roots().await;
     assert_eq!(roots.len(), 1);
     assert!(roots[0].events.iter().any(|event| event.name == "slo_missed"), "{roots:#?}");
     assert_eq!(roots[0].error, None);
 
-    let generous = Judge { ttft_ms: Some(60_000.0), tpot_ms: Some(60_000.0), contents: false };
-    let site = Site::start(0.0, generous).await;
+    let generous = SloPolicy { ttft_ms: Some(60_000.0), tpot_ms: Some(60_000.0) };
+    let site = Site::start(0.0, generous, false).await;
     site.bench.chat(json!({})).await;
     assert!(site.roots().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn contents_are_told_only_when_asked_for() {
+async fn spans_carry_contents_only_when_configured() {
     for contents in [false, true] {
-        let site = Site::start(1.0, Judge { contents, ..Judge::default() }).await;
+        let site = Site::start(1.0, SloPolicy::default(), contents).await;
         site.bench.backend.then(Plan::says("a secret answer"));
         let message = json!({ "messages": [{ "role": "user", "content": "a secret question" }] });
         site.bench.stream("/v1/chat/completions", message).await;
         site.telemetry.shutdown(LIMIT).await;
-        let told = format!("{:#?}", site.receiver.spans());
-        assert!(told.contains(ROOT), "{told}");
+        let spans = format!("{:#?}", site.receiver.spans());
+        assert!(spans.contains(ROOT), "{spans}");
         for secret in ["secret question", "secret answer"] {
-            assert_eq!(told.contains(secret), contents, "{told}");
+            assert_eq!(spans.contains(secret), contents, "{spans}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_run_is_named_by_its_baggage() {
-    let site = Site::start(1.0, Judge::default()).await;
+    let site = Site::start(1.0, SloPolicy::default(), false).await;
     let body = crate::bench::chat_body();
     let request = site.bench.post("/v1/chat/completions", &body);
     request.header("baggage", "x=y, loadgen.run_id=run-7").send().await.unwrap();
