@@ -87,7 +87,7 @@ pub fn build(
         Some(context_tokens) => plan.fit(context_tokens, load.on_too_long)?,
         None => {
             warnings.push(
-                "the server does not report its context length: longer requests will fail"
+                "the server does not say how long its context is: longer requests will fail"
                     .to_owned(),
             );
             plan

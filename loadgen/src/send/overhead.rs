@@ -54,8 +54,8 @@ pub async fn leave_room(
     let short = load.plan.requests.iter().filter(|r| r.input_tokens <= tokens).count();
     if short > 0 {
         load.warnings.push(format!(
-            "{short} prompts are planned with at most the {tokens} tokens of the chat template: the \
-             server receives more"
+            "{short} prompts are planned no longer than the {tokens} tokens of the chat template: \
+             the server receives more"
         ));
     }
     load.prompts = load.prompts.clone().with_template(tokens);
