@@ -5,23 +5,24 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Returns the program under test, if the `tandem` that it measures is built, too.
-fn bench() -> Option<Command> {
+testbed::suite!();
+
+/// Returns the program under test; without the `tandem` that it measures, ends the test as ignored.
+fn bench() -> Command {
     let bench = Path::new(env!("CARGO_BIN_EXE_tandem-bench"));
     let tandem = bench.with_file_name("tandem");
     let built = if tandem.is_file() { Ok(()) } else { Err("build it with cargo build -p tandem") };
-    testbed::require_or_skip("tandem", built)?;
+    testbed::require("tandem", built);
     let nats = provision::nats_server(&|line| eprintln!("{line}"));
-    testbed::require_or_skip("nats-server", nats)?;
-    Some(Command::new(bench))
+    testbed::require("nats-server", nats);
+    Command::new(bench)
 }
 
-#[test]
+#[testbed::test]
 fn the_path_is_measured_without_a_model() {
-    let Some(mut bench) = bench() else { return };
     let folder = tempfile::tempdir().expect("a directory");
     let file = folder.path().join("path.json");
-    let output = bench.args(["--path", "--quick", "--json"]).arg(&file).output();
+    let output = bench().args(["--path", "--quick", "--json"]).arg(&file).output();
     let output = output.expect("the program starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

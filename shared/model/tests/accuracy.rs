@@ -15,24 +15,26 @@ use support::accuracy::{Accuracy, WINDOW, golden_rows, measure, measure_rows, te
 use support::load;
 use testbed::Extent;
 
+testbed::suite!();
+
 /// Pages for a window or the longest golden case.
 const PAGES: usize = 80;
 
 /// A device's figures and the reference's, over the first `tokens` tokens of the text.
-fn compare(device: &str, tokens: usize) -> Option<(Accuracy, Accuracy)> {
-    let file = ModelFile::open(&testbed::model_path()?).unwrap();
-    let mut model = load(&file, device, PAGES)?;
+fn compare(device: &str, tokens: usize) -> (Accuracy, Accuracy) {
+    let file = ModelFile::open(&testbed::smollm2()).unwrap();
+    let mut model = load(&file, device, PAGES);
     let mut text = text(&file);
     assert!(text.len() >= tokens, "the text has {} tokens", text.len());
     text.truncate(tokens);
-    let mut reference = load(&file, "reference", PAGES)?;
+    let mut reference = load(&file, "reference", PAGES);
     static REFERENCE: OnceLock<Vec<Vec<Vec<f32>>>> = OnceLock::new();
     let rows = REFERENCE.get_or_init(|| golden_rows(&mut reference));
     let wanted = measure_rows(&mut reference, rows, rows, &text);
     drop(reference);
     let got = measure(&mut model, rows, &text);
     println!("{wanted}\n{got}");
-    Some((got, wanted))
+    (got, wanted)
 }
 
 /// Limits for the distance of a device from golden log-probabilities and from the reference path.
@@ -52,7 +54,7 @@ const EIGHT_BITS: Allowed =
     Allowed { cosine_least: 0.98, cosine_median: 0.9995, logprob_error: 0.1 };
 
 fn check(device: &str, tokens: usize, allowed: &Allowed) {
-    let Some((got, reference)) = compare(device, tokens) else { return };
+    let (got, reference) = compare(device, tokens);
     assert!(got.cosine_least >= allowed.cosine_least, "{got}");
     assert!(got.cosine_median >= allowed.cosine_median, "{got}");
     assert!(got.logprob_error <= allowed.logprob_error, "{got}");
@@ -63,18 +65,18 @@ fn check(device: &str, tokens: usize, allowed: &Allowed) {
     assert!(reference.logprob_error <= SINGLE.logprob_error, "{reference}");
 }
 
-#[test]
+#[testbed::test]
 fn integer_activations_change_no_clear_choice() {
     check("cpu", Extent::from_env().pick(2, 8) * WINDOW, &EIGHT_BITS);
 }
 
-#[test]
+#[testbed::test]
 fn sixteen_bits_cost_nothing() {
     let tokens = Extent::from_env().pick(WINDOW / 2, 2 * WINDOW);
     check("cpu int16", tokens, &SINGLE);
 }
 
-#[test]
+#[testbed::test]
 fn graphics_kernels_cost_nothing() {
     // A software adapter takes its time: a part of a window shows what single precision loses.
     check("wgpu", WINDOW / 4, &SINGLE);

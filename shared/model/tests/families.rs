@@ -12,8 +12,10 @@ use model::Model;
 use modelfile::{DType, Family, ModelFile};
 use std::path::Path;
 use support::naive::Naive;
-use support::{Fed, difference, load, some_tokens};
+use support::{Fed, difference, load_available, some_tokens};
 use tinymodel::{TinyModel, TinyRope};
+
+testbed::suite!();
 
 const FAMILIES: [Family; 4] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3];
 /// Logits of the tiny models are within about 3 of zero. What is left is single precision, and KV
@@ -43,7 +45,7 @@ fn compute(model: &mut Model, tokens: &[u32]) -> Vec<Vec<f32>> {
 /// Holds `file` on `devices` against `wanted`.
 fn check(file: &ModelFile, what: &str, wanted: &[Vec<f32>], devices: &[(&str, f32)], seed: u64) {
     for (device, tolerance) in devices {
-        let Some(mut model) = load(file, device, 64) else { continue };
+        let Some(mut model) = load_available(file, device, 64) else { continue };
         let off = difference(&compute(&mut model, &tokens(seed)), wanted);
         println!("{device} {what}: off by {off}");
         assert!(off < *tolerance, "{device} {what}: off by {off}");
@@ -66,7 +68,7 @@ fn files(tiny: &TinyModel, directory: &Path) -> Vec<(&'static str, ModelFile)> {
     ]
 }
 
-#[test]
+#[testbed::test]
 fn every_family_is_the_formula_from_every_kind_of_file() {
     for (seed, family) in (1..).zip(FAMILIES) {
         let tiny = TinyModel { seed, ..TinyModel::of(family) };
@@ -80,7 +82,7 @@ fn every_family_is_the_formula_from_every_kind_of_file() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn options_that_several_families_share_are_the_formula_too() {
     let qwen3 = TinyModel::of(Family::Qwen3);
     let cases = [
@@ -104,7 +106,7 @@ fn options_that_several_families_share_are_the_formula_too() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn quantized_weights_are_the_formula_over_what_they_stand_for() {
     let formats = [DType::Q4_0, DType::Q4_1, DType::Q8_0, DType::Q4_K, DType::Q6_K];
     for (seed, (matrices, family)) in (21..).zip(formats.into_iter().zip(FAMILIES.iter().cycle())) {
@@ -126,7 +128,7 @@ fn quantized_weights_are_the_formula_over_what_they_stand_for() {
 }
 
 /// Each model without what sets it apart: the checks above would not pass for it.
-#[test]
+#[testbed::test]
 fn what_sets_a_family_apart_is_seen() {
     let without = |tiny: &TinyModel| match tiny.family {
         Family::Llama => TinyModel { rope: TinyRope::Plain, ..tiny.clone() },
@@ -140,7 +142,7 @@ fn what_sets_a_family_apart_is_seen() {
         let directory = tempfile::tempdir().unwrap();
         let file = without(&tiny).write_gguf(&directory.path().join("tiny.gguf")).unwrap();
         for (device, tolerance) in DEVICES {
-            let Some(mut model) = load(&file, device, 64) else { continue };
+            let Some(mut model) = load_available(&file, device, 64) else { continue };
             let got = compute(&mut model, &tokens(seed));
             let off = difference(&got, &wanted);
             println!("{device} {family} without its option: off by {off}");

@@ -14,8 +14,10 @@ use modelfile::ModelFile;
 use support::golden::{Case, golden};
 use support::{Fed, difference, forward, load};
 
-fn smollm2() -> Option<ModelFile> {
-    Some(ModelFile::open(&testbed::model_path()?).unwrap())
+testbed::suite!();
+
+fn smollm2() -> ModelFile {
+    ModelFile::open(&testbed::smollm2()).unwrap()
 }
 
 /// Limits for the distance of a device from the reference.
@@ -60,9 +62,9 @@ fn check(case: &Case, rows: &[Vec<f32>], device: &str) {
     assert!(worst <= most && average <= mean, "{device} {}: {average}, {worst}", case.name);
 }
 
-#[test]
+#[testbed::test]
 fn prompts_become_the_reference_tokens() {
-    let Some(file) = smollm2() else { return };
+    let file = smollm2();
     let tokenizer = file.tokenizer().unwrap();
     assert_eq!(tokenizer.vocab_size(), 49152);
     assert_eq!(file.special().stop, [0, 2]);
@@ -102,40 +104,40 @@ fn check_forced(model: &mut Model, device: &str) {
 }
 
 fn check_device(device: &str) {
-    let Some(file) = smollm2() else { return };
-    let Some(mut model) = load(&file, device, 128) else { return };
+    let file = smollm2();
+    let mut model = load(&file, device, 128);
     assert_eq!(model.block_bytes(), 368_640);
     check_forced(&mut model, device);
 }
 
-#[test]
+#[testbed::test]
 fn the_reference_gives_the_golden_continuations() {
     check_device("reference");
 }
 
-#[test]
+#[testbed::test]
 fn the_cpu_gives_the_golden_continuations() {
     check_device("cpu");
 }
 
-#[test]
+#[testbed::test]
 fn the_cpu_in_sixteen_bits_gives_the_golden_continuations() {
     check_device("cpu int16");
 }
 
-#[test]
+#[testbed::test]
 fn stock_operations_on_graphics_give_the_golden_continuations() {
     check_device("reference:wgpu");
 }
 
-#[test]
+#[testbed::test]
 fn graphics_give_the_golden_continuations() {
     check_device("wgpu");
 }
 
 fn check_generated(device: &str) {
-    let Some(file) = smollm2() else { return };
-    let Some(mut model) = load(&file, device, 64) else { return };
+    let file = smollm2();
+    let mut model = load(&file, device, 64);
     for case in golden().iter().filter(|case| case.prompt_ids.len() < 100) {
         let pages = (case.prompt_ids.len() + case.greedy_ids.len()).div_ceil(16) as u32;
         let mut fed = Fed::new(&case.prompt_ids, 0..pages);
@@ -153,7 +155,7 @@ fn check_generated(device: &str) {
     }
 }
 
-#[test]
+#[testbed::test]
 fn cpu_generates_the_reference_tokens_step_by_step() {
     check_generated("cpu");
     check_generated("cpu int16");
@@ -162,10 +164,10 @@ fn cpu_generates_the_reference_tokens_step_by_step() {
 /// Long enough that attention adds up its context in two pieces.
 const LONG_TOKENS: usize = 720;
 
-#[test]
+#[testbed::test]
 fn cpu_gives_the_same_bits_in_chunks_of_any_size() {
-    let Some(file) = smollm2() else { return };
-    let Some(mut model) = load(&file, "cpu", 128) else { return };
+    let file = smollm2();
+    let mut model = load(&file, "cpu", 128);
     let cases = golden();
     let tokens = &cases.iter().find(|case| case.name == "long").unwrap().prompt_ids[..LONG_TOKENS];
     let expected = Fed::new(tokens, 0..45).feed(&mut model, LONG_TOKENS, Wanted::Last);
@@ -191,10 +193,10 @@ fn cpu_gives_the_same_bits_in_chunks_of_any_size() {
     assert_eq!(imported.feed(&mut model, 16, Wanted::Last), expected);
 }
 
-#[test]
+#[testbed::test]
 fn cpu_gives_the_same_bits_in_any_company() {
-    let Some(file) = smollm2() else { return };
-    let Some(mut model) = load(&file, "cpu", 160) else { return };
+    let file = smollm2();
+    let mut model = load(&file, "cpu", 160);
     let cases = golden();
     let case = |name: &str| cases.iter().find(|case| case.name == name).unwrap();
     let long = &case("long").prompt_ids[..LONG_TOKENS];

@@ -18,6 +18,8 @@ use support::{DEVICES, is_exact, load_with, some_tokens};
 use testbed::Extent;
 use tinymodel::TinyModel;
 
+testbed::suite!();
+
 const PAGES: u32 = 64;
 const PAGES_EACH: u32 = 7;
 /// Schedules for each model: the representative number, and the exhaustive one.
@@ -201,37 +203,35 @@ fn check_device(device: &str) {
     assert!(DEVICES.contains(&device) && is_exact(device));
     for (seed, (family, matrices)) in (1..).zip(KINDS) {
         let file = tiny(seed, family, matrices);
-        let of =
-            |threads: usize| load_with(&file, device, PAGES as usize, (threads, IsaChoice::Auto));
-        let Some(mut models) = [2, 1].map(of).into_iter().collect::<Option<Vec<Model>>>() else {
-            return;
-        };
+        let mut models = [2, 1].map(|threads: usize| {
+            load_with(&file, device, PAGES as usize, threads, IsaChoice::Auto)
+        });
         let cases = if device == "wgpu" { CASES_ON_GRAPHICS } else { CASES };
         check(&mut models, cases, &format!("{family} {matrices:?}"));
     }
 }
 
-#[test]
+#[testbed::test]
 fn the_reference_gives_the_same_bits_in_any_schedule() {
     check_device("reference");
 }
 
-#[test]
+#[testbed::test]
 fn the_cpu_gives_the_same_bits_in_any_schedule() {
     check_device("cpu");
 }
 
-#[test]
+#[testbed::test]
 fn the_cpu_in_sixteen_bits_gives_the_same_bits_in_any_schedule() {
     check_device("cpu int16");
 }
 
-#[test]
+#[testbed::test]
 fn graphics_give_the_same_bits_in_any_schedule() {
     check_device("wgpu");
 }
 
-#[test]
+#[testbed::test]
 fn every_instruction_set_gives_the_same_bits() {
     for (seed, (family, matrices)) in (11..).zip(KINDS) {
         let file = tiny(seed, family, matrices);
@@ -240,7 +240,7 @@ fn every_instruction_set_gives_the_same_bits() {
             let mut models: Vec<Model> = isas
                 .map(|isa| {
                     println!("instructions: {isa}");
-                    load_with(&file, device, PAGES as usize, (2, IsaChoice::Only(isa))).unwrap()
+                    load_with(&file, device, PAGES as usize, 2, IsaChoice::Only(isa))
                 })
                 .collect();
             check(&mut models, CASES, &format!("{device} {family} {matrices:?}"));

@@ -16,8 +16,10 @@ use modelfile::ModelFile;
 use protocol::{BLOCK_TOKENS, BlockChain, FileDigest, ModelFingerprint, Scope};
 use std::collections::BTreeSet;
 use support::naive::Naive;
-use support::{DEVICES, Fed, difference, forward, is_exact, load, some_tokens};
+use support::{DEVICES, Fed, difference, forward, is_exact, load, load_available, some_tokens};
 use tinymodel::TinyLlama;
+
+testbed::suite!();
 
 /// Logits of the tiny model are within about 3 of zero; its KV is f16.
 const TOLERANCE: f32 = 2e-3;
@@ -36,13 +38,13 @@ fn gguf(tiny: &TinyLlama) -> ModelFile {
 fn on_devices(check: impl Fn(&mut Model, &str)) {
     let file = gguf(&tiny());
     for device in DEVICES {
-        if let Some(mut model) = load(&file, device, 64) {
+        if let Some(mut model) = load_available(&file, device, 64) {
             check(&mut model, device);
         }
     }
 }
 
-#[test]
+#[testbed::test]
 fn logits_are_those_of_the_formula_from_either_format() {
     let tokens = some_tokens(150, TinyLlama::vocab(), 1);
     for tiny in [tiny(), TinyLlama { kv_heads: 4, seed: 9, ..TinyLlama::default() }] {
@@ -52,7 +54,7 @@ fn logits_are_those_of_the_formula_from_either_format() {
         for device in DEVICES {
             let mut first: Option<Vec<Vec<f32>>> = None;
             for file in &files {
-                let Some(mut model) = load(file, device, 64) else { continue };
+                let Some(mut model) = load_available(file, device, 64) else { continue };
                 let got = Fed::new(&tokens, 3..13).feed_rest(&mut model);
                 let off = difference(&got, &wanted);
                 println!("{device} {}: off by {off}", file.name());
@@ -64,7 +66,7 @@ fn logits_are_those_of_the_formula_from_either_format() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn chunks_of_any_size_give_what_the_whole_gives() {
     on_devices(|model, device| {
         let tokens = some_tokens(100, TinyLlama::vocab(), 2);
@@ -83,7 +85,7 @@ fn chunks_of_any_size_give_what_the_whole_gives() {
     });
 }
 
-#[test]
+#[testbed::test]
 fn company_changes_nothing() {
     on_devices(|model, device| {
         let vocab = TinyLlama::vocab();
@@ -137,7 +139,7 @@ fn company_changes_nothing() {
     });
 }
 
-#[test]
+#[testbed::test]
 fn an_imported_prefix_goes_on_like_a_computed_one() {
     on_devices(|model, device| {
         let tokens = some_tokens(60, TinyLlama::vocab(), 3);
@@ -176,7 +178,7 @@ fn an_imported_prefix_goes_on_like_a_computed_one() {
     });
 }
 
-#[test]
+#[testbed::test]
 fn unfilled_places_of_an_exported_page_are_zero() {
     on_devices(|model, _| {
         let tokens = some_tokens(16, TinyLlama::vocab(), 4);
@@ -203,7 +205,7 @@ fn unfilled_places_of_an_exported_page_are_zero() {
     });
 }
 
-#[test]
+#[testbed::test]
 fn what_cannot_be_done_is_refused() {
     on_devices(|model, _| {
         let fed = Fed::new(&[1, 2], [64]);
@@ -225,14 +227,14 @@ fn exact(device: &str) -> f32 {
 }
 
 /// A worker must not take up blocks that another precision computed: their names differ.
-#[test]
+#[testbed::test]
 fn every_precision_names_its_blocks_apart() {
     let file = gguf(&TinyLlama::default());
     let files = FileDigest(file.digest().unwrap());
     let tokens: Vec<u32> = (0..16).collect();
     let mut names = Vec::new();
     for (device, computed) in [("cpu", "int8"), ("cpu int16", "int16"), ("reference", "f32")] {
-        let model = load(&file, device, 8).unwrap();
+        let model = load(&file, device, 8);
         let format = model.kv_format();
         assert_eq!(format, format!("v2/{computed}/f16/b16/l2/kv2/d16/layer-khdt-vhtd"));
         let fingerprint = ModelFingerprint::new(files, &format);
@@ -242,7 +244,7 @@ fn every_precision_names_its_blocks_apart() {
     assert_eq!((names.len(), distinct.len()), (3, 3));
 }
 
-#[test]
+#[testbed::test]
 fn a_small_model_takes_sixteen_bits_by_itself() {
     let file = gguf(&TinyLlama::default());
     let limits = ModelLimits {

@@ -14,6 +14,8 @@ use model::ops::{Attention, HeadRow, KvShape, Norm, ServeOps, Span, Step};
 use model::{RowOutput, StepOutput};
 use modelfile::{DType, TensorData};
 
+testbed::suite!();
+
 const ALL: [DType; 8] = [
     DType::Q4_0,
     DType::Q4_1,
@@ -25,11 +27,11 @@ const ALL: [DType; 8] = [
     DType::F32,
 ];
 
-fn ops() -> Option<WgpuOps> {
+fn ops() -> WgpuOps {
     let device = Device::enumerate(DeviceType::Wgpu).into_iter().next().ok_or("no adapter");
-    let device = testbed::require_or_skip("a graphics adapter", device)?;
+    let device = testbed::require("a graphics adapter", device);
     println!("device: {device:?}");
-    Some(WgpuOps::new(&device).unwrap())
+    WgpuOps::new(&device).unwrap()
 }
 
 /// Numbers between -1 and 1 that are anything, the same every time.
@@ -66,9 +68,9 @@ fn times(weight: &[f32], row: &[f64]) -> Vec<f64> {
     weight.chunks_exact(row.len()).map(product).collect()
 }
 
-#[test]
+#[testbed::test]
 fn products_of_every_format_are_right_and_the_same_in_any_company() {
-    let Some(mut ops) = ops() else { return };
+    let mut ops = ops();
     let mut numbers = Numbers(1);
     for (case, dtype) in ALL.into_iter().enumerate() {
         let inputs = if dtype.block_values() == 256 { 512 } else { 96 + 32 * case };
@@ -113,9 +115,9 @@ fn products_of_every_format_are_right_and_the_same_in_any_company() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn gates_work_in_one_format_and_in_two() {
-    let Some(mut ops) = ops() else { return };
+    let mut ops = ops();
     let mut numbers = Numbers(2);
     let (inputs, width, rows) = (256, 75, 9);
     for formats in [[DType::Q4_1, DType::Q4_1], [DType::Q4_K, DType::Q6_K]] {
@@ -284,9 +286,9 @@ impl Sequence {
     }
 }
 
-#[test]
+#[testbed::test]
 fn attention_is_right_and_the_same_in_chunks_and_in_company() {
-    let Some(mut ops) = ops() else { return };
+    let mut ops = ops();
     let plain =
         Case { heads: 6, kv_heads: 2, head_dim: 64, tokens: 150, window: None, head_norms: false };
     let cases = [
@@ -309,9 +311,9 @@ fn attention_is_right_and_the_same_in_chunks_and_in_company() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn the_head_finds_tokens_and_copies_rows() {
-    let Some(mut ops) = ops() else { return };
+    let mut ops = ops();
     let mut numbers = Numbers(5);
     let (inputs, vocab) = (64, 5003);
     let mut values = numbers.take(vocab * inputs);
@@ -363,9 +365,9 @@ fn the_head_finds_tokens_and_copies_rows() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn embeddings_are_rows_of_the_matrix() {
-    let Some(mut ops) = ops() else { return };
+    let mut ops = ops();
     let mut numbers = Numbers(6);
     for dtype in ALL {
         let inputs = if dtype.block_values() == 1 { 77 } else { 256 };
@@ -387,9 +389,9 @@ fn embeddings_are_rows_of_the_matrix() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn pages_leave_and_enter_as_they_are() {
-    let Some(mut ops) = ops() else { return };
+    let mut ops = ops();
     let shape = KvShape { layers: 3, kv_heads: 2, head_dim: 6, pages: 5 };
     let mut kv = ops.kv(shape).unwrap();
     let mut page = vec![1; shape.block_bytes()];

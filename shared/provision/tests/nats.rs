@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use provision::{NatsError, NatsOptions, NatsServer};
 
+testbed::suite!();
+
 /// Publishes to itself over the plain text protocol and gives what came back.
 fn echo(url: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(url.trim_start_matches("nats://"))?;
@@ -20,9 +22,9 @@ fn echo(url: &str) -> std::io::Result<String> {
     Ok(String::new())
 }
 
-#[test]
+#[testbed::test]
 fn a_private_server_answers_and_comes_back_on_the_same_port() {
-    let Some(mut server) = testbed::nats() else { return };
+    let mut server = testbed::nats_server();
     let url = server.url();
     assert_eq!(echo(&url).unwrap(), "hello");
     assert!(server.is_running());
@@ -42,16 +44,16 @@ fn a_private_server_answers_and_comes_back_on_the_same_port() {
     assert!(!store.exists());
 }
 
-#[test]
+#[testbed::test]
 fn two_servers_do_not_meet() {
-    let (Some(one), Some(other)) = (testbed::nats(), testbed::nats()) else { return };
+    let (one, other) = (testbed::nats_server(), testbed::nats_server());
     assert_ne!(one.url(), other.url());
     assert_ne!(one.store(), other.store());
     assert_eq!(echo(&one.url()).unwrap(), "hello");
     assert_eq!(echo(&other.url()).unwrap(), "hello");
 }
 
-#[test]
+#[testbed::test]
 fn a_program_that_is_no_server_is_reported_with_its_output() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("fake");

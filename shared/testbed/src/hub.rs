@@ -15,10 +15,10 @@ const READ_LIMIT: Duration = Duration::from_secs(10);
 /// Files from this size on lie behind a redirect, as large files do.
 const LARGE_BYTES: usize = 4096;
 
-/// What goes wrong with the next answers that carry a file's bytes.
+/// A fault of the next responses that carry a file's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubFault {
-    /// The connection ends after so many bytes.
+    /// The connection ends after this number of bytes.
     CutAfter(usize),
     /// A byte is another.
     Damaged,
@@ -181,7 +181,8 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, stop: &AtomicBool) -> io:
         let Some(bytes) = bytes else { return status(&mut stream, 404) };
         let fault = take_fault(&mut state, &name, *range);
         drop(state);
-        return send(&mut stream, (&bytes, ""), *range, (fault, stop));
+        let response = Response { bytes: &bytes, header: "", range: *range, fault };
+        return response.send(&mut stream, stop);
     }
     match (&state.token, token) {
         (Some(_), None) => return status(&mut stream, 401),
@@ -227,7 +228,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, stop: &AtomicBool) -> io:
     drop(state);
     let git = Sha1::new().chain_update(format!("blob {}\0", bytes.len())).chain_update(&bytes);
     let header = format!("x-repo-commit: {commit}\r\netag: \"{}\"\r\n", hex(&git.finalize()));
-    send(&mut stream, (&bytes, &header), *range, (fault, stop))
+    Response { bytes: &bytes, header: &header, range: *range, fault }.send(&mut stream, stop)
 }
 
 /// Takes the next fault of `file`; one that only looks at the size meets none.
@@ -240,53 +241,61 @@ fn take_fault(
     matches!(range, Some((_, None)) | None).then(|| state.faults.remove(at).1)
 }
 
-fn send(
-    stream: &mut TcpStream,
-    (bytes, header): (&[u8], &str),
+/// A response with the bytes of a file, and the fault that it shows.
+struct Response<'a> {
+    bytes: &'a [u8],
+    header: &'a str,
     range: Option<(usize, Option<usize>)>,
-    (fault, stop): (Option<HubFault>, &AtomicBool),
-) -> io::Result<()> {
-    if let Some(HubFault::Status(code)) = fault {
-        return status(stream, code);
-    }
-    let total = bytes.len();
-    let range = range.filter(|_| fault != Some(HubFault::Whole));
-    let (start, end) = range.map_or((0, total), |(start, last)| {
-        (start, last.map_or(total, |last| total.min(last + 1)))
-    });
-    if start >= total {
-        return status(stream, 416);
-    }
-    let mut body = bytes[start..end].to_vec();
-    let (code, range) = match range {
-        None => ("200 OK", String::new()),
-        Some(_) => {
-            ("206 Partial Content", format!("content-range: bytes {start}-{}/{total}\r\n", end - 1))
+    fault: Option<HubFault>,
+}
+
+impl Response<'_> {
+    /// Sends it; a silent one lasts until `stop` is set.
+    fn send(self, stream: &mut TcpStream, stop: &AtomicBool) -> io::Result<()> {
+        let Self { bytes, header, range, fault } = self;
+        if let Some(HubFault::Status(code)) = fault {
+            return status(stream, code);
         }
-    };
-    write!(
-        stream,
-        "HTTP/1.1 {code}\r\nconnection: close\r\naccept-ranges: bytes\r\n{header}{range}\
+        let total = bytes.len();
+        let range = range.filter(|_| fault != Some(HubFault::Whole));
+        let (start, end) = range.map_or((0, total), |(start, last)| {
+            (start, last.map_or(total, |last| total.min(last + 1)))
+        });
+        if start >= total {
+            return status(stream, 416);
+        }
+        let mut body = bytes[start..end].to_vec();
+        let (code, range) = match range {
+            None => ("200 OK", String::new()),
+            Some(_) => (
+                "206 Partial Content",
+                format!("content-range: bytes {start}-{}/{total}\r\n", end - 1),
+            ),
+        };
+        write!(
+            stream,
+            "HTTP/1.1 {code}\r\nconnection: close\r\naccept-ranges: bytes\r\n{header}{range}\
          content-length: {}\r\n\r\n",
-        body.len()
-    )?;
-    match fault {
-        Some(HubFault::CutAfter(count)) => body.truncate(count),
-        Some(HubFault::Damaged) => {
-            if let Some(last) = body.last_mut() {
-                *last ^= 1;
+            body.len()
+        )?;
+        match fault {
+            Some(HubFault::CutAfter(count)) => body.truncate(count),
+            Some(HubFault::Damaged) => {
+                if let Some(last) = body.last_mut() {
+                    *last ^= 1;
+                }
             }
-        }
-        Some(HubFault::Silent) => {
-            while !stop.load(Ordering::Acquire) {
-                thread::sleep(Duration::from_millis(10));
+            Some(HubFault::Silent) => {
+                while !stop.load(Ordering::Acquire) {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                return Ok(());
             }
-            return Ok(());
+            _ => {}
         }
-        _ => {}
+        stream.write_all(&body)?;
+        stream.flush()
     }
-    stream.write_all(&body)?;
-    stream.flush()
 }
 
 fn status(stream: &mut TcpStream, code: u16) -> io::Result<()> {

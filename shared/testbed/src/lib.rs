@@ -2,6 +2,7 @@
 //! span receiver, waiting with a deadline, visible skips.
 
 mod extent;
+mod harness;
 mod hub;
 mod otlp;
 mod require;
@@ -10,28 +11,55 @@ mod wait;
 mod worker;
 
 pub use extent::Extent;
+pub use harness::{Case, block_on, block_on_threads, run_suite, skip};
 pub use hub::{HubFault, HubServer};
 pub use otlp::OtlpReceiver;
 pub use provision::NatsServer;
-pub use require::require_or_skip;
+pub use require::{available, require};
+pub use testbed_macros::test;
 pub use tree::{SpanEvent, SpanKind, SpanRecord, TraceTree};
 pub use wait::{PATIENCE, eventually, soon, try_for, wait_for};
 pub use worker::idle_worker;
+
+#[doc(hidden)]
+pub use inventory;
 
 use std::path::PathBuf;
 
 use provision::NatsOptions;
 
-/// A fresh private nats-server with JetStream, ended when dropped; `None` means skip this test.
+/// Starts a private nats-server with JetStream, which ends when dropped; without the program, ends
+/// the test as ignored.
 ///
-/// Blocks while it starts (and, the first time on a machine, while the program is fetched).
-pub fn nats() -> Option<NatsServer> {
+/// Blocks while it starts and, the first time on a machine, while the program is fetched.
+///
+/// # Panics
+///
+/// When the machine lacks the program, to end the test.
+pub fn nats_server() -> NatsServer {
     let program = provision::nats_server(&|line| eprintln!("{line}"));
-    let program = require_or_skip("nats-server", program)?;
-    require_or_skip("a private nats-server", NatsServer::start(NatsOptions::new(program)))
+    let program = require("nats-server", program);
+    require("a private nats-server", NatsServer::start(NatsOptions::new(program)))
 }
 
-/// The pinned SmolLM2-135M-Instruct GGUF; `None` means skip this test.
+/// Returns the path of the pinned SmolLM2-135M-Instruct GGUF; without the file, ends the test as
+/// ignored.
+///
+/// # Panics
+///
+/// When the machine lacks the file, to end the test.
+pub fn smollm2() -> PathBuf {
+    require("SmolLM2-135M", provision::smollm2(&|line| eprintln!("{line}")))
+}
+
+/// As [`nats_server`], for suites under Cargo's own harness: `None` means return from the test.
+pub fn nats() -> Option<NatsServer> {
+    let program = provision::nats_server(&|line| eprintln!("{line}"));
+    let program = available("nats-server", program)?;
+    available("a private nats-server", NatsServer::start(NatsOptions::new(program)))
+}
+
+/// As [`smollm2`], for suites under Cargo's own harness: `None` means return from the test.
 pub fn model_path() -> Option<PathBuf> {
-    require_or_skip("SmolLM2-135M", provision::smollm2(&|line| eprintln!("{line}")))
+    available("SmolLM2-135M", provision::smollm2(&|line| eprintln!("{line}")))
 }

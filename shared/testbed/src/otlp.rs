@@ -80,7 +80,7 @@ impl OtlpReceiver {
         Self { address, collected, _server: server }
     }
 
-    /// What `telemetry.otlp_endpoint` is to be set to.
+    /// Returns the value for `telemetry.otlp_endpoint`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -1,28 +1,39 @@
-//! Skipping what a machine lacks, in the open.
+//! Programs, models and devices that a machine may lack.
 
 use std::fmt::Display;
 
-/// The value, or a printed reason for skipping the test that needs it.
+use crate::harness::{note, skip};
+
+/// Returns the value, or ends the test as ignored with the reason.
 ///
 /// With `TANDEM_REQUIRE=all` in the environment nothing may be skipped: the lack is a failure.
 ///
 /// # Panics
 ///
-/// When `result` is an error and `TANDEM_REQUIRE` is `all`.
-pub fn require_or_skip<T, E: Display>(what: &str, result: Result<T, E>) -> Option<T> {
-    let all_required = std::env::var_os("TANDEM_REQUIRE").is_some_and(|value| value == "all");
-    decide(what, result, all_required)
+/// When `result` is an error, to end the test.
+pub fn require<T, E: Display>(name: &str, result: Result<T, E>) -> T {
+    found(name, result, is_all_required()).unwrap_or_else(|lack| skip(lack))
 }
 
-fn decide<T, E: Display>(what: &str, result: Result<T, E>, all_required: bool) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(reason) if all_required => panic!("TANDEM_REQUIRE=all, but {what} failed: {reason}"),
-        Err(reason) => {
-            eprintln!("skipped: {what}: {reason}");
-            None
-        }
-    }
+/// Returns the value, or `None` for a test that goes on without it; the lack is listed after the
+/// summary of the suite.
+///
+/// # Panics
+///
+/// When `result` is an error and `TANDEM_REQUIRE` is `all`.
+pub fn available<T, E: Display>(name: &str, result: Result<T, E>) -> Option<T> {
+    found(name, result, is_all_required()).map_err(note).ok()
+}
+
+fn is_all_required() -> bool {
+    std::env::var_os("TANDEM_REQUIRE").is_some_and(|value| value == "all")
+}
+
+fn found<T, E: Display>(name: &str, result: Result<T, E>, all: bool) -> Result<T, String> {
+    result.map_err(|reason| {
+        assert!(!all, "TANDEM_REQUIRE=all, but {name} failed: {reason}");
+        format!("{name}: {reason}")
+    })
 }
 
 #[cfg(test)]
@@ -30,18 +41,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_handed_on() {
-        assert_eq!(decide::<_, String>("thing", Ok(7), true), Some(7));
+    fn a_value_is_returned() {
+        assert_eq!(found::<_, String>("thing", Ok(7), true), Ok(7));
     }
 
     #[test]
-    fn what_is_lacking_skips() {
-        assert_eq!(decide::<u8, _>("thing", Err("none here"), false), None);
+    fn a_lack_is_named() {
+        let lack = found::<u8, _>("thing", Err("none here"), false);
+        assert_eq!(lack, Err("thing: none here".to_owned()));
     }
 
     #[test]
     #[should_panic(expected = "thing failed: none here")]
-    fn what_is_lacking_fails_when_all_is_required() {
-        decide::<u8, _>("thing", Err("none here"), true);
+    fn a_lack_fails_when_all_is_required() {
+        let _ = found::<u8, _>("thing", Err("none here"), true);
+    }
+
+    #[test]
+    #[should_panic(expected = "a test that may be skipped belongs in a suite")]
+    fn a_skip_that_nothing_would_show_fails() {
+        skip("thing: none here");
     }
 }

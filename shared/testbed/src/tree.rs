@@ -26,9 +26,9 @@ pub enum SpanKind {
 /// Something that happened at one moment of a span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpanEvent {
-    /// What happened.
+    /// Name of the event.
     pub name: String,
-    /// When, in nanoseconds since 1970.
+    /// Nanoseconds since 1970.
     pub at_ns: u64,
     /// Its attributes, as text.
     pub attributes: BTreeMap<String, String>,
@@ -57,7 +57,7 @@ pub struct SpanRecord {
     pub end_ns: u64,
     /// Its attributes, as text.
     pub attributes: BTreeMap<String, String>,
-    /// What happened during it.
+    /// Events during it.
     pub events: Vec<SpanEvent>,
     /// The span ids it links to.
     pub links: Vec<String>,
@@ -66,7 +66,7 @@ pub struct SpanRecord {
 }
 
 impl SpanRecord {
-    /// How long it lasted, in milliseconds.
+    /// Returns its duration in milliseconds.
     pub fn duration_ms(&self) -> f64 {
         self.end_ns.saturating_sub(self.start_ns) as f64 / 1e6
     }
@@ -80,7 +80,6 @@ impl SpanRecord {
     }
 
     fn new(span: Span, service: &str, instance: &str) -> Self {
-        let failed = |one: &status::StatusCode| *one == status::StatusCode::Error;
         Self {
             kind: kind_of(span.kind()),
             trace_id: hex(&span.trace_id),
@@ -94,7 +93,10 @@ impl SpanRecord {
             attributes: text_map(span.attributes),
             events: span.events.into_iter().map(event_of).collect(),
             links: span.links.iter().map(|link| hex(&link.span_id)).collect(),
-            error: span.status.filter(|one| failed(&one.code())).map(|one| one.message),
+            error: span
+                .status
+                .filter(|it| it.code() == status::StatusCode::Error)
+                .map(|it| it.message),
         }
     }
 }
@@ -153,29 +155,31 @@ impl TraceTree {
         Self { spans }
     }
 
-    /// All spans, in order of their beginning.
+    /// Returns all spans, in order of their beginning.
     pub fn spans(&self) -> &[SpanRecord] {
         &self.spans
     }
 
-    /// The spans without a parent.
+    /// Returns the spans without a parent.
     pub fn roots(&self) -> Vec<&SpanRecord> {
         self.spans.iter().filter(|span| span.parent_span_id.is_none()).collect()
     }
 
-    /// The spans that name a parent which is not here.
+    /// Returns the spans that name a parent which is not here.
     pub fn orphans(&self) -> Vec<&SpanRecord> {
         let ids: BTreeSet<&str> = self.spans.iter().map(|span| span.span_id.as_str()).collect();
-        let lacks_parent = |parent: &String| !ids.contains(parent.as_str());
-        self.spans.iter().filter(|s| s.parent_span_id.as_ref().is_some_and(lacks_parent)).collect()
+        let parented = self.spans.iter().filter(|span| span.parent_span_id.is_some());
+        parented
+            .filter(|span| !span.parent_span_id.as_deref().is_some_and(|id| ids.contains(id)))
+            .collect()
     }
 
-    /// The direct children of a span, in order of their beginning.
+    /// Returns the direct children of a span, in order of their beginning.
     pub fn children(&self, span_id: &str) -> Vec<&SpanRecord> {
         self.spans.iter().filter(|span| span.parent_span_id.as_deref() == Some(span_id)).collect()
     }
 
-    /// All spans with this name, in order of their beginning.
+    /// Returns all spans with this name, in order of their beginning.
     pub fn named(&self, name: &str) -> Vec<&SpanRecord> {
         self.spans.iter().filter(|span| span.name == name).collect()
     }
@@ -221,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn roots_children_and_orphans_are_told_apart() {
+    fn roots_children_and_orphans_are_distinguished() {
         let tree = TraceTree::new(vec![
             span(3, Some(1), "late", 30),
             span(2, Some(1), "early", 20),

@@ -22,10 +22,10 @@ fn chat(message: &str, max_tokens: u32) -> Value {
     })
 }
 
-#[test]
+#[testbed::test]
 fn it_is_ready_and_says_what_it_serves() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     let (status, body) = block_on(get(&format!("{}/ready", system.base))).expect("it listens");
     assert_eq!(status, 200, "{body}");
     let (_, models) = block_on(get(&format!("{}/v1/models", system.base))).expect("it listens");
@@ -33,10 +33,10 @@ fn it_is_ready_and_says_what_it_serves() {
     assert!(models["data"][0]["max_model_len"].as_u64().expect("a number") > 0, "{models:#}");
 }
 
-#[test]
+#[testbed::test]
 fn a_streamed_answer_is_the_whole_one_in_pieces() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     let body = chat("Write one sentence about a lighthouse.", 24);
     let whole = block_on(ask(&system.base, "/v1/chat/completions", &body));
     let text = whole["choices"][0]["message"]["content"].as_str().expect("text");
@@ -51,26 +51,26 @@ fn a_streamed_answer_is_the_whole_one_in_pieces() {
     assert!(events.len() > 3, "the answer arrived at once: {events:#?}");
 }
 
-#[test]
+#[testbed::test]
 fn greedy_text_over_http_is_the_reference() {
     let _turn = turn();
-    let Some(system) = System::start(&["--device", "reference"], &[]) else { return };
-    let Some(compared) = compare_greedy(&system, UNDECIDED) else { return };
+    let system = System::start(&["--device", "reference"], &[]);
+    let compared = compare_greedy(&system, UNDECIDED);
     assert!(compared > 150, "only {compared} tokens could be compared");
 }
 
-#[test]
+#[testbed::test]
 fn greedy_text_in_8_bits_is_the_reference_where_that_is_clear() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
-    let Some(compared) = compare_greedy(system, UNCLEAR) else { return };
+    let (system, _) = shared();
+    let compared = compare_greedy(system, UNCLEAR);
     assert!(compared > 40, "only {compared} tokens could be compared");
 }
 
 /// Compares greedy answers with the golden continuations, each up to the first choice whose margin is
-/// below `least`; returns the number of tokens, or `None` without the model.
-fn compare_greedy(system: &System, least: f64) -> Option<usize> {
-    let model = testbed::model_path()?;
+/// below `least`; returns the number of tokens.
+fn compare_greedy(system: &System, least: f64) -> usize {
+    let model = testbed::smollm2();
     let file = modelfile::ModelFile::open(&model).expect("the model opens");
     let tokenizer = file.tokenizer().expect("it has a tokenizer");
     let golden = workspace_file("shared/model/tests/data/smollm2-135m-q4_1.json");
@@ -106,7 +106,7 @@ fn compare_greedy(system: &System, least: f64) -> Option<usize> {
         compared += clear;
     }
     println!("golden over HTTP: {compared} greedy tokens equal");
-    Some(compared)
+    compared
 }
 
 fn numbers(value: &Value) -> Vec<u32> {
@@ -123,10 +123,10 @@ fn scored(prompt: &[u32], max_tokens: u32) -> Value {
             "ignore_eos": true })
 }
 
-#[test]
+#[testbed::test]
 fn a_prompt_seen_before_is_not_computed_again() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     let prompt = fresh_prompt(1, 500);
     let first = block_on(ask(&system.base, "/v1/completions", &scored(&prompt, 6)));
     let cached = |answer: &Value| {
@@ -146,10 +146,10 @@ fn a_prompt_seen_before_is_not_computed_again() {
     assert_at_rest(system, REST_LIMIT);
 }
 
-#[test]
+#[testbed::test]
 fn sixteen_streams_at_once_give_what_each_gives_alone() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     let bodies: Vec<Value> = (0..16)
         .map(|index| {
             let mut body = scored(&fresh_prompt(100 + index, 20 + 5 * index), 16);
@@ -175,10 +175,10 @@ fn sixteen_streams_at_once_give_what_each_gives_alone() {
     assert_at_rest(system, REST_LIMIT);
 }
 
-#[test]
+#[testbed::test]
 fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     let body = scored(&fresh_prompt(3, 9000), 1);
     let (status, answer) = block_on(post(&system.base, "/v1/completions", &body));
     assert_eq!(status, 400, "{answer:#}");
@@ -186,11 +186,11 @@ fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
     assert!(message.contains("9000") && message.contains("8192"), "{message}");
 }
 
-#[test]
+#[testbed::test]
 fn one_worker_alone_gives_what_two_give_together() {
     let _turn = turn();
-    let Some((apart, _)) = shared() else { return };
-    let Some(alone) = System::start(&["--set", "gateway.disaggregate=never"], &[]) else { return };
+    let (apart, _) = shared();
+    let alone = System::start(&["--set", "gateway.disaggregate=never"], &[]);
     for (salt, length) in [(200, 1), (201, 16), (202, 47), (203, 300)] {
         let mut body = scored(&fresh_prompt(salt, length), 20);
         for seed in [None, Some(7)] {

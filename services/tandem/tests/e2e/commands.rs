@@ -17,10 +17,10 @@ fn stderr_of_failure(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-#[test]
+#[testbed::test]
 fn chat_answers_one_question() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     let output = tandem()
         .args(["chat", "--url", &system.base, "--max-tokens", "12", "Hello! Who are you?"])
         .output()
@@ -28,10 +28,10 @@ fn chat_answers_one_question() {
     assert!(!stdout(&output).trim().is_empty());
 }
 
-#[test]
+#[testbed::test]
 fn chat_remembers_until_it_is_told_to_forget() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     let mut chat = tandem()
         .args(["chat", "--url", &system.base, "--max-tokens", "16"])
         .stdin(Stdio::piped())
@@ -48,7 +48,7 @@ fn chat_remembers_until_it_is_told_to_forget() {
     assert!(lines.len() >= 4, "three answers and one note: {said}");
 }
 
-#[test]
+#[testbed::test]
 fn chat_without_a_server_says_what_to_do() {
     let output =
         tandem().args(["chat", "--url", "http://127.0.0.1:1", "hi"]).output().expect("it runs");
@@ -56,10 +56,10 @@ fn chat_without_a_server_says_what_to_do() {
     assert!(said.contains("tandem up") && said.contains("http://127.0.0.1:1"), "{said}");
 }
 
-#[test]
+#[testbed::test]
 fn status_shows_both_workers_and_the_store() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     let status = status(&system.nats_url).expect("an answer");
     let roles: Vec<_> = workers(&status).iter().map(|worker| worker["role"].clone()).collect();
     assert_eq!(roles, ["decode", "prefill"], "{status:#}");
@@ -71,7 +71,7 @@ fn status_shows_both_workers_and_the_store() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn status_without_nats_names_the_url() {
     let output =
         tandem().args(["status", "--nats", "nats://127.0.0.1:1"]).output().expect("it runs");
@@ -79,7 +79,7 @@ fn status_without_nats_names_the_url() {
     assert!(said.contains("nats://127.0.0.1:1"), "{said}");
 }
 
-#[test]
+#[testbed::test]
 fn config_tells_where_each_value_came_from() {
     let output = tandem()
         .args(["config", "--set", "threads=3"])
@@ -94,7 +94,7 @@ fn config_tells_where_each_value_came_from() {
     assert!(line("gateway.listen").contains("default"), "{text}");
 }
 
-#[test]
+#[testbed::test]
 fn the_configuration_lists_the_defaults() {
     let page =
         std::fs::read_to_string(workspace_file("docs/configuration.md")).expect("it is there");
@@ -109,17 +109,17 @@ fn the_configuration_lists_the_defaults() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn a_mistyped_key_is_refused_with_the_right_one() {
     let output = tandem().args(["config", "--set", "gateway.listn=x"]).output().expect("it runs");
     let said = stderr_of_failure(&output);
     assert!(said.contains("gateway.listn") && said.contains("gateway.listen"), "{said}");
 }
 
-#[test]
+#[testbed::test]
 fn doctor_names_every_check() {
     let _turn = turn();
-    let Some((_, _)) = shared() else { return };
+    shared();
     let output = tandem().args(["doctor"]).output().expect("it runs");
     let text = stdout(&output);
     for expected in ["python", "nats", "model", "device", "port", "memory"] {
@@ -127,7 +127,7 @@ fn doctor_names_every_check() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn a_trace_that_cannot_be_shown_says_why() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
     for arguments in [&["trace", "chatcmpl-1"][..], &["trace", "--slowest", "3"]] {
@@ -147,7 +147,7 @@ fn install(folder: &Path) -> Command {
     Command::new(linked)
 }
 
-#[test]
+#[testbed::test]
 fn bench_says_how_to_build_the_program_that_is_missing() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let output = install(folder.path()).args(["bench", "--quick"]).output().expect("it runs");
@@ -157,7 +157,7 @@ fn bench_says_how_to_build_the_program_that_is_missing() {
     assert!(said.contains("cargo build -p tandem-bench"), "{said}");
 }
 
-#[test]
+#[testbed::test]
 fn bench_starts_the_program_beside_it_with_all_arguments() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     std::os::unix::fs::symlink("/bin/echo", folder.path().join("tandem-bench")).expect("linked");

@@ -21,10 +21,10 @@ fn story(max_tokens: u32) -> Value {
             "temperature": 0, "max_tokens": max_tokens, "ignore_eos": true })
 }
 
-#[test]
+#[testbed::test]
 fn a_client_that_goes_away_frees_both_legs() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
+    let (system, _) = shared();
     block_on(async {
         let mut stream = Stream::open(&system.base, "/v1/completions", &story(1500)).await;
         for _ in 0..3 {
@@ -38,7 +38,7 @@ fn a_client_that_goes_away_frees_both_legs() {
 /// Kills the worker of a kind in the middle of a stream. The stream must end well or say why.
 fn killed_in_mid_stream(kind: &str) {
     let _turn = turn();
-    let Some(system) = System::start(&[], &[]) else { return };
+    let system = System::start(&[], &[]);
     let undisturbed = block_on(ask(&system.base, "/v1/completions", &story(120)));
     let victim = service_below(system.pid(), kind).expect("it runs");
     let begun = Instant::now();
@@ -82,20 +82,20 @@ fn killed_in_mid_stream(kind: &str) {
     assert_at_rest(&system, REST_LIMIT);
 }
 
-#[test]
+#[testbed::test]
 fn decode_killed_in_mid_stream() {
     killed_in_mid_stream("decode");
 }
 
-#[test]
+#[testbed::test]
 fn prefill_killed_in_mid_stream() {
     killed_in_mid_stream("prefill");
 }
 
-#[test]
+#[testbed::test]
 fn prefill_killed_before_the_first_token() {
     let _turn = turn();
-    let Some(system) = System::start(&[], &[]) else { return };
+    let system = System::start(&[], &[]);
     // Long enough that the kill comes while it is being computed.
     let prompt: Vec<u32> = (0..3000).map(|place| 1000 + (place * 7919) % 39_000).collect();
     let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 8, "ignore_eos": true });
@@ -113,10 +113,10 @@ fn prefill_killed_before_the_first_token() {
     assert_at_rest(&system, RESTART_LIMIT);
 }
 
-#[test]
+#[testbed::test]
 fn a_model_that_cannot_be_read_ends_up_at_once() {
     let _turn = turn();
-    let Some(_) = Needs::obtain() else { return };
+    Needs::obtain();
     let folder = tempfile::tempdir().expect("a directory");
     let model = folder.path().join("broken.gguf");
     std::fs::write(&model, b"GGUF\x03\0\0\0 and then nothing that makes sense").expect("written");
@@ -133,10 +133,10 @@ fn a_model_that_cannot_be_read_ends_up_at_once() {
     assert!(said.contains("broken.gguf") && said.contains("before it was ever ready"), "{said}");
 }
 
-#[test]
+#[testbed::test]
 fn the_store_killed_comes_back_and_knows_what_is_stored() {
     let _turn = turn();
-    let Some(system) = System::start(&[], &[]) else { return };
+    let system = System::start(&[], &[]);
     let prompt: Vec<u32> = (0..64).map(|place| 2000 + place * 13).collect();
     let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 4 });
     let first = block_on(ask(&system.base, "/v1/completions", &body));
@@ -156,10 +156,10 @@ fn the_store_killed_comes_back_and_knows_what_is_stored() {
     assert_at_rest(&system, REST_LIMIT);
 }
 
-#[test]
+#[testbed::test]
 fn the_whole_tree_goes_with_a_killed_up() {
     let _turn = turn();
-    let Some(system) = System::start(&[], &[]) else { return };
+    let system = System::start(&[], &[]);
     let tree = tree_of(system.pid());
     let runs = |kind: &str| {
         tree.iter().any(|one| one.command_line().iter().any(|word| word.contains(kind)))
@@ -178,10 +178,10 @@ fn the_whole_tree_goes_with_a_killed_up() {
     });
 }
 
-#[test]
+#[testbed::test]
 fn the_tether_ends_everything_in_good_order() {
     let _turn = turn();
-    let Some(system) = System::start(&[], &[]) else { return };
+    let system = System::start(&[], &[]);
     let tree = tree_of(system.pid());
     let said = system.said.clone();
     let status = system.stop();
@@ -190,7 +190,7 @@ fn the_tether_ends_everything_in_good_order() {
     assert!(!said.text().contains("killed"), "something had to be killed:\n{}", said.text());
 }
 
-#[test]
+#[testbed::test]
 fn a_taken_port_is_named_at_once() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let taken = listener.local_addr().expect("a bound listener has an address").to_string();
@@ -212,10 +212,10 @@ impl Drop for Service {
     }
 }
 
-#[test]
+#[testbed::test]
 fn without_nats_a_service_says_so_and_is_not_ready() {
     let _turn = turn();
-    let Some(model) = testbed::model_path() else { return };
+    let model = testbed::smollm2();
     for kind in ["kvstore", "prefill", "decode", "gateway"] {
         let port = free_port();
         let key = if kind == "gateway" { "gateway.listen" } else { "health.listen" };

@@ -92,7 +92,7 @@ impl Lines {
     }
 }
 
-/// What both tests and services need; `None` means skip.
+/// What both tests and services need.
 pub(crate) struct Needs {
     /// The model file.
     pub(crate) model: PathBuf,
@@ -100,14 +100,17 @@ pub(crate) struct Needs {
 
 impl Needs {
     /// Fetches what is not there yet.
-    pub(crate) fn obtain() -> Option<Self> {
-        let model = testbed::model_path()?;
-        testbed::require_or_skip(
-            "nats-server",
-            provision::nats_server(&|line| eprintln!("{line}")),
-        )?;
-        Some(Self { model })
+    pub(crate) fn obtain() -> Self {
+        let model = testbed::smollm2();
+        require_nats_server();
+        Self { model }
     }
+}
+
+/// Fetches the program that services start; without it, ends the test as ignored.
+pub(crate) fn require_nats_server() {
+    let program = provision::nats_server(&|line| eprintln!("{line}"));
+    testbed::require("nats-server", program);
 }
 
 /// A running `tandem up`.
@@ -125,9 +128,9 @@ pub(crate) struct System {
 
 impl System {
     /// Starts a system and waits until it is ready.
-    pub(crate) fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Self> {
-        let needs = Needs::obtain()?;
-        Some(Self::serve(needs.model.as_os_str(), arguments, environment))
+    pub(crate) fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let needs = Needs::obtain();
+        Self::serve(needs.model.as_os_str(), arguments, environment)
     }
 
     /// The same for a model of one's own.
@@ -139,12 +142,9 @@ impl System {
     }
 
     /// Starts a system whose engines are simulated and waits until it is ready.
-    pub(crate) fn simulated(arguments: &[&str]) -> Option<Self> {
-        testbed::require_or_skip(
-            "nats-server",
-            provision::nats_server(&|line| eprintln!("{line}")),
-        )?;
-        Some(Self::run(&[&["--engine", "simulated"][..], arguments].concat(), &[]))
+    pub(crate) fn simulated(arguments: &[&str]) -> Self {
+        require_nats_server();
+        Self::run(&[&["--engine", "simulated"][..], arguments].concat(), &[])
     }
 
     fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
@@ -219,16 +219,14 @@ impl Drop for System {
 
 /// The system that most cases share, with a receiver for its spans. It ends with this process,
 /// because the pipe to it does.
-pub(crate) fn shared() -> Option<&'static (System, OtlpReceiver)> {
-    static SHARED: OnceLock<Option<(System, OtlpReceiver)>> = OnceLock::new();
-    SHARED
-        .get_or_init(|| {
-            let receiver = block_on(OtlpReceiver::start());
-            let url = receiver.url();
-            let system = System::start(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)])?;
-            Some((system, receiver))
-        })
-        .as_ref()
+pub(crate) fn shared() -> &'static (System, OtlpReceiver) {
+    static SHARED: OnceLock<(System, OtlpReceiver)> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let receiver = block_on(OtlpReceiver::start());
+        let url = receiver.url();
+        let system = System::start(&[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", &url)]);
+        (system, receiver)
+    })
 }
 
 /// A file of the workspace.

@@ -9,7 +9,7 @@ use serde_json::json;
 use testbed::{HubFault, HubServer, wait_for};
 use tinymodel::TinyModel;
 
-use crate::harness::{System, block_on, tandem, turn};
+use crate::harness::{System, block_on, require_nats_server, tandem, turn};
 use crate::http::{ask, get};
 
 const REPO: &str = "acme/tiny-1";
@@ -30,7 +30,7 @@ fn fetch_model(hub: &HubServer, home: &Path, reference: &str) -> Command {
     command
 }
 
-#[test]
+#[testbed::test]
 fn a_model_is_fetched_by_name_and_only_once() {
     let hub = hub();
     let home = tempfile::tempdir().expect("a directory");
@@ -65,15 +65,12 @@ fn a_model_is_fetched_by_name_and_only_once() {
     assert!(allowed.env("HF_TOKEN", "right").output().expect("runs").status.success());
 }
 
-#[test]
+#[testbed::test]
 fn a_system_serves_a_model_that_only_a_hub_has() {
     let _turn = turn();
     let hub = hub();
     let home = tempfile::tempdir().expect("a directory");
-    let nats = provision::nats_server(&|line| eprintln!("{line}"));
-    if testbed::require_or_skip("nats-server", nats).is_none() {
-        return;
-    }
+    require_nats_server();
     let home_text = home.path().to_str().expect("a plain path");
     let environment = [("HF_ENDPOINT", hub.url()), ("HF_HOME", home_text.to_owned())];
     let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -92,7 +89,7 @@ fn a_system_serves_a_model_that_only_a_hub_has() {
     assert!(system.stop().success());
 }
 
-#[test]
+#[testbed::test]
 fn an_end_in_the_middle_of_a_download_is_not_held_up() {
     let hub = hub();
     let home = tempfile::tempdir().expect("a directory");
@@ -119,7 +116,7 @@ fn an_end_in_the_middle_of_a_download_is_not_held_up() {
     assert!(status.success(), "{status}");
 }
 
-#[test]
+#[testbed::test]
 fn doctor_says_what_would_be_fetched() {
     let hub = hub();
     let home = tempfile::tempdir().expect("a directory");

@@ -18,7 +18,7 @@ fn body(words: &str) -> Value {
     json!({ "prompt": prompt, "max_tokens": 6, "ignore_eos": true })
 }
 
-fn system(receiver: &OtlpReceiver, ttft_ms: &str) -> Option<System> {
+fn system(receiver: &OtlpReceiver, ttft_ms: &str) -> System {
     let endpoint = format!("telemetry.otlp_endpoint={}", receiver.url());
     let slo = format!("telemetry.slo.ttft_ms={ttft_ms}");
     let sampling = ["--set", &endpoint, "--set", "telemetry.sample_ratio=0", "--set", &slo];
@@ -47,11 +47,11 @@ fn is_whole(spans: &[SpanRecord], trace_id: &str) -> bool {
     names.iter().all(|name| spans.iter().any(|s| s.trace_id == trace_id && s.name == *name))
 }
 
-#[test]
+#[testbed::test]
 fn a_request_that_misses_its_slo_is_whole_although_nobody_sampled_it() {
     let _turn = turn();
     let receiver = block_on(OtlpReceiver::start());
-    let Some(system) = system(&receiver, "0.001") else { return };
+    let system = system(&receiver, "0.001");
     let trace_id = block_on(unsampled_request(&system.base));
     let arrived = block_on(receiver.wait_for(ARRIVAL_LIMIT, |spans| is_whole(spans, &trace_id)));
     let tree = receiver.tree(&trace_id);
@@ -62,11 +62,11 @@ fn a_request_that_misses_its_slo_is_whole_although_nobody_sampled_it() {
     }
 }
 
-#[test]
+#[testbed::test]
 fn a_request_that_goes_well_outside_the_sample_leaves_nothing() {
     let _turn = turn();
     let receiver = block_on(OtlpReceiver::start());
-    let Some(system) = system(&receiver, "60000") else { return };
+    let system = system(&receiver, "60000");
     let trace_id = block_on(unsampled_request(&system.base));
     wait_for(ARRIVAL_LIMIT, || {
         let metrics = format!("{}/metrics", system.base);

@@ -18,3 +18,5 @@ mod processes;
 mod simulated;
 mod stages;
 mod traces;
+
+testbed::suite!();

@@ -8,13 +8,11 @@ use crate::harness::{shared, turn, workspace_file};
 /// The exact client that the cases were written with.
 const CLIENT: &str = "openai==3.54.0";
 
-#[test]
+#[testbed::test]
 fn the_official_python_client_is_content() {
     let _turn = turn();
-    let Some((system, _)) = shared() else { return };
-    let Some(packages) = testbed::require_or_skip("the openai client", client_packages()) else {
-        return;
-    };
+    let (system, _) = shared();
+    let packages = testbed::require("the openai client", client_packages());
     let output = Command::new("python3")
         .arg(workspace_file("services/gateway/tests/openai_client.py"))
         .args(["--base-url", &format!("{}/v1", system.base)])

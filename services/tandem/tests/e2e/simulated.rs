@@ -33,13 +33,13 @@ fn text(system: &System, prompt: &str) -> String {
     answer["choices"][0]["text"].as_str().expect("text").to_owned()
 }
 
-#[test]
+#[testbed::test]
 fn blocks_that_travel_do_not_change_an_answer() {
     let _turn = turn();
     let split = ["--prefill", "2", "--decode", "2"];
-    let Some(split) = System::simulated(&split) else { return };
+    let split = System::simulated(&split);
     let never = ["--set", "gateway.disaggregate=never"];
-    let Some(whole) = System::simulated(&never) else { return };
+    let whole = System::simulated(&never);
     for number in 0..4 {
         let prompt = long_prompt(number);
         let expected = text(&whole, &prompt);
@@ -68,10 +68,10 @@ fn assert_page_shows(system: &System, roles: &[(&str, u64)]) {
     });
 }
 
-#[test]
+#[testbed::test]
 fn forty_workers_start_and_serve() {
     let _turn = turn();
-    let Some(system) = System::simulated(&["--prefill", "20", "--decode", "20"]) else { return };
+    let system = System::simulated(&["--prefill", "20", "--decode", "20"]);
     let status = status(&system.nats_url).expect("an answer");
     assert_eq!(workers(&status).len(), 40, "{status:#}");
     assert!(workers(&status).iter().all(|worker| worker["model"] == "simulated"), "{status:#}");

@@ -81,10 +81,10 @@ fn check_sum(timings: &Value, lost: usize) {
     }
 }
 
-#[test]
+#[testbed::test]
 fn stages_sum_to_the_ttft_streaming_and_whole_and_with_a_stored_prefix() {
     let _turn = turn();
-    let Some(system) = System::simulated(&SLOW) else { return };
+    let system = System::simulated(&SLOW);
     let chat = "/v1/chat/completions";
     let message = json!([{ "role": "user", "content": words(100, 0) }]);
     let body = json!({ "messages": message, "max_tokens": 20, "ignore_eos": true });
@@ -133,10 +133,10 @@ fn stages_sum_to_the_ttft_streaming_and_whole_and_with_a_stored_prefix() {
     });
 }
 
-#[test]
+#[testbed::test]
 fn a_lost_attempt_is_a_stage_and_the_sum_holds() {
     let _turn = turn();
-    let Some(system) = System::simulated(&SLOW) else { return };
+    let system = System::simulated(&SLOW);
     let body = json!({ "prompt": words(3000, 2), "max_tokens": 8, "ignore_eos": true });
     let victim = service_below(system.pid(), "prefill").expect("it runs");
     let told = block_on(async {
@@ -153,10 +153,10 @@ fn a_lost_attempt_is_a_stage_and_the_sum_holds() {
     assert!(stages.iter().any(retried), "{:#}", told.timings);
 }
 
-#[test]
+#[testbed::test]
 fn nobody_is_told_who_does_not_ask() {
     let _turn = turn();
-    let Some(system) = System::simulated(&[]) else { return };
+    let system = System::simulated(&[]);
     let body = json!({ "prompt": "one two", "max_tokens": 2, "ignore_eos": true });
     block_on(async {
         let answer = crate::http::ask(&system.base, "/v1/completions", &body).await;

@@ -13,10 +13,10 @@ const ARRIVAL_LIMIT: Duration = Duration::from_secs(30);
 const AFTER: [&str; 6] =
     ["kv.put", "decode.queue", "decode.kv_pull", "decode.first_step", "decode.generate", "stream"];
 
-#[test]
+#[testbed::test]
 fn a_request_is_one_trace_whose_stages_sum_to_the_ttft() {
     let _turn = turn();
-    let Some((system, receiver)) = shared() else { return };
+    let (system, receiver) = shared();
     let prompt: Vec<u32> = (0..200).map(|place| 3000 + place * 17).collect();
     let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 12,
                        "ignore_eos": true });

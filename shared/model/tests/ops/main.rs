@@ -24,6 +24,8 @@ use model::ops::reference::ReferenceOps;
 use model::ops::wgpu::WgpuOps;
 use target::{Activations, Target};
 
+testbed::suite!();
+
 /// The whole suite for one implementation, given how to open it.
 macro_rules! suite {
     ($name:ident, $open:expr) => {
@@ -45,9 +47,9 @@ macro_rules! suite {
         }
     };
     (@each $open:expr, $module:ident: $test:ident) => {
-        #[test]
+        #[testbed::test]
         fn $test() {
-            let Some(mut target) = $open else { return };
+            let mut target = $open;
             println!("device: {}", target.name);
             crate::$module::$test(&mut target);
         }
@@ -66,44 +68,44 @@ suite!(cpu_portable_int16, kernels(Isa::Portable, Precision::Int16));
 #[cfg(feature = "wgpu")]
 suite!(wgpu, graphics());
 
-fn reference() -> Option<Target<ReferenceOps>> {
+fn reference() -> Target<ReferenceOps> {
     let ops = ReferenceOps::on_cpu();
     let name = "reference cpu".into();
-    Some(Target { ops, name, activations: Activations::Single, is_exact: true })
+    Target { ops, name, activations: Activations::Single, is_exact: true }
 }
 
 #[cfg(feature = "wgpu")]
-fn reference_on_adapter() -> Option<Target<ReferenceOps>> {
-    let (device, name) = adapter()?;
+fn reference_on_adapter() -> Target<ReferenceOps> {
+    let (device, name) = adapter();
     let name = format!("reference {name}");
     // Stock matrix multiplication on a graphics adapter chooses its order by the number of rows.
     let (ops, is_exact) = (ReferenceOps::on(device), false);
-    Some(Target { ops, name, activations: Activations::Single, is_exact })
+    Target { ops, name, activations: Activations::Single, is_exact }
 }
 
-fn kernels(isa: Isa, precision: Precision) -> Option<Target<CpuOps>> {
+fn kernels(isa: Isa, precision: Precision) -> Target<CpuOps> {
     let opened = CpuOps::new(2, isa, precision);
-    let ops = testbed::require_or_skip(&format!("{isa} instructions"), opened)?;
+    let ops = testbed::require(&format!("{isa} instructions"), opened);
     let name = format!("cpu {isa} {precision}");
     let activations = match precision {
         Precision::Int8 => Activations::Int8,
         Precision::Int16 => Activations::Int16,
     };
-    Some(Target { ops, name, activations, is_exact: true })
+    Target { ops, name, activations, is_exact: true }
 }
 
 #[cfg(feature = "wgpu")]
-fn graphics() -> Option<Target<WgpuOps>> {
-    let (device, name) = adapter()?;
+fn graphics() -> Target<WgpuOps> {
+    let (device, name) = adapter();
     let ops = WgpuOps::new(&device).unwrap();
-    Some(Target { ops, name, activations: Activations::Single, is_exact: true })
+    Target { ops, name, activations: Activations::Single, is_exact: true }
 }
 
 #[cfg(feature = "wgpu")]
-fn adapter() -> Option<(burn::tensor::Device, String)> {
+fn adapter() -> (burn::tensor::Device, String) {
     use burn::tensor::{Device, DeviceType};
     let device = Device::enumerate(DeviceType::Wgpu).into_iter().next().ok_or("no adapter");
-    let device = testbed::require_or_skip("a graphics adapter", device)?;
+    let device = testbed::require("a graphics adapter", device);
     let title = device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name);
-    Some((device, format!("wgpu {title}")))
+    (device, format!("wgpu {title}"))
 }

@@ -20,29 +20,40 @@ pub(crate) fn is_exact(device: &str) -> bool {
     device != "reference:wgpu"
 }
 
-/// The device named, such as `wgpu`, `cpu` or `cpu int16`, loaded with `file`, or nothing where this
-/// machine has no such device.
-pub(crate) fn load(file: &ModelFile, device: &str, kv_pages: usize) -> Option<Model> {
-    load_with(file, device, kv_pages, (2, IsaChoice::Auto))
+/// Loads `file` on the device named, such as `wgpu`, `cpu` or `cpu int16`; a machine without it ends the
+/// test as ignored.
+pub(crate) fn load(file: &ModelFile, device: &str, kv_pages: usize) -> Model {
+    load_with(file, device, kv_pages, 2, IsaChoice::Auto)
 }
 
-/// As [`load`], with so many threads and these instructions.
+/// As [`load`], with this number of threads and these instructions.
 pub(crate) fn load_with(
     file: &ModelFile,
     device: &str,
     kv_pages: usize,
-    (threads, isa): (usize, IsaChoice),
-) -> Option<Model> {
-    let (device, activations) = match device.strip_suffix(" int16") {
-        Some(device) => (device, Precision::Int16),
-        None => (device, Precision::Int8),
-    };
-    let activations = ActivationsChoice::Only(activations);
+    threads: usize,
+    isa: IsaChoice,
+) -> Model {
+    let (choice, precision) = choice_and_precision(device);
+    let activations = ActivationsChoice::Only(precision);
     let limits = ModelLimits { kv_pages, threads, isa, activations };
-    let choice: DeviceChoice = device.parse().unwrap();
-    let resolved = testbed::require_or_skip(&format!("device {device}"), choice.resolve())?;
+    let resolved = testbed::require(&format!("device {choice}"), choice.resolve());
     println!("device: {} ({})", resolved.name, resolved.reason);
-    Some(Model::load(file, &choice, &limits, &mut |_| {}).unwrap())
+    Model::load(file, &choice, &limits, &mut |_| {}).unwrap()
+}
+
+/// As [`load`], for tests of many devices, which go on without those that this machine lacks.
+pub(crate) fn load_available(file: &ModelFile, device: &str, kv_pages: usize) -> Option<Model> {
+    let (choice, _) = choice_and_precision(device);
+    testbed::available(&format!("device {choice}"), choice.resolve())?;
+    Some(load(file, device, kv_pages))
+}
+
+fn choice_and_precision(device: &str) -> (DeviceChoice, Precision) {
+    match device.strip_suffix(" int16") {
+        Some(device) => (device.parse().unwrap(), Precision::Int16),
+        None => (device.parse().unwrap(), Precision::Int8),
+    }
 }
 
 /// A sequence and its block table; it is fed in pieces of any size.

@@ -1,7 +1,4 @@
-//! A tethered process ends with its owner, however the owner ends.
-
-#![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
-#![cfg(target_os = "linux")]
+//! Owners that are killed, stopped or gone, with `/proc` as the witness.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -48,7 +45,7 @@ fn owner_of(command: [&str; 3]) -> (Child, u32) {
     (owner, pid)
 }
 
-#[test]
+#[testbed::test]
 fn sigkill_of_the_owner_ends_the_child() {
     let (mut owner, pid) = owner_of(SLEEPER);
     owner.kill().unwrap();
@@ -56,7 +53,7 @@ fn sigkill_of_the_owner_ends_the_child() {
     assert_gone(pid);
 }
 
-#[test]
+#[testbed::test]
 fn sigkill_of_the_owner_ends_a_child_that_ignores_sigterm() {
     let (mut owner, pid) = owner_of(DEAF);
     owner.kill().unwrap();
@@ -64,13 +61,11 @@ fn sigkill_of_the_owner_ends_a_child_that_ignores_sigterm() {
     assert_gone(pid);
 }
 
-#[test]
+#[testbed::test]
 fn sigkill_of_the_shell_in_between_ends_the_child_where_setpriv_can_do_it() {
     let probe = Command::new("setpriv").args(["--pdeathsig", "KILL", "--", "true"]).status();
-    if !probe.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: setpriv --pdeathsig is not available");
-        return;
-    }
+    let works = probe.is_ok_and(|status| status.success());
+    testbed::require("setpriv", works.then_some(()).ok_or("it does not know --pdeathsig"));
     let patience = Duration::from_secs(1);
     let mut command = Command::new(SLEEPER[0]);
     command.args(&SLEEPER[1..]);
@@ -81,7 +76,7 @@ fn sigkill_of_the_shell_in_between_ends_the_child_where_setpriv_can_do_it() {
     assert_gone(pid);
 }
 
-#[test]
+#[testbed::test]
 fn dropping_the_tether_ends_the_child() {
     let patience = Duration::from_secs(1);
     let mut command = Command::new(SLEEPER[0]);
@@ -95,7 +90,7 @@ fn dropping_the_tether_ends_the_child() {
     assert_gone(pid);
 }
 
-#[test]
+#[testbed::test]
 fn the_childs_own_end_and_environment_come_through() {
     let patience = Duration::from_secs(1);
     let mut command = Command::new("sh");
