@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
 
-fn workspace() -> Metadata {
+pub(crate) fn workspace() -> Metadata {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml");
     let mut command = MetadataCommand::new();
     command.manifest_path(manifest).no_deps().other_options(vec!["--offline".to_owned()]);
@@ -13,19 +13,27 @@ fn workspace() -> Metadata {
 
 /// Names of the crates that `package` is built with; those of its tests are left out.
 fn dependencies(package: &Package) -> BTreeSet<String> {
-    let built = |kind: DependencyKind| kind != DependencyKind::Development;
-    let dependencies = package.dependencies.iter().filter(|found| built(found.kind));
+    let dependencies = package.dependencies.iter();
+    let dependencies = dependencies.filter(|it| it.kind != DependencyKind::Development);
     dependencies.map(|found| found.name.clone()).collect()
+}
+
+/// Returns the foreign crates that any package depends on, as Rust writes their names.
+pub(crate) fn foreign() -> BTreeSet<String> {
+    let packages = workspace().packages;
+    let ours: BTreeSet<String> = packages.iter().map(|package| package.name.to_string()).collect();
+    let all = packages.iter().flat_map(|package| &package.dependencies);
+    all.filter(|it| !ours.contains(&it.name)).map(|it| it.name.replace('-', "_")).collect()
 }
 
 fn members() -> BTreeMap<String, (String, BTreeSet<String>)> {
     let metadata = workspace();
     let root = metadata.workspace_root.clone();
-    let member = |package: &Package| {
+    let packages = metadata.workspace_packages().into_iter().map(|package| {
         let folder = package.manifest_path.strip_prefix(&root).expect("inside the workspace");
         (package.name.to_string(), (folder.to_string(), dependencies(package)))
-    };
-    metadata.workspace_packages().into_iter().map(member).collect()
+    });
+    packages.collect()
 }
 
 fn is_service(folder: &str) -> bool {
@@ -83,7 +91,7 @@ fn what_is_dangerous_lives_in_one_crate() {
 }
 
 #[test]
-fn nobody_ships_what_only_tests_need() {
+fn no_crate_ships_what_only_tests_need() {
     for (name, (_, dependencies)) in members() {
         for helper in ["testbed", "tinymodel", "proptest", "simulation"] {
             assert!(!dependencies.contains(helper), "{name} is built with {helper}");
