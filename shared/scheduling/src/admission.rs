@@ -1,10 +1,10 @@
-//! Whether a request may start at all: refused before any work, or admitted.
+//! Admission: a request is refused before any work, or it starts.
 
 use protocol::{ErrorClass, Refusal};
 
 use crate::route::{Need, WorkerView};
 
-/// What the gateway allows.
+/// Bounds of the gateway and of the workers' queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionLimits {
     /// Most generations in flight.
@@ -13,20 +13,20 @@ pub struct AdmissionLimits {
     pub queue_sequences_max: u32,
 }
 
-/// Why a request does not start.
+/// Reason for which a request does not start.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum AdmitError {
     /// No worker of this model is ready.
     #[error("no worker is ready")]
     NoWorkers,
-    /// The gateway has enough to do.
+    /// The gateway has reached its limit.
     #[error("{inflight} generations in flight, at most {inflight_max} are taken")]
     Inflight {
-        /// Now.
+        /// Generations in flight now.
         inflight: usize,
         /// The limit.
         inflight_max: usize,
-        /// When to try again.
+        /// Milliseconds after which to try again.
         retry_after_ms: u32,
     },
     /// No ready worker can ever hold the sequence.
@@ -35,29 +35,29 @@ pub enum AdmitError {
          the largest holds {tokens_max}"
     )]
     TooLong {
-        /// Of the prompt.
+        /// Length of the prompt.
         prompt_tokens: u32,
-        /// Asked for.
+        /// Most output tokens that the request allows.
         output_tokens: u32,
-        /// The largest of any worker.
+        /// Longest sequence that any worker can hold.
         tokens_max: u32,
     },
     /// Every worker that could hold it has a full queue.
     #[error("the queues of all {workers} workers are full")]
     Full {
-        /// How many workers.
+        /// Number of those workers.
         workers: usize,
-        /// When to try again.
+        /// Milliseconds after which to try again.
         retry_after_ms: u32,
     },
     /// Its first token would come too late.
     #[error("first token predicted in {predicted_ms} ms, the deadline is in {left_ms} ms")]
     TooLate {
-        /// By the fastest worker.
+        /// Milliseconds to the first token on the fastest worker.
         predicted_ms: u64,
-        /// To the deadline.
+        /// Milliseconds to the deadline.
         left_ms: u64,
-        /// When to try again.
+        /// Milliseconds after which to try again.
         retry_after_ms: u32,
     },
     /// Its deadline has passed.
@@ -66,7 +66,7 @@ pub enum AdmitError {
 }
 
 impl AdmitError {
-    /// What follows from it.
+    /// Returns the class of the refusal that the client gets.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NoWorkers => ErrorClass::Retry,
@@ -78,7 +78,7 @@ impl AdmitError {
         }
     }
 
-    /// When another try makes sense; `None` when it never does.
+    /// Returns the milliseconds after which another try makes sense, or `None` if none ever does.
     pub fn retry_after_ms(&self) -> Option<u32> {
         match self {
             Self::Inflight { retry_after_ms, .. }
@@ -99,12 +99,12 @@ impl From<AdmitError> for Refusal {
 const RETRY_AFTER_MIN_MS: u32 = 1_000;
 const RETRY_AFTER_MAX_MS: u32 = 30_000;
 
-/// When a request asks to start, and by when it must be done.
+/// The time at which a request asks to start, and the time that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// Now, by the clock that the views go by.
+    /// The present, by the clock of the worker views.
     pub now_ms: u64,
-    /// To the deadline.
+    /// Milliseconds to the deadline.
     pub left_ms: u64,
 }
 
@@ -144,29 +144,30 @@ pub fn admit(
     if open().next().is_none() {
         return Err(AdmitError::Full { workers: fitting().count(), retry_after_ms });
     }
-    let predict = |view: &WorkerView| view.certain_first_token_ms(need, now_ms) as u64;
-    let predicted_ms = open().map(predict).min().unwrap_or(0);
+    let first_tokens_ms = open().map(|view| view.certain_first_token_ms(need, now_ms) as u64);
+    let predicted_ms = first_tokens_ms.min().unwrap_or(0);
     if left_ms < predicted_ms {
         return Err(AdmitError::TooLate { predicted_ms, left_ms, retry_after_ms });
     }
     Ok(())
 }
 
-/// The longest sequence that any ready worker can hold; 0 without one.
+/// Returns the length of the longest sequence that any ready worker can hold; 0 without one.
 pub fn tokens_max(views: &[WorkerView]) -> u32 {
-    let holds = |view: &WorkerView| {
+    let ready = views.iter().filter(|view| view.ready);
+    let holds = ready.map(|view| {
         let pages = view.pages_total.saturating_mul(protocol::BLOCK_TOKENS as u32);
         view.context_tokens.min(pages)
-    };
-    views.iter().filter(|view| view.ready).map(holds).max().unwrap_or(0)
+    });
+    holds.max().unwrap_or(0)
 }
 
-/// When the shortest queue will be empty, at least a second and at most half a minute.
+/// Returns the milliseconds until the shortest queue is empty, between a second and half a minute.
 pub fn retry_after_ms(views: &[WorkerView], now_ms: u64) -> u32 {
     let none = Need { tokens: 1, cached_tokens: 0, output_tokens: 1 };
-    let queue = |view: &WorkerView| view.first_token_ms(&none, now_ms).0 as u32;
-    let shortest = views.iter().filter(|view| view.ready).map(queue).min().unwrap_or(0);
-    shortest.clamp(RETRY_AFTER_MIN_MS, RETRY_AFTER_MAX_MS)
+    let ready = views.iter().filter(|view| view.ready);
+    let queues = ready.map(|view| view.first_token_ms(&none, now_ms).0 as u32);
+    queues.min().unwrap_or(0).clamp(RETRY_AFTER_MIN_MS, RETRY_AFTER_MAX_MS)
 }
 
 #[cfg(test)]
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_ready_is_worth_a_retry() {
+    fn a_fleet_without_ready_workers_is_worth_a_retry() {
         let busy = WorkerView { ready: false, ..view("a") };
         let error = admit(&NEED, &[busy], 0, left(10_000), &LIMITS).unwrap_err();
         assert_eq!((error.class(), error.retry_after_ms()), (ErrorClass::Retry, Some(1_000)));

@@ -1,6 +1,6 @@
 //! One request's way through the cluster, as the gateway sees it: events in, actions out.
 //!
-//! Late and repeated events are ignored, those of an older attempt are fenced. Tokens are
+//! Late and repeated events are ignored, and so are those of a stale attempt. Tokens are
 //! delivered once, in order, without a gap, over all attempts; a leg that was asked for is in the
 //! end done or cancelled; and at the deadline, at the latest, the journey ends.
 
@@ -32,7 +32,7 @@ struct Repair {
     asked: u32,
 }
 
-/// The machine. Owns no clock and no channel; the gateway's dispatcher and the simulation run it.
+/// The state machine. It owns no clock and no channel; the gateway's dispatcher and the simulation run it.
 #[derive(Clone, Debug)]
 pub struct Journey {
     limits: JourneyLimits,
@@ -50,13 +50,13 @@ pub struct Journey {
     held: BTreeMap<u32, TokenEvent>,
     repair: Option<Repair>,
     started: bool,
-    /// Why the attempt before this one ended.
+    /// Reason for the end of the attempt before this one.
     last: Option<Refusal>,
     tally: Tally,
 }
 
 impl Journey {
-    /// A journey at its beginning, and its first action.
+    /// Returns a journey at its beginning, and its first action.
     pub fn new(request: RequestId, deadline_ms: u64, limits: JourneyLimits) -> (Self, Action) {
         let journey = Self {
             limits,
@@ -78,51 +78,51 @@ impl Journey {
         (journey, Action::Place)
     }
 
-    /// The request and its current attempt.
+    /// Returns the request and its current attempt.
     pub fn key(&self) -> RequestKey {
         RequestKey { request: self.request, attempt: self.attempt }
     }
 
-    /// Workers that failed this request.
+    /// Returns the workers that failed this request.
     pub fn avoid(&self) -> &BTreeSet<WorkerId> {
         &self.avoid
     }
 
-    /// Why the attempt before this one ended; `None` in the first.
+    /// Returns why the attempt before this one ended; `None` in the first.
     pub fn last_failure(&self) -> Option<&Refusal> {
         self.last.as_ref()
     }
 
-    /// Every token delivered so far.
+    /// Returns every token delivered so far.
     pub fn output(&self) -> &[TokenId] {
         &self.output
     }
 
-    /// Workers that hold a lease for the current attempt: those to keep alive.
+    /// Returns the workers whose lease for the current attempt is to be renewed.
     pub fn holders(&self) -> impl Iterator<Item = &WorkerId> {
         self.legs.in_state(LegState::Taken)
     }
 
-    /// True when nothing follows.
+    /// Returns whether nothing follows.
     pub fn ended(&self) -> bool {
         self.phase == Phase::Ended
     }
 
-    /// What counters want to know.
+    /// Returns the counts of unusual events.
     pub fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// When [`Input::Tick`] is due next.
+    /// Returns the time at which [`Input::Tick`] is due next.
     pub fn wake_ms(&self) -> u64 {
         self.repair.map_or(self.deadline_ms, |repair| repair.due_ms.min(self.deadline_ms))
     }
 
-    /// Moves on.
+    /// Takes one input and returns the actions that follow from it.
     pub fn on(&mut self, now_ms: u64, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
         match input {
-            // Whatever was asked too late must still be freed.
+            // A worker that accepted too late must still free what it holds.
             Input::Answered { worker, attempt, answer: Answer::Accepted }
                 if self.ended() || attempt < self.attempt =>
             {
@@ -213,7 +213,7 @@ impl Journey {
         };
         match event {
             Event::Token(event) if event.token.is_some() || event.finish.is_some() => {
-                self.token(now_ms, (worker, kind), event, actions);
+                self.token(now_ms, worker, kind, event, actions);
             }
             Event::Token(_) => self.tally.fenced += 1,
             Event::Failed(Failure { refusal, .. }) => {
@@ -226,11 +226,11 @@ impl Journey {
     fn token(
         &mut self,
         now_ms: u64,
-        from: (&WorkerId, LegKind),
+        worker: &WorkerId,
+        kind: LegKind,
         event: TokenEvent,
         actions: &mut Vec<Action>,
     ) {
-        let (worker, kind) = from;
         if self.legs.state(worker) == Some(LegState::Asked) {
             self.take(worker, actions);
         }
@@ -257,7 +257,7 @@ impl Journey {
         let mut event = event;
         loop {
             // Later attempts open again: the client has that already.
-            if 0 < self.next {
+            if self.next > 0 {
                 event.opening = None;
             }
             self.next += 1;
@@ -295,7 +295,7 @@ impl Journey {
         }
     }
 
-    /// True when the next event comes from the leg of this kind.
+    /// Returns whether the next event comes from the leg of this kind.
     fn owed_by(&self, kind: LegKind) -> bool {
         match kind {
             LegKind::Whole => true,
@@ -371,7 +371,7 @@ impl Journey {
         self.end(End::Failed(Refusal::new(ErrorClass::Deadline, message)), actions);
     }
 
-    /// This attempt came to nothing: sends the request on elsewhere, or gives up.
+    /// Ends this attempt as failed: places the request elsewhere, or ends the journey.
     fn fail(&mut self, culprit: Option<WorkerId>, refusal: Refusal, actions: &mut Vec<Action>) {
         self.cancel_legs(CancelReason::Superseded, actions);
         let hopeless = matches!(refusal.class, ErrorClass::Invalid | ErrorClass::Deadline);
@@ -391,8 +391,8 @@ impl Journey {
 
     fn cancel_legs(&mut self, reason: CancelReason, actions: &mut Vec<Action>) {
         let key = self.key();
-        let cancel = |worker: WorkerId| Action::Cancel { worker, key, reason };
-        actions.extend(self.legs.give_up().into_iter().map(cancel));
+        let holders = self.legs.give_up().into_iter();
+        actions.extend(holders.map(|worker| Action::Cancel { worker, key, reason }));
     }
 
     fn end(&mut self, end: End, actions: &mut Vec<Action>) {

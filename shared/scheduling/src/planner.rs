@@ -35,11 +35,11 @@ pub struct Limits {
     pub sequences_max: usize,
     /// Sequences that wait for pages, those whose pages were taken away included.
     pub queue_max: usize,
-    /// How long a sequence lives without being asked for.
+    /// Milliseconds that a sequence lives without a renewal.
     pub lease_ms: u64,
 }
 
-/// Which logits a row needs.
+/// The logits that a row needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logits {
     /// None: more of the prompt follows.
@@ -53,20 +53,20 @@ pub enum Logits {
 /// One sequence's part of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Whose.
+    /// The sequence.
     pub key: RequestKey,
     /// Index of the first token computed.
     pub start: usize,
-    /// How many.
+    /// Number of tokens computed.
     pub count: usize,
-    /// What is needed of the result.
+    /// The logits needed of the result.
     pub logits: Logits,
 }
 
 /// A sequence that got its pages; its stored blocks are to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admitted {
-    /// Whose.
+    /// The sequence.
     pub key: RequestKey,
     /// Index of the first block that is not here.
     pub first_block: usize,
@@ -74,11 +74,11 @@ pub struct Admitted {
     pub missing: Vec<BlockHash>,
     /// Names of all full blocks of the tokens known now.
     pub names: Vec<BlockHash>,
-    /// True when they are being computed by another worker, so that waiting for them makes sense.
+    /// True if another worker is computing them, so that waiting for them makes sense.
     pub awaited: bool,
 }
 
-/// What a step did to a sequence.
+/// The effect of a step on a sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Full blocks that became complete: index, name, page.
@@ -87,18 +87,18 @@ pub struct Outcome {
     pub tail: Option<(BlockHash, Page, usize)>,
     /// Index in the output of the token that was chosen.
     pub index: Option<u32>,
-    /// Why the sequence ended, if it did.
+    /// Reason for which the sequence ended, if it did.
     pub finish: Option<Finish>,
-    /// True when this worker is done with it: [`Planner::retire`] it after exporting its blocks.
+    /// True if this worker has finished it: [`Planner::retire`] it after exporting its blocks.
     pub done: bool,
 }
 
 /// A sequence taken out by [`Planner::expire`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expired {
-    /// Whose.
+    /// The sequence.
     pub key: RequestKey,
-    /// Why.
+    /// The reason.
     pub refusal: Refusal,
 }
 
@@ -117,7 +117,7 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// A worker without sequences.
+    /// Returns the planner of a worker without sequences.
     pub fn new(limits: Limits, fingerprint: ModelFingerprint, pages: u32) -> Self {
         Self {
             gate: Gate::new(limits, fingerprint, pages),

@@ -1,6 +1,6 @@
-//! KV pages of one worker: who holds which, and what they are named.
+//! KV pages of one worker: their holders and their names.
 //!
-//! A page is free, or cached (holds a named block that nobody uses), or leased (held by at least
+//! A page is free, or cached (holds a named block that no sequence uses), or leased (held by at least
 //! one sequence). Blocks that lose their last holder stay named until their page is needed, so the
 //! cached pages double as the worker's prefix cache (after nano-vllm's block manager).
 
@@ -15,7 +15,7 @@ pub type Page = u32;
 struct Slot {
     holders: u32,
     name: Option<BlockHash>,
-    /// Key into `cached` while nobody holds the page.
+    /// Key into `cached` while no sequence holds the page.
     cached_at: Option<u64>,
 }
 
@@ -31,7 +31,7 @@ pub struct BlockPool {
 }
 
 impl BlockPool {
-    /// A pool of `pages` free pages.
+    /// Returns a pool of `pages` free pages.
     pub fn new(pages: u32) -> Self {
         Self {
             slots: vec![Slot::default(); pages as usize],
@@ -42,22 +42,22 @@ impl BlockPool {
         }
     }
 
-    /// Pages that [`Self::take`] could hand out now.
+    /// Returns the number of pages that [`Self::take`] could hand out now.
     pub fn available(&self) -> usize {
         self.free.len() + self.cached.len()
     }
 
-    /// Pages in all.
+    /// Returns the number of all pages.
     pub fn total(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many of `names`, from the first on, are here.
+    /// Returns how many of `names`, from the first on, are here.
     pub fn longest_prefix(&self, names: &[BlockHash]) -> usize {
         names.iter().take_while(|name| self.by_name.contains_key(name)).count()
     }
 
-    /// How many of `names` would leave the cached pages by being shared.
+    /// Returns how many of `names` would leave the cached pages by being shared.
     pub fn cached_among(&self, names: &[BlockHash]) -> usize {
         names
             .iter()
@@ -94,17 +94,17 @@ impl BlockPool {
     /// Names the block in a held page. The first page of a name keeps it.
     pub fn name(&mut self, page: Page, name: BlockHash) {
         let slot = &mut self.slots[page as usize];
-        assert!(0 < slot.holders, "page {page} is named while nobody holds it");
+        assert!(slot.holders > 0, "page {page} is named while no sequence holds it");
         if slot.name.is_none() && !self.by_name.contains_key(&name) {
             slot.name = Some(name);
             self.by_name.insert(name, page);
         }
     }
 
-    /// Lets go of a page.
+    /// Releases a page.
     pub fn release(&mut self, page: Page) {
         let slot = &mut self.slots[page as usize];
-        assert!(0 < slot.holders, "page {page} is released while nobody holds it");
+        assert!(slot.holders > 0, "page {page} is released while no sequence holds it");
         slot.holders -= 1;
         if slot.holders != 0 {
             return;
@@ -118,14 +118,14 @@ impl BlockPool {
         }
     }
 
-    /// Where the pages are, given the holds that the sequences know of, one item each: a hold that
+    /// Returns the state of the pages, given the holds that the sequences know of, one item each: a hold that
     /// no sequence accounts for is a leak.
     pub fn state(&self, known_holds: impl IntoIterator<Item = Page>) -> PoolState {
         let mut known = vec![0u32; self.slots.len()];
         for page in known_holds {
             known[page as usize] += 1;
         }
-        let leased = self.slots.iter().filter(|slot| 0 < slot.holders).count();
+        let leased = self.slots.iter().filter(|slot| slot.holders > 0).count();
         let leaked =
             self.slots.iter().zip(known).filter(|(slot, known)| slot.holders != *known).count();
         PoolState {

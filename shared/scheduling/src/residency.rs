@@ -1,4 +1,4 @@
-//! Which blocks the store keeps, for whom, and which go first.
+//! The blocks that the store keeps, the leases on them, and the order of their eviction.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ const LOW_WATER_16THS: u64 = 14;
 /// Most requests that hold leases at once; a lookup beyond that finds blocks and leases none.
 const LEASES_MAX: usize = 65_536;
 
-/// What the store of one model may hold.
+/// Bounds of the store of one model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ResidencyLimits {
     /// Bytes of all blocks.
@@ -20,7 +20,7 @@ pub struct ResidencyLimits {
     pub quota_share: f64,
 }
 
-/// What is stored now.
+/// Totals of the store at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResidencyTotals {
     /// Blocks.
@@ -34,10 +34,10 @@ pub struct ResidencyTotals {
 }
 
 /// The index of one model's stored blocks: finds prefixes, leases what it finds, and chooses
-/// what goes when room runs out.
+/// the evictions when room runs out.
 ///
 /// Least recently used goes first, but never a block under a lease; a scope above its quota loses
-/// its own blocks before anybody else loses any. Use is a count of touches, not time, so that
+/// its own blocks before any other scope loses any. Use is a count of touches, not time, so that
 /// equal histories choose equally.
 #[derive(Clone, Debug)]
 pub struct Residency {
@@ -74,7 +74,7 @@ struct Lease {
 }
 
 impl Residency {
-    /// An empty index.
+    /// Returns an empty index.
     pub fn new(limits: ResidencyLimits) -> Self {
         Self {
             limits,
@@ -90,7 +90,7 @@ impl Residency {
         }
     }
 
-    /// A block is stored. One that is known already stays as it is.
+    /// Adds a stored block. One that is known already stays as it is.
     pub fn stored(&mut self, block: BlockHash, scope: Scope, bytes: u64) {
         if self.blocks.contains_key(&block) {
             return;
@@ -104,7 +104,7 @@ impl Residency {
         self.idle_of_scope.insert((scope, touch), block);
     }
 
-    /// A block is gone, leased or not. Returns whether it was known.
+    /// Removes a block, leased or not. Returns whether it was known.
     pub fn removed(&mut self, block: BlockHash) -> bool {
         let Some(resident) = self.blocks.remove(&block) else { return false };
         self.bytes -= resident.bytes;
@@ -123,17 +123,17 @@ impl Residency {
         true
     }
 
-    /// Forgets every block and lease, as when the store was made anew.
+    /// Forgets every block and lease, as when the store was recreated.
     pub fn clear(&mut self) {
         *self = Self::new(self.limits);
     }
 
-    /// True when the block is stored.
+    /// Returns whether the block is stored.
     pub fn contains(&self, block: BlockHash) -> bool {
         self.blocks.contains_key(&block)
     }
 
-    /// How many of `chain`, from the first on, are stored. They count as used now, and stay for
+    /// Returns how many of `chain`, from the first on, are stored. They count as used now, and stay for
     /// `lease_ms` or until [`Self::release`]; 0 takes no lease. Asking again with the same key
     /// adds to its lease and never shortens it.
     pub fn lookup(
@@ -154,15 +154,15 @@ impl Residency {
         count
     }
 
-    /// The request needs its blocks no more. Returns whether it had a lease.
+    /// Ends the lease of a request. Returns whether it had one.
     pub fn release(&mut self, key: RequestKey) -> bool {
         let Some(lease) = self.leases.remove(&key) else { return false };
         self.lease_ends.remove(&(lease.until_ms, key));
         for &(block, stored) in &lease.blocks {
             self.unlease(block, stored);
         }
-        // What the request stored meanwhile follows these blocks, and is worth nothing without
-        // them: they must not look older.
+        // Blocks that the request stored meanwhile follow these and are worth nothing without
+        // them: these must not look older.
         self.touch(lease.blocks.into_iter().rev().map(|(block, _)| block));
         true
     }
@@ -180,7 +180,7 @@ impl Residency {
         expired
     }
 
-    /// Chooses what has to go, and forgets it. Empty while there is room.
+    /// Chooses the blocks to delete, and forgets them. Returns none while there is room.
     pub fn evict(&mut self, now_ms: u64) -> Vec<BlockHash> {
         self.expire(now_ms);
         let mut evicted = Vec::new();
@@ -196,7 +196,7 @@ impl Residency {
         evicted
     }
 
-    /// What is stored now.
+    /// Returns the totals of the store.
     pub fn totals(&self) -> ResidencyTotals {
         ResidencyTotals {
             blocks: self.blocks.len() as u64,
@@ -206,16 +206,15 @@ impl Residency {
         }
     }
 
-    /// The oldest block of the scope that is furthest above its quota, else the oldest of all.
+    /// Returns the oldest block of the scope that is furthest above its quota, else the oldest of all.
     fn first_to_go(&self) -> Option<BlockHash> {
         let quota = (self.limits.bytes_max as f64 * self.limits.quota_share) as u64;
         let above = self.bytes_of_scope.iter().filter(|(_, bytes)| quota < **bytes);
-        let oldest_of = |scope: Scope| {
-            let mut idle = self.idle_of_scope.range((scope, 0)..=(scope, u64::MAX));
-            idle.next().map(|(_, block)| *block)
-        };
         above
-            .filter_map(|(scope, bytes)| Some((bytes, oldest_of(*scope)?)))
+            .filter_map(|(scope, bytes)| {
+                let mut idle = self.idle_of_scope.range((*scope, 0)..=(*scope, u64::MAX));
+                idle.next().map(|(_, block)| (bytes, *block))
+            })
             .max_by_key(|(bytes, _)| **bytes)
             .map(|(_, block)| block)
             .or_else(|| self.idle.first_key_value().map(|(_, block)| *block))

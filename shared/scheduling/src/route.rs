@@ -24,13 +24,13 @@ const KEPT: usize = 3;
 /// Microseconds to hand one block over, until workers measure it.
 const TRANSFER_BLOCK_US: f32 = 1_500.0;
 
-/// When prefill and decode run on different workers.
+/// Policy for running prefill and decode on different workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Disaggregate {
-    /// Whenever there are both roles and the prompt fills a block.
+    /// Always, if there are both roles and the prompt fills a block.
     #[default]
     Always,
-    /// When the prices say so.
+    /// If the prices are lower that way.
     Auto,
     /// Never.
     Never,
@@ -54,7 +54,7 @@ impl std::str::FromStr for Disaggregate {
 #[error("disaggregation {0:?}, expected \"always\", \"auto\" or \"never\"")]
 pub struct UnknownPolicy(pub String);
 
-/// Where a request runs.
+/// Placement of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Choice {
     /// Prompt here, generation there.
@@ -66,7 +66,7 @@ pub enum Choice {
     },
     /// Both on one worker.
     Whole {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
 }
@@ -83,7 +83,7 @@ impl fmt::Display for Choice {
 /// Predicted milliseconds of a placement, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Price {
-    /// Until its prompt begins.
+    /// Until the prompt begins.
     pub queue_ms: f32,
     /// Computing the uncached part of the prompt.
     pub prefill_ms: f32,
@@ -98,17 +98,17 @@ pub struct Price {
 }
 
 impl Price {
-    /// What the router compares.
+    /// Returns the milliseconds that the router compares.
     pub fn total_ms(&self) -> f32 {
         self.queue_ms + self.prefill_ms + self.transfer_ms + self.decode_ms + self.harm_ms
     }
 
-    /// Predicted time from the first token to the last of `tokens` more, where decode has room.
+    /// Returns the predicted time from the first token to the last of `tokens` more, where decode has room.
     pub fn generation_ms(&self, tokens: u32) -> f32 {
         self.transfer_ms + self.token_ms * tokens as f32
     }
 
-    /// Predicted time to first token.
+    /// Returns the predicted time to first token.
     pub fn ttft_ms(&self) -> f32 {
         self.queue_ms + self.prefill_ms
     }
@@ -129,9 +129,9 @@ impl fmt::Display for Price {
 /// One placement and its price.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// Where.
+    /// The placement.
     pub choice: Choice,
-    /// At what price.
+    /// Its price.
     pub price: Price,
 }
 
@@ -146,20 +146,20 @@ impl fmt::Display for Candidate {
 pub struct Placement {
     /// The cheapest allowed placements, the chosen one first.
     pub candidates: Vec<Candidate>,
-    /// How many workers could have taken part.
+    /// Number of workers that could have taken part.
     pub considered: usize,
     /// Tokens of the prompt that the prices take for stored.
     pub cached_tokens: u32,
 }
 
 impl Placement {
-    /// The chosen one.
+    /// Returns the chosen candidate.
     pub fn chosen(&self) -> &Candidate {
         &self.candidates[0]
     }
 }
 
-/// Why a request runs nowhere.
+/// Reason for which a request has no placement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
     /// No worker of this model is ready.
@@ -168,7 +168,7 @@ pub enum RouteError {
     /// Every ready worker has failed this request already.
     #[error("no other worker is ready: {excluded} already failed this request")]
     Excluded {
-        /// How many.
+        /// Number of workers that failed it.
         excluded: usize,
     },
     /// No ready worker can ever hold the sequence.
@@ -176,13 +176,13 @@ pub enum RouteError {
     TooLong {
         /// Prompt and output.
         tokens: u32,
-        /// The largest of any worker.
+        /// Longest sequence that any worker can hold.
         tokens_max: u32,
     },
 }
 
 impl RouteError {
-    /// What follows from it.
+    /// Returns the class of the refusal that the client gets.
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NoWorkers | Self::Excluded { .. } => ErrorClass::Retry,
@@ -209,13 +209,14 @@ pub fn place(
     policy: Disaggregate,
     now_ms: u64,
 ) -> Result<Placement, RouteError> {
-    let fits = |view: &&WorkerView| {
-        view.ready && (avoid.is_empty() || !avoid.contains(&view.worker)) && view.can_hold(need)
+    let fitting = || {
+        let ready = views.iter().filter(|view| view.ready);
+        let others = ready.filter(|view| avoid.is_empty() || !avoid.contains(&view.worker));
+        others.filter(|view| view.can_hold(need))
     };
-    let fitting = || views.iter().filter(fits);
     let ask = Ask { need, now_ms };
     let whole = |role| whole(&ask, fitting(), role);
-    let fills_a_block = BLOCK_TOKENS as u32 <= need.tokens;
+    let fills_a_block = need.tokens >= BLOCK_TOKENS as u32;
     let sides = Sides::of(&ask, fitting());
     if sides.considered == 0 {
         return Err(why_nowhere(need, views, avoid));
@@ -249,14 +250,13 @@ fn why_nowhere(need: &Need, views: &[WorkerView], avoid: &BTreeSet<WorkerId>) ->
     if ready.clone().any(|view| view.can_hold(need)) {
         return RouteError::Excluded { excluded: avoid.len() };
     }
-    let holds = |view: &WorkerView| {
-        view.context_tokens.min(view.pages_total.saturating_mul(BLOCK_TOKENS as u32))
-    };
+    let holds = ready
+        .map(|view| view.context_tokens.min(view.pages_total.saturating_mul(BLOCK_TOKENS as u32)));
     let tokens = need.tokens.saturating_add(need.output_tokens);
-    RouteError::TooLong { tokens, tokens_max: ready.map(holds).max().unwrap_or(0) }
+    RouteError::TooLong { tokens, tokens_max: holds.max().unwrap_or(0) }
 }
 
-/// What is wanted, and when.
+/// The request to place, and the time.
 struct Ask<'a> {
     need: &'a Need,
     now_ms: u64,
@@ -288,22 +288,23 @@ impl<'a> Sides<'a> {
     }
 
     fn split(&self) -> Vec<Candidate> {
-        let pair = |prefill: &Offer, decode: &Offer| {
-            let (p, d) = (prefill.price, decode.price);
-            let choice = Choice::Split {
-                prefill: prefill.view.worker.clone(),
-                decode: decode.view.worker.clone(),
-            };
-            let harm_ms = p.harm_ms + d.harm_ms;
-            let price = Price { decode_ms: d.decode_ms, token_ms: d.token_ms, harm_ms, ..p };
-            Candidate { choice, price }
-        };
-        let decodes = &self.decode.0;
-        self.prefill.0.iter().flat_map(|p| decodes.iter().map(move |d| pair(p, d))).collect()
+        let prefills = self.prefill.0.iter();
+        prefills
+            .flat_map(|prefill| self.decode.0.iter().map(|decode| pair(prefill, decode)))
+            .collect()
     }
 }
 
-/// The cheapest workers that would do all of it; those of `role` only, if there are any.
+fn pair(prefill: &Offer, decode: &Offer) -> Candidate {
+    let (p, d) = (prefill.price, decode.price);
+    let choice =
+        Choice::Split { prefill: prefill.view.worker.clone(), decode: decode.view.worker.clone() };
+    let harm_ms = p.harm_ms + d.harm_ms;
+    let price = Price { decode_ms: d.decode_ms, token_ms: d.token_ms, harm_ms, ..p };
+    Candidate { choice, price }
+}
+
+/// Returns the cheapest workers that would do all of it; those of `role` only, if there are any.
 fn whole<'a>(
     ask: &Ask<'_>,
     views: impl Iterator<Item = &'a WorkerView>,
@@ -329,11 +330,11 @@ fn whole<'a>(
         Some(Role::Decode) if !decode.is_empty() => decode.0,
         _ => prefill.0.into_iter().chain(decode.0).collect(),
     };
-    let candidate = |offer: Offer| Candidate {
+    let candidates = kept.into_iter().map(|offer| Candidate {
         choice: Choice::Whole { worker: offer.view.worker.clone() },
         price: offer.price,
-    };
-    kept.into_iter().map(candidate).collect()
+    });
+    candidates.collect()
 }
 
 /// A worker at its price.
@@ -358,11 +359,10 @@ impl<'a> Cheapest<'a> {
         if self.0.get(KEPT - 1).is_some_and(|last| last.total_ms < total_ms) {
             return;
         }
-        let before = |other: &Offer| {
+        let at = self.0.partition_point(|other| {
             let by_price = other.total_ms.total_cmp(&total_ms);
             by_price.then_with(|| other.view.worker.cmp(&view.worker)) == Ordering::Less
-        };
-        let at = self.0.partition_point(before);
+        });
         if at < KEPT {
             self.0.truncate(KEPT - 1);
             self.0.insert(at, Offer { view, price, total_ms });
@@ -370,7 +370,7 @@ impl<'a> Cheapest<'a> {
     }
 }
 
-/// The prefill side, the part of the transfer that computing does not hide included.
+/// Prices the prefill side, with the part of the transfer that computing does not hide.
 fn price_prompt(ask: &Ask<'_>, view: &WorkerView) -> Price {
     let (queue_ms, prefill_ms) = view.first_token_ms(ask.need, ask.now_ms);
     let block_ms = TRANSFER_BLOCK_US / 1_000.0;

@@ -7,7 +7,7 @@ use protocol::{
 
 use crate::pool::Page;
 
-/// What the worker does with a sequence.
+/// The part of a generation that the worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// Ends with the first token.
@@ -21,25 +21,25 @@ pub enum Part {
 /// A sequence as it is submitted.
 #[derive(Clone, Debug)]
 pub struct NewSequence {
-    /// Who it is.
+    /// The request and its attempt.
     pub key: RequestKey,
-    /// What to do with it.
+    /// The part to do.
     pub part: Part,
     /// Prompt.
     pub prompt: Vec<TokenId>,
     /// Output of earlier attempts.
     pub output: Vec<TokenId>,
-    /// When it ends.
+    /// The conditions under which it ends.
     pub stopping: Stopping,
-    /// Whose blocks.
+    /// The scope of its blocks.
     pub scope: Scope,
     /// Every prompt position's logits are wanted, so no prefix may be skipped.
     pub score_prompt: bool,
-    /// When it becomes worthless.
+    /// The time at which it becomes worthless.
     pub deadline_ms: u64,
 }
 
-/// Where a sequence is.
+/// The phase of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Accepted; has no pages.
@@ -57,11 +57,11 @@ pub enum Phase {
 /// A sequence on a worker.
 #[derive(Clone, Debug)]
 pub struct Sequence {
-    /// Who it is.
+    /// The request and its attempt.
     pub key: RequestKey,
-    /// What to do with it.
+    /// The part to do.
     pub part: Part,
-    /// Where it is.
+    /// Its phase.
     pub phase: Phase,
     /// Prompt, then output.
     pub tokens: Vec<TokenId>,
@@ -77,9 +77,9 @@ pub struct Sequence {
     pub stored_tokens: usize,
     /// Times its pages were taken away.
     pub preemptions: u32,
-    /// When it becomes worthless.
+    /// The time at which it becomes worthless.
     pub deadline_ms: u64,
-    /// When it is given up unless somebody still wants it.
+    /// The end of its lease, unless renewed.
     pub lease_until_ms: u64,
     /// Order of acceptance: the youngest is preempted first.
     pub age: u64,
@@ -91,7 +91,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    /// A sequence that waits.
+    /// Returns a sequence that waits.
     pub fn new(new: NewSequence, fingerprint: ModelFingerprint, lease_until_ms: u64) -> Self {
         let prompt_tokens = new.prompt.len();
         let mut tokens = new.prompt;
@@ -122,7 +122,7 @@ impl Sequence {
     /// Makes room for all that the sequence can grow to, so that steps do not allocate.
     pub(crate) fn reserve(&mut self, tokens_max: usize) {
         let left = (self.stopping.max_tokens as usize).saturating_sub(self.output().len());
-        // One page ahead: the token after the last one known has its place already.
+        // One page ahead: the token after the last one known has its slot already.
         let tokens = (self.tokens.len() + left.max(1)).min(tokens_max.max(self.tokens.len()) + 1);
         self.tokens.reserve_exact(tokens - self.tokens.len());
         let blocks = (tokens + 1).div_ceil(BLOCK_TOKENS);
@@ -130,34 +130,34 @@ impl Sequence {
         self.pages.reserve_exact(blocks);
     }
 
-    /// True when its latest token is to be computed and the next one chosen. Computing the last
+    /// Returns whether its latest token is to be computed and the next one chosen. Computing the last
     /// prompt token is prefill work, and so is the last token of a chunk.
     pub fn generates(&self) -> bool {
         self.phase == Phase::Computing && self.uncomputed() == 1 && !self.output().is_empty()
     }
 
-    /// Tokens generated so far, those of earlier attempts included.
+    /// Returns the tokens generated so far, those of earlier attempts included.
     pub fn output(&self) -> &[TokenId] {
         &self.tokens[self.prompt_tokens..]
     }
 
-    /// Names of all full blocks of the tokens known now.
+    /// Returns the names of all full blocks of the tokens known now.
     pub fn names(&self) -> &[BlockHash] {
         &self.names
     }
 
-    /// Name of the partly filled last block, if there is one.
+    /// Returns the name of the partly filled last block, if there is one.
     pub fn tail_name(&self) -> Option<BlockHash> {
         let tail = &self.tokens[self.names.len() * BLOCK_TOKENS..];
         (!tail.is_empty()).then(|| self.chain.tail(tail))
     }
 
-    /// Tokens without KV.
+    /// Returns the number of tokens without KV.
     pub fn uncomputed(&self) -> usize {
         self.tokens.len() - self.computed
     }
 
-    /// Full blocks that may be taken from elsewhere: the last token is always computed here,
+    /// Returns the number of full blocks that may be taken from elsewhere: the last token is always computed here,
     /// unless another worker has already chosen what follows it.
     pub fn reusable_blocks(&self) -> usize {
         if self.score_prompt {
@@ -169,17 +169,17 @@ impl Sequence {
         }
     }
 
-    /// True for a sequence whose next token another worker chooses.
+    /// Returns true for a sequence whose next token another worker chooses.
     pub fn awaits_first_token(&self) -> bool {
         self.part == Part::Decode && self.phase != Phase::Computing && self.preemptions == 0
     }
 
-    /// Pages needed to hold every known token and the next one.
+    /// Returns the pages needed to hold every known token and the next one.
     pub fn pages_needed(&self) -> usize {
         (self.tokens.len() + 1).div_ceil(BLOCK_TOKENS)
     }
 
-    /// Appends a token and says whether the sequence ends with it.
+    /// Appends a token; returns the finish reason if the sequence ends with it.
     pub fn push(&mut self, token: TokenId, tokens_max: usize) -> Option<Finish> {
         self.tokens.push(token);
         self.extend_names();
@@ -196,12 +196,12 @@ impl Sequence {
         }
     }
 
-    /// True when the prompt is only scored.
+    /// Returns whether the prompt is only scored.
     pub fn wants_no_token(&self) -> bool {
         self.stopping.max_tokens as usize <= self.output().len()
     }
 
-    /// Tokens that may not be chosen next: those that would end the sequence too early.
+    /// Returns the tokens that may not be chosen next: those that would end the sequence too early.
     pub fn banned(&self) -> &[TokenId] {
         if self.output().len() < self.stopping.min_tokens as usize {
             &self.stopping.stop_tokens

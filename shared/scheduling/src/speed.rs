@@ -1,4 +1,4 @@
-//! How long a worker's steps take: fitted online to its own steps.
+//! Durations of a worker's steps, fitted online to its own steps.
 //!
 //! A step that computes prompts takes `a + b·tokens + c·pairs`, one that only generates
 //! `a + b·sequences + c·pairs`, a pair being a token computed and an earlier one that it attends
@@ -28,10 +28,10 @@ const DECODE: Known = Known {
     ratios: [1.0, 1.0, 0.8],
     spreads: [1.0, 1.0, 0.8],
 };
-/// What generating beside a prompt takes off a step leaves at least this share of it.
+/// Least share of a step that remains for its prompt after the cost of generating is taken off.
 const PROMPT_SHARE_MIN: f64 = 0.1;
 
-/// What one step had to do.
+/// The work of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepWork {
     /// Prompt tokens.
@@ -58,7 +58,7 @@ impl StepWork {
     }
 }
 
-/// Pairs of each of `count` tokens that follow `start` others, and the tokens before it.
+/// Returns the number of pairs of each of `count` tokens that follow `start` others, and the tokens before it.
 pub fn pairs(start: u64, count: u64) -> u64 {
     count.saturating_mul(start).saturating_add(count.saturating_mul(count) / 2)
 }
@@ -90,7 +90,7 @@ impl SpeedFit {
         }
     }
 
-    /// The present estimate.
+    /// Returns the present estimate.
     pub fn speed(&self) -> Speed {
         Speed { prefill: cost(&self.prefill), decode: cost(&self.decode) }
     }

@@ -168,7 +168,7 @@ fn a_request_that_is_wrong_is_wrong_everywhere() {
 }
 
 #[test]
-fn the_end_tells_the_failure_and_that_nobody_is_left() {
+fn the_end_carries_the_failure_and_that_no_worker_is_left() {
     let mut journey = running();
     journey.on(2, Input::Gone { worker: id("d") });
     let nowhere = Input::Unplaceable(Refusal::new(ErrorClass::Retry, "no other worker is ready"));
@@ -312,10 +312,10 @@ fn step() -> impl Strategy<Value = Step> {
 
 impl Step {
     fn input(&self) -> Option<Input> {
-        let event =
-            |attempt, worker: usize, index| from(NAMES[worker], token(attempt, index, LAST));
         Some(match *self {
-            Self::Token { attempt, worker, index } => event(attempt, worker, index),
+            Self::Token { attempt, worker, index } => {
+                from(NAMES[worker], token(attempt, index, LAST))
+            }
             Self::Answer { attempt, worker, yes: true } => accepted(NAMES[worker], attempt),
             Self::Answer { attempt, worker, yes: false } => {
                 refused(NAMES[worker], attempt, ErrorClass::Overloaded)
@@ -365,7 +365,7 @@ impl Walk {
                     let avoid = self.journey.avoid();
                     let left: Vec<_> = NAMES.iter().filter(|n| !avoid.contains(&id(n))).collect();
                     let placed = match left[..] {
-                        [] => Input::Unplaceable(Refusal::new(ErrorClass::Retry, "nobody")),
+                        [] => Input::Unplaceable(Refusal::new(ErrorClass::Retry, "no worker")),
                         [only] => whole(only),
                         [one, two, ..] => split(one, two),
                     };
@@ -399,7 +399,7 @@ impl Walk {
         let (worker, attempt) = match *step {
             // Its last token, a refusal, a failure: the worker holds nothing any more. A decode
             // token tells the same of prefill.
-            Step::Token { worker, attempt, index } if 0 < index => (worker, attempt),
+            Step::Token { worker, attempt, index } if index > 0 => (worker, attempt),
             Step::Missed { worker, attempt, .. } => (worker, attempt),
             Step::Answer { worker, attempt, yes: false } => (worker, attempt),
             Step::Fail { worker, attempt } | Step::Unknown { worker, attempt } => (worker, attempt),
@@ -410,7 +410,7 @@ impl Walk {
             _ => return,
         };
         self.done.push((id(NAMES[worker]), attempt));
-        // What decode says about prefill, whoever of the four it was.
+        // Decode reports on prefill, whichever of the four it was.
         if matches!(step, Step::Token { .. } | Step::Missed { .. }) {
             self.done.extend(NAMES.map(|name| (id(name), attempt)));
         }

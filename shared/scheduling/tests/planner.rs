@@ -174,7 +174,7 @@ fn scoring_a_prompt_takes_no_shortcut_and_no_token() {
 }
 
 #[test]
-fn what_nobody_wants_any_more_is_freed() {
+fn sequences_without_a_renewed_lease_are_freed() {
     let mut planner = planner(64, LIMITS);
     planner.submit(new(1, Part::Whole, vec![5; 40], 50), 0).unwrap();
     planner.submit(new(2, Part::Whole, vec![6; 40], 50), 0).unwrap();
@@ -256,7 +256,7 @@ proptest! {
                 }
             }
             let (rows, done) = step(&mut planner);
-            let prefill: usize = rows.iter().map(|row| row.count).filter(|count| 1 < *count).sum();
+            let prefill: usize = rows.iter().map(|row| row.count).filter(|count| *count > 1).sum();
             prop_assert!(prefill <= step_tokens.max(16));
             finished.extend(done);
             let state = planner.pool_state();

@@ -132,7 +132,7 @@ fn never_keeps_a_request_together_and_auto_goes_by_price() {
 }
 
 #[test]
-fn workers_that_failed_are_not_asked_again_and_the_reason_is_told() {
+fn workers_that_failed_are_not_asked_again_and_the_reason_is_given() {
     let views = [view("d1", Role::Decode), view("d2", Role::Decode), view("p", Role::Prefill)];
     let avoid = BTreeSet::from([id("d1")]);
     let placement = place(&NEED, &views, &avoid, Disaggregate::Always, 0).unwrap();

@@ -1,4 +1,4 @@
-//! How long a decision takes with a thousand workers: printed, never judged.
+//! Duration of a decision with a thousand workers: printed, never judged.
 
 #![allow(clippy::disallowed_methods, reason = "this one measures, and decides nothing by it")]
 

@@ -58,7 +58,7 @@ impl Bench {
         chunks(tokens).for_each(|work| self.step(&work));
     }
 
-    /// Prompts of between so many tokens.
+    /// Computes `count` prompts of `from` to `to` tokens.
     fn prompts(&mut self, count: usize, from: usize, to: usize) {
         for _ in 0..count {
             let tokens = from + (self.dice.unit() * (to - from) as f64) as usize;
@@ -93,30 +93,14 @@ fn chunks(tokens: usize) -> impl Iterator<Item = StepWork> {
 }
 
 fn state(speed: Speed) -> WorkerState {
-    use protocol::{FileDigest, ModelFingerprint};
-    let files = FileDigest([1; 32]);
     WorkerState {
-        worker: "w".parse().unwrap(),
-        role: Role::Prefill,
         prefill_share: 1.0,
         step_tokens: STEP_TOKENS as u32,
-        epoch: 1,
-        ready: true,
-        draining: false,
-        model: "m".to_owned(),
-        files,
-        fingerprint: ModelFingerprint::new(files, "f16"),
         context_tokens: 65_536,
-        device: "cpu".to_owned(),
-        queued_sequences: 0,
-        queued_tokens: 0,
-        queued_pairs: 0,
-        running_sequences: 0,
-        running_tokens: 0,
         sequences_max: 32,
         pool: PoolState { free: 8_192, total: 8_192, ..PoolState::default() },
         speed,
-        health_address: String::new(),
+        ..testbed::idle_worker("w", Role::Prefill)
     }
 }
 
@@ -300,14 +284,14 @@ fn a_queue_is_worked_off_while_time_passes() {
 #[test]
 fn a_prompt_that_is_done_takes_only_its_own_rest_from_the_queue() {
     let mut ledger = Ledger::default();
-    ledger.send(need(500).prompt(), 0);
-    ledger.send(need(300).prompt(), 10);
-    ledger.send(need(90).prompt(), 4_950);
+    ledger.add(need(500).prompt(), 0);
+    ledger.add(need(300).prompt(), 10);
+    ledger.add(need(90).prompt(), 4_950);
     // It has computed 460 of the first prompt's tokens, none of the second's, and not got the last.
-    let told = WorkerState { queued_tokens: 340, ..state(Speed::default()) };
-    let untold = ledger.untold(&told, 5_000);
-    assert_eq!((untold.prefills, untold.prompt_tokens), (1, 90));
-    let mut done = |tokens| ledger.done(need(tokens).prompt()).map(|left| left.prompt_tokens);
+    let reported = WorkerState { queued_tokens: 340, ..state(Speed::default()) };
+    let unreported = ledger.unreported(&reported, 5_000);
+    assert_eq!((unreported.prefills, unreported.prompt_tokens), (1, 90));
+    let mut done = |tokens| ledger.remove(need(tokens).prompt()).map(|left| left.prompt_tokens);
     assert_eq!([done(500), done(300), done(90), done(90)], [Some(40), Some(300), Some(90), None]);
 }
 
@@ -344,8 +328,8 @@ proptest! {
         };
         let ms = |view: &WorkerView, need: &Need, now_ms| {
             let (queue_ms, prefill_ms) = view.first_token_ms(need, now_ms);
-            assert!(queue_ms.is_finite() && 0.0 <= queue_ms, "{queue_ms}");
-            assert!(prefill_ms.is_finite() && 0.0 <= prefill_ms, "{prefill_ms}");
+            assert!(queue_ms.is_finite() && queue_ms >= 0.0, "{queue_ms}");
+            assert!(prefill_ms.is_finite() && prefill_ms >= 0.0, "{prefill_ms}");
             queue_ms + prefill_ms
         };
         let no_less = |more: f32, less: f32| less <= more * (1.0 + 1e-4) + 1e-3;
@@ -361,7 +345,7 @@ proptest! {
         // As many tokens to compute, behind a longer context.
         let behind = Need { tokens: one.tokens + more as u32, cached_tokens: more as u32, ..one };
         prop_assert!(no_less(ms(&here, &behind, 0), base));
-        prop_assert!(here.token_ms(&one).is_finite() && 0.0 <= here.token_ms(&one));
+        prop_assert!(here.token_ms(&one).is_finite() && here.token_ms(&one) >= 0.0);
     }
 
     /// Whatever steps take: costs are finite and never negative.
@@ -379,7 +363,7 @@ proptest! {
             fit.observe(&work, 10_f64.powf(magnitude));
             for cost in [fit.speed().prefill, fit.speed().decode] {
                 for part in [cost.step_us, cost.item_us, cost.pair_us, cost.error] {
-                    prop_assert!(part.is_finite() && 0.0 <= part, "{cost:?}");
+                    prop_assert!(part.is_finite() && part >= 0.0, "{cost:?}");
                 }
             }
         }

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use protocol::{Role, WorkerId};
 use scheduling::route::Disaggregate;
 
+use crate::end::{End, Outcome};
 use crate::fabric::{Fabric, Network};
-use crate::gateway::{Gateway, Outcome};
-use crate::load::{Ask, End, Load, asks};
+use crate::gateway::Gateway;
+use crate::load::{Ask, Load, asks};
 use crate::message::{Envelope, GatewayTimer, ToGateway, WorkerTimer};
 use crate::model::{self, Costs};
 use crate::store::Store;
@@ -80,7 +81,7 @@ impl Cluster {
         self
     }
 
-    /// How fast each worker added after this is.
+    /// Sets the speed of the workers added after this.
     #[must_use]
     pub fn costs(mut self, costs: Costs) -> Self {
         self.limits.costs = costs;
@@ -106,14 +107,14 @@ impl Cluster {
         self
     }
 
-    /// How messages travel.
+    /// Sets the delays and losses of messages.
     #[must_use]
     pub fn network(mut self, network: Network) -> Self {
         self.network = network;
         self
     }
 
-    /// What clients ask.
+    /// Sets the requests of clients.
     #[must_use]
     pub fn offer(mut self, load: Load) -> Self {
         self.load = asks(&load, self.seed);
@@ -156,7 +157,7 @@ impl Cluster {
             run.happen(envelope);
             let now_us = run.fabric.queue.now_us();
             assert!(run.fabric.queue.now_ms() < END_MS_MAX, "seed {seed}: not quiet");
-            if run.gateway.busy() || 0 < run.arrivals_left {
+            if run.gateway.busy() || run.arrivals_left > 0 {
                 quiet_since_us = None;
             } else if quiet_since_us.get_or_insert(now_us).saturating_add(REST_US) < now_us {
                 break;
@@ -248,15 +249,14 @@ impl Run {
 
     fn end(self) -> End {
         let results: Vec<_> = self.gateway.results().collect();
-        let differs = |(outcome, ask, delivered): &(&Outcome, &Ask, &[u32])| {
+        let wrong = results.iter().enumerate().filter(|(_, (outcome, ask, delivered))| {
             let Ask { prompt, stopping, .. } = ask;
             let right = model::undisturbed(prompt, stopping.max_tokens, &stopping.stop_tokens);
             match outcome {
                 Outcome::Answered => right != *delivered,
                 _ => !right.starts_with(delivered),
             }
-        };
-        let wrong = results.iter().enumerate().filter(|(_, result)| differs(result));
+        });
         End {
             wrong: wrong.map(|(index, _)| index).collect(),
             outcomes: results.iter().map(|(outcome, ..)| (*outcome).clone()).collect(),
@@ -265,7 +265,7 @@ impl Run {
             blocks: self.store.blocks(),
             end_ms: self.fabric.queue.now_ms(),
             retries: self.gateway.retries,
-            foreseen: self.gateway.foreseen.clone(),
+            predictions: self.gateway.predictions.clone(),
             log: self.gateway.log.clone(),
         }
     }

@@ -4,7 +4,7 @@ use crate::message::Envelope;
 use crate::queue::EventQueue;
 use crate::random::Random;
 
-/// How messages travel.
+/// Delays and losses of messages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Network {
     /// Shortest way, in microseconds.

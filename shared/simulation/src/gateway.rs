@@ -12,6 +12,7 @@ use scheduling::journey::{Action, End, Input, Journey, JourneyLimits};
 use scheduling::route::{Candidate, Disaggregate, Names, Need, Prefixes, place};
 
 use self::fleet::{Fleet, Load};
+use crate::end::{Outcome, Prediction};
 use crate::fabric::Fabric;
 use crate::load::Ask;
 use crate::message::{Envelope, GatewayTimer, ToGateway, ToWorker};
@@ -25,45 +26,20 @@ const CANCEL_AGAIN_US: u64 = 1_000_000;
 const CANCEL_TRIES: u32 = 3;
 const LIMITS: AdmissionLimits = AdmissionLimits { inflight_max: 256, queue_sequences_max: 64 };
 
-/// What became of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It has not ended.
-    Open,
-    /// Every token was delivered.
-    Answered,
-    /// Not admitted.
-    Refused(ErrorClass),
-    /// Ended with an error.
-    Failed(Refusal),
-    /// The client left.
-    Left,
-}
-
 /// A request; they are numbered in the order of arrival.
 struct Flight {
     journey: Journey,
     ask: Ask,
     delivered: Vec<TokenId>,
     outcome: Outcome,
-    /// When its timer is set for.
+    /// Time that its timer is set for.
     wake_ms: Option<u64>,
-    /// What its attempt was given to workers, when that was, and the predicted milliseconds.
+    /// Work that workers have for its attempt.
     loads: Vec<Load>,
+    /// Microsecond of its placement, and the predicted milliseconds.
     placed: Option<(u64, f32)>,
-    /// Tokens that its attempt is to find stored, until it says what it found.
+    /// Tokens that its attempt is to find stored, until it reports those found.
     expected: Option<u32>,
-}
-
-/// What was predicted of a first token, and what came of it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Foresight {
-    /// Tokens of the prompt.
-    pub tokens: usize,
-    /// From the sending of the job, in milliseconds, as predicted then.
-    pub predicted_ms: f64,
-    /// As it came.
-    pub felt_ms: f64,
 }
 
 pub(crate) struct Gateway {
@@ -74,7 +50,7 @@ pub(crate) struct Gateway {
     prefixes: Prefixes,
     uncancelled: BTreeSet<(WorkerId, RequestKey)>,
     pub(crate) retries: u64,
-    pub(crate) foreseen: Vec<Foresight>,
+    pub(crate) predictions: Vec<Prediction>,
     pub(crate) log: Vec<String>,
 }
 
@@ -86,7 +62,7 @@ impl Gateway {
             flights: BTreeMap::new(),
             fleet: Fleet::default(),
             prefixes: Prefixes::new(65_536),
-            foreseen: Vec::new(),
+            predictions: Vec::new(),
             uncancelled: BTreeSet::new(),
             retries: 0,
             log: Vec::new(),
@@ -97,7 +73,7 @@ impl Gateway {
         self.flights.values().any(|flight| flight.outcome == Outcome::Open)
     }
 
-    /// What became of each request, and what each got.
+    /// Returns the outcome of each request, with its tokens.
     pub(crate) fn results(&self) -> impl Iterator<Item = (&Outcome, &Ask, &[TokenId])> {
         self.flights.values().map(|flight| (&flight.outcome, &flight.ask, &flight.delivered[..]))
     }
@@ -163,7 +139,7 @@ impl Gateway {
                     Some(older) if older < epoch => self.lose(&worker, fabric),
                     _ => {}
                 }
-                self.fleet.told(&state, fabric.queue.now_ms());
+                self.fleet.report(&state, fabric.queue.now_ms());
             }
             ToGateway::NoResponders => self.lose(&worker, fabric),
         }
@@ -274,7 +250,7 @@ impl Gateway {
         let generated = flight.delivered.len();
         let need = need(&flight.ask, generated, &self.prefixes);
         flight.expected = Some(need.cached_tokens);
-        self.retries += u64::from(0 < flight.journey.key().attempt.0);
+        self.retries += u64::from(flight.journey.key().attempt.0 > 0);
         let views = self.fleet.views();
         let input = match place(&need, &views, flight.journey.avoid(), self.policy, now_ms) {
             Ok(placement) => {
@@ -324,9 +300,9 @@ impl Gateway {
         if event.index == 0
             && let Some((placed_us, predicted_ms)) = flight.placed
         {
-            let felt_ms = (fabric.queue.now_us() - placed_us) as f64 / 1e3;
+            let actual_ms = (fabric.queue.now_us() - placed_us) as f64 / 1e3;
             let (tokens, predicted_ms) = (flight.ask.prompt.len(), f64::from(predicted_ms));
-            self.foreseen.push(Foresight { tokens, predicted_ms, felt_ms });
+            self.predictions.push(Prediction { tokens, predicted_ms, actual_ms });
         }
         if let (Some(opening), Some(expected)) = (&event.opening, flight.expected.take()) {
             self.prefixes.compare(expected, opening.cached_tokens);

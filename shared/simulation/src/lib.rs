@@ -5,6 +5,7 @@
 //! routing and journeys. The same seed gives the same log, byte for byte.
 
 mod cluster;
+mod end;
 mod fabric;
 mod gateway;
 mod load;
@@ -16,7 +17,7 @@ mod store;
 mod worker;
 
 pub use cluster::{Cluster, Fault};
+pub use end::{End, Outcome, Prediction};
 pub use fabric::Network;
-pub use gateway::{Foresight, Outcome};
-pub use load::{End, Load};
+pub use load::Load;
 pub use model::Costs;

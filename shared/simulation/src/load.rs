@@ -1,8 +1,7 @@
-//! What clients ask of a cluster, and how a run ended.
+//! The requests that clients send to a cluster.
 
-use protocol::{PoolState, Stopping, TokenId};
+use protocol::{Stopping, TokenId};
 
-use crate::gateway::{Foresight, Outcome};
 use crate::random::Random;
 
 /// Requests that arrive over a time.
@@ -10,13 +9,13 @@ use crate::random::Random;
 pub struct Load {
     /// Mean arrivals per second, with exponential gaps.
     pub rate: f64,
-    /// How long they arrive.
+    /// Milliseconds during which they arrive.
     pub for_ms: u64,
     /// Longest prompt.
     pub prompt_tokens_max: u32,
     /// Longest output asked for.
     pub output_tokens_max: u32,
-    /// How long a request may take.
+    /// Milliseconds that a request may take.
     pub deadline_ms: u64,
     /// Share of clients that leave in mid-stream.
     pub leaving: f64,
@@ -80,66 +79,5 @@ pub(crate) fn asks(load: &Load, seed: u64) -> Vec<Ask> {
             deadline_ms: load.deadline_ms,
             leaves_after: leaves.then_some(after),
         });
-    }
-}
-
-/// How a run ended, after every request had ended and the leases had run out.
-#[derive(Clone, Debug, PartialEq)]
-pub struct End {
-    /// What became of each request, in the order of arrival.
-    pub outcomes: Vec<Outcome>,
-    /// Requests whose tokens differ from those of an undisturbed run.
-    pub wrong: Vec<usize>,
-    /// Pools of the workers that are alive.
-    pub pools: Vec<PoolState>,
-    /// Attempts after the first.
-    pub retries: u64,
-    /// Times a sequence lost its pages for another.
-    pub preemptions: u64,
-    /// What was predicted of first tokens, and what came of it, in the order in which they came.
-    pub foreseen: Vec<Foresight>,
-    /// Blocks in the store.
-    pub blocks: usize,
-    /// Virtual milliseconds at the end.
-    pub end_ms: u64,
-    /// Everything the gateway decided, with its time.
-    pub log: Vec<String>,
-}
-
-impl End {
-    /// Requests that got their whole answer.
-    pub fn answered(&self) -> usize {
-        self.count(|outcome| matches!(outcome, Outcome::Answered))
-    }
-
-    /// Requests refused before any work.
-    pub fn refused(&self) -> usize {
-        self.count(|outcome| matches!(outcome, Outcome::Refused(_)))
-    }
-
-    /// Requests that ended with an error after work had begun.
-    pub fn failed(&self) -> usize {
-        self.count(|outcome| matches!(outcome, Outcome::Failed(_)))
-    }
-
-    /// Clients that left.
-    pub fn left(&self) -> usize {
-        self.count(|outcome| matches!(outcome, Outcome::Left))
-    }
-
-    /// Requests of which nothing was ever heard.
-    pub fn lost(&self) -> usize {
-        self.count(|outcome| matches!(outcome, Outcome::Open))
-    }
-
-    fn count(&self, is: impl Fn(&Outcome) -> bool) -> usize {
-        self.outcomes.iter().filter(|outcome| is(outcome)).count()
-    }
-
-    /// True when no pool holds a page for anybody.
-    pub fn at_rest(&self) -> bool {
-        self.pools.iter().all(|pool| {
-            pool.leaked == 0 && pool.leased == 0 && pool.free + pool.cached == pool.total
-        })
     }
 }

@@ -4,7 +4,7 @@ use protocol::{FileDigest, ModelFingerprint, TokenId};
 use scheduling::planner::Row;
 use scheduling::speed::StepWork;
 
-/// What a worker's steps take, in microseconds.
+/// Costs of a worker's steps, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Costs {
     /// Of any step.
@@ -32,7 +32,7 @@ impl Default for Costs {
 }
 
 impl Costs {
-    /// What a step takes that draws `chance`, 0 to 1.
+    /// Returns the microseconds of a step that draws `chance`, 0 to 1.
     pub(crate) fn us(&self, work: &StepWork, chance: f64) -> u64 {
         let pairs = (work.prefill_pairs + work.decode_pairs) as f64;
         let us = self.step_us
@@ -57,11 +57,13 @@ pub(crate) fn fingerprint() -> ModelFingerprint {
 /// The next token depends on every token so far and on nothing else, as sampling keyed by seed
 /// and position does.
 pub(crate) fn next_token(tokens: &[TokenId]) -> TokenId {
-    let mix = |hash: u32, token: &u32| hash.rotate_left(5).wrapping_mul(0x9e37_79b1) ^ token;
-    tokens.iter().fold(tokens.len() as u32, mix) % VOCABULARY
+    let mixed = tokens.iter().fold(tokens.len() as u32, |hash: u32, token| {
+        hash.rotate_left(5).wrapping_mul(0x9e37_79b1) ^ token
+    });
+    mixed % VOCABULARY
 }
 
-/// What an undisturbed run generates.
+/// Returns the tokens that an undisturbed run generates.
 pub(crate) fn undisturbed(prompt: &[TokenId], max_tokens: u32, stop: &[TokenId]) -> Vec<TokenId> {
     let mut tokens = prompt.to_vec();
     for _ in 0..max_tokens {

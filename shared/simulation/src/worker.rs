@@ -39,9 +39,9 @@ struct Taken {
     fetch: Option<Fetch>,
     /// Every block sent towards the store.
     put: Vec<BlockHash>,
-    /// Decode: what prefill said. Prefill: what decode is to be told.
+    /// On decode, the report of prefill; on prefill, the report for decode.
     done: Option<PromptDone>,
-    told: bool,
+    reported: bool,
 }
 
 struct Fetch {
@@ -73,7 +73,7 @@ pub(crate) struct Worker {
     /// The newest attempt of a request that was given up.
     given_up: BTreeMap<RequestId, Attempt>,
     remembered: BTreeMap<RequestKey, Vec<Event>>,
-    /// What prefill said before the job arrived.
+    /// Reports of prefill that came before their job.
     early: BTreeMap<RequestKey, PromptDone>,
 }
 
@@ -127,11 +127,11 @@ impl Worker {
             ToWorker::Missed(missed) => {
                 let events = self.remembered.get(&missed.key);
                 let known = events.is_some() || self.taken.contains_key(&missed.key);
-                let newer = |event: &&Event| match event {
-                    Event::Token(token) => missed.from <= token.index,
+                let events = events.into_iter().flatten().filter(|event| match event {
+                    Event::Token(token) => token.index >= missed.from,
                     Event::Failed(_) => true,
-                };
-                let events = events.into_iter().flatten().filter(newer).cloned().collect();
+                });
+                let events = events.cloned().collect();
                 let reply = MissedReply { events, known };
                 self.tell(ToGateway::MissedReply(missed.key, reply), fabric);
             }
@@ -143,7 +143,7 @@ impl Worker {
             ToWorker::Stored { key, blocks } => self.stored(key, &blocks),
             ToWorker::Found { key, stored } => self.found(key, stored),
             ToWorker::PromptDoneTaken(key) => {
-                if self.taken.get(&key).is_some_and(|taken| taken.told) {
+                if self.taken.get(&key).is_some_and(|taken| taken.reported) {
                     self.taken.remove(&key);
                 }
             }
@@ -211,7 +211,7 @@ impl Worker {
         };
         self.planner.submit(new, now_ms)?;
         let done = self.early.remove(&key).filter(|_| part == Part::Decode);
-        let taken = Taken { leg: job.leg, fetch: None, put: Vec::new(), done, told: false };
+        let taken = Taken { leg: job.leg, fetch: None, put: Vec::new(), done, reported: false };
         self.taken.insert(key, taken);
         Ok(())
     }
@@ -337,16 +337,16 @@ impl Worker {
         self.tell(ToGateway::Tokens(events), fabric);
     }
 
-    /// Tells the gateway how it is, and frees what nobody wants.
+    /// Reports its state to the gateway, and frees what has expired.
     fn second(&mut self, fabric: &mut Fabric) {
-        let failed = |expired: scheduling::planner::Expired| {
-            Event::Failed(Failure { key: expired.key, refusal: expired.refusal })
-        };
         let expired = self.planner.expire(fabric.queue.now_ms());
         for gone in &expired {
             self.taken.remove(&gone.key);
         }
-        self.send_events(expired.into_iter().map(failed).collect(), fabric);
+        let failures = expired
+            .into_iter()
+            .map(|expired| Event::Failed(Failure { key: expired.key, refusal: expired.refusal }));
+        self.send_events(failures.collect(), fabric);
         self.tell(ToGateway::Presence(Box::new(self.state())), fabric);
         self.later(SECOND_US, WorkerTimer::Second, fabric);
     }

@@ -5,7 +5,7 @@ use protocol::{ErrorClass, Role};
 use scheduling::route::Disaggregate;
 use simulation::{Cluster, End, Fault, Load, Network, Outcome};
 
-/// What holds whatever goes wrong: every request ends, no token is wrong, no page is held.
+/// Checks what holds whatever goes wrong: every request ends, no token is wrong, no page is held.
 fn check(end: &End, seed: u64) {
     assert_eq!(end.lost(), 0, "seed {seed}: requests that never ended");
     assert_eq!(end.wrong, [0; 0], "seed {seed}: requests with other tokens");
@@ -15,13 +15,15 @@ fn check(end: &End, seed: u64) {
 }
 
 fn failures(end: &End) -> Vec<&Outcome> {
-    let failed = |outcome: &&Outcome| !matches!(outcome, Outcome::Answered | Outcome::Left);
-    end.outcomes.iter().filter(failed).collect()
+    let outcomes = end.outcomes.iter();
+    outcomes.filter(|it| !matches!(it, Outcome::Answered | Outcome::Left)).collect()
 }
 
 fn hung(end: &End) -> bool {
-    let late = |outcome: &Outcome| matches!(outcome, Outcome::Failed(refusal) if refusal.class == ErrorClass::Deadline);
-    end.outcomes.iter().any(late)
+    end.outcomes.iter().any(|outcome| match outcome {
+        Outcome::Failed(refusal) => refusal.class == ErrorClass::Deadline,
+        _ => false,
+    })
 }
 
 #[test]
@@ -32,7 +34,7 @@ fn an_undisturbed_cluster_answers_everything() {
         check(&end, seed);
         assert_eq!(end.answered(), end.outcomes.len(), "seed {seed}: {:?}", failures(&end));
         assert_eq!(end.retries, 0, "seed {seed}");
-        assert!(0 < end.blocks);
+        assert!(end.blocks > 0);
     }
 }
 
@@ -48,7 +50,7 @@ fn no_request_is_lost_when_a_worker_dies() {
         assert_eq!(end.answered(), end.outcomes.len(), "seed {seed}: {:?}", failures(&end));
         retries += end.retries;
     }
-    assert!(0 < retries, "nobody noticed the deaths");
+    assert!(retries > 0, "no gateway noticed the deaths");
 }
 
 #[test]
@@ -76,7 +78,7 @@ fn with_everybody_dead_every_request_ends_with_an_error() {
             .at_ms(1_300, Fault::Kill(Role::Prefill, 0))
             .run_until_quiet();
         check(&end, seed);
-        assert!(0 < end.refused() + end.failed(), "seed {seed}");
+        assert!(end.refused() + end.failed() > 0, "seed {seed}");
     }
 }
 
@@ -86,7 +88,7 @@ fn clients_that_leave_free_what_they_held() {
         let load = Load { leaving: 0.5, ..Load::poisson(20.0, 4_000) };
         let end = Cluster::seeded(seed).prefill(1).decode(2).offer(load).run_until_quiet();
         check(&end, seed);
-        assert!(0 < end.left() && 0 < end.answered(), "seed {seed}");
+        assert!(end.left() > 0 && end.answered() > 0, "seed {seed}");
         assert_eq!((end.failed(), end.refused()), (0, 0), "seed {seed}: {:?}", failures(&end));
     }
 }
@@ -101,7 +103,7 @@ fn small_pools_preempt_and_nothing_differs() {
         check(&end, seed);
         preemptions += end.preemptions;
     }
-    assert!(0 < preemptions, "the pools were not small");
+    assert!(preemptions > 0, "the pools were not small");
 }
 
 #[test]
@@ -143,7 +145,7 @@ fn a_partition_ends_with_leases_and_leaves_nothing_behind() {
             .at_ms(12_000, Fault::Network(Network::default()))
             .run_until_quiet();
         check(&end, seed);
-        assert!(0 < end.failed() && 0 < end.refused(), "seed {seed}: nobody noticed");
+        assert!(end.failed() > 0 && end.refused() > 0, "seed {seed}: no one noticed");
         let later = &end.outcomes[end.outcomes.len() * 2 / 3..];
         let well = later.iter().all(|outcome| matches!(outcome, Outcome::Answered));
         assert!(well, "seed {seed}: {:?}", failures(&end));

@@ -212,7 +212,7 @@ impl FleetState {
         if restarted {
             member.ledger.clear();
         }
-        let pending = member.ledger.untold(&state, now_ms);
+        let pending = member.ledger.unreported(&state, now_ms);
         let mut view = WorkerView::new(&state, pending, now_ms);
         (member.state, member.seen) = (state, now);
         if !view.is_measured() {
@@ -253,7 +253,7 @@ impl FleetState {
     fn count(&mut self, load: &Load) {
         let now_ms = self.now_ms();
         let Some(member) = self.members.get_mut(&load.worker) else { return };
-        member.ledger.send(load.pending, now_ms);
+        member.ledger.add(load.pending, now_ms);
         if let Ok(at) = self.find(&load.worker) {
             self.views[at].add(load.pending, now_ms);
         }
@@ -263,7 +263,7 @@ impl FleetState {
     fn release(&mut self, load: &Load) {
         let now_ms = self.now_ms();
         let Some(member) = self.members.get_mut(&load.worker) else { return };
-        let Some(left) = member.ledger.done(load.pending) else { return };
+        let Some(left) = member.ledger.remove(load.pending) else { return };
         if let Ok(at) = self.find(&load.worker) {
             self.views[at].remove(left, now_ms);
         }

@@ -1,4 +1,4 @@
-//! What a journey is told and what it asks for.
+//! The inputs and actions of a journey.
 
 use protocol::control::MissedReply;
 use protocol::{
@@ -10,13 +10,13 @@ use crate::route::Choice;
 /// Bounds of a journey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JourneyLimits {
-    /// Times a request is sent out at most.
+    /// Most attempts of a request.
     pub attempts_max: u32,
-    /// How long a gap may be mere reordering.
+    /// Milliseconds for which a gap may be mere reordering.
     pub gap_ms: u64,
-    /// Between two questions for the same missed events.
+    /// Milliseconds between two requests for the same missed events.
     pub missed_ms: u64,
-    /// Questions for the same missed events before the attempt is given up.
+    /// Requests for the same missed events before the attempt is given up.
     pub missed_max: u32,
     /// Events held back behind a gap; more are dropped and asked for later.
     pub held_max: usize,
@@ -28,66 +28,66 @@ impl Default for JourneyLimits {
     }
 }
 
-/// What happened.
+/// An event that a journey reacts to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    /// The router's answer to [`Action::Place`].
+    /// The placement that the router found for [`Action::Place`].
     Placed(Choice),
-    /// The router found no place.
+    /// The router found no placement.
     Unplaceable(Refusal),
-    /// A worker's answer to a job.
+    /// A worker's reply to a job.
     Answered {
-        /// Who.
+        /// The worker.
         worker: WorkerId,
-        /// To which attempt.
+        /// The attempt that the job was part of.
         attempt: Attempt,
-        /// What.
+        /// Its reply.
         answer: Answer,
     },
-    /// No answer to a job: it may or may not have arrived.
+    /// A job without a reply: it may or may not have arrived.
     Unanswered {
-        /// Who was asked.
+        /// The worker that the job was sent to.
         worker: WorkerId,
-        /// For which attempt.
+        /// The attempt that the job was part of.
         attempt: Attempt,
-        /// Why there is no answer.
+        /// The reason for the missing reply.
         refusal: Refusal,
     },
     /// A token or failure from a worker.
     Event {
-        /// Who.
+        /// The sender.
         worker: WorkerId,
-        /// What.
+        /// The token or failure.
         event: Event,
     },
     /// A worker's process is gone.
     Gone {
-        /// Which.
+        /// The worker.
         worker: WorkerId,
     },
-    /// A worker does not know the request any more: finished or forgotten.
+    /// A worker no longer has the request: it finished or forgot it.
     Unknown {
-        /// Which worker.
+        /// The worker.
         worker: WorkerId,
-        /// Of which attempt.
+        /// The request and its attempt.
         key: RequestKey,
     },
-    /// The answer to [`Action::AskMissed`].
+    /// The reply to [`Action::AskMissed`].
     Missed {
-        /// Who.
+        /// The worker.
         worker: WorkerId,
-        /// About which attempt.
+        /// The attempt in question.
         attempt: Attempt,
-        /// What it remembers.
+        /// The events that it still has.
         reply: MissedReply,
     },
     /// Time passed: see [`Journey::wake_ms`](super::Journey::wake_ms).
     Tick,
-    /// Nobody wants the rest.
+    /// The client no longer needs the rest.
     Stop(CancelReason),
 }
 
-/// What is to be done.
+/// Something to do for the owner of a journey.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Ask the router, without the workers of [`Journey::avoid`](super::Journey::avoid); answer with [`Input::Placed`] or
@@ -95,52 +95,52 @@ pub enum Action {
     Place,
     /// Send a job of the current attempt, with [`Journey::output`](super::Journey::output).
     Send {
-        /// To whom.
+        /// The receiver.
         worker: WorkerId,
-        /// Which part.
+        /// The part of the attempt that it does.
         leg: Leg,
     },
-    /// Every leg of an attempt was taken for the first time.
+    /// For the first time, every leg of an attempt was accepted.
     Started,
     /// Give the next token to the client.
     Deliver(TokenEvent),
     /// Ask for events that did not arrive.
     AskMissed {
-        /// Whom.
+        /// The worker to ask.
         worker: WorkerId,
-        /// Of which attempt.
+        /// The request and its attempt.
         key: RequestKey,
-        /// First index wanted.
+        /// Index of the first missing event.
         from: u32,
     },
     /// Tell a worker to stop and free everything.
     Cancel {
-        /// Whom.
+        /// The worker.
         worker: WorkerId,
-        /// Every attempt up to this one.
+        /// The request, with every attempt up to this one.
         key: RequestKey,
-        /// Why.
+        /// The reason.
         reason: CancelReason,
     },
-    /// It is over.
+    /// The journey has ended.
     End(End),
 }
 
-/// How a journey ended.
+/// The end of a journey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// The last token was delivered.
     Finished,
-    /// No answer; tokens delivered before stay valid.
+    /// The request failed; tokens delivered before stay valid.
     Failed(Refusal),
-    /// Somebody gave it up.
+    /// The client or the gateway gave it up.
     Stopped(CancelReason),
 }
 
-/// What counters want to know.
+/// Counts of unusual events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Events of older attempts or of workers that have no leg.
+    /// Events of stale attempts or of workers that have no leg.
     pub fenced: u64,
     /// Events that had been delivered before.
     pub repeated: u64,

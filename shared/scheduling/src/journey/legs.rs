@@ -1,17 +1,17 @@
-//! The one or two legs of an attempt and how far each has come.
+//! The one or two legs of an attempt and their progress.
 
 use protocol::{Leg, WorkerId};
 
 use crate::route::Choice;
 
-/// How far a leg has come.
+/// Progress of a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LegState {
-    /// A job was sent; no answer yet.
+    /// The job was sent; there is no reply yet.
     Asked,
-    /// The worker holds something for it.
+    /// The worker accepted it and holds pages for it.
     Taken,
-    /// The worker holds nothing any more.
+    /// The worker no longer holds anything for it.
     Done,
 }
 
@@ -22,7 +22,7 @@ pub(super) enum LegKind {
     Whole,
 }
 
-/// At most one leg per worker.
+/// The legs of an attempt, at most one per worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Legs(Vec<(LegKind, WorkerId, LegState)>);
 
@@ -37,7 +37,7 @@ impl Legs {
         })
     }
 
-    /// What each worker is to be asked.
+    /// Returns the part of the attempt that each worker is to do.
     pub(super) fn jobs(&self) -> impl Iterator<Item = (WorkerId, Leg)> {
         let other = |kind| self.worker(kind).cloned();
         self.0.iter().filter_map(move |(kind, worker, _)| {
@@ -62,7 +62,7 @@ impl Legs {
         self.0.iter().find(|leg| leg.1 == *worker).map(|leg| leg.2)
     }
 
-    /// A leg that is done stays done.
+    /// Sets the progress of a leg; one that is done stays done.
     pub(super) fn set(&mut self, worker: &WorkerId, state: LegState) {
         let leg = self.0.iter_mut().find(|leg| leg.1 == *worker && leg.2 != LegState::Done);
         if let Some(leg) = leg {
@@ -70,7 +70,7 @@ impl Legs {
         }
     }
 
-    /// Decode has begun, so prefill holds nothing any more.
+    /// Marks the prefill leg as done: decode has begun.
     pub(super) fn finish_prefill(&mut self) {
         if let Some(worker) = self.worker(LegKind::Prefill).cloned() {
             self.set(&worker, LegState::Done);

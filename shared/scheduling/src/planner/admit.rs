@@ -1,4 +1,4 @@
-//! How sequences come in: a place in the queue, then pages, then the blocks that exist already.
+//! The entry of sequences: a slot in the queue, then pages, then the blocks that exist already.
 
 use protocol::{BLOCK_TOKENS, Finish, Refusal, RequestKey, TokenId};
 
@@ -7,12 +7,12 @@ use crate::pool::Page;
 use crate::sequence::{NewSequence, Phase, Sequence};
 
 impl Planner {
-    /// What can be said of a sequence without this planner.
+    /// Returns the checks of a sequence that need no planner.
     pub fn gate(&self) -> Gate {
         self.gate
     }
 
-    /// Takes a sequence into the queue, or says why not. The same key again is accepted again.
+    /// Takes a sequence into the queue or refuses it. A key that is here already is accepted again.
     pub fn submit(&mut self, new: NewSequence, now_ms: u64) -> Result<(), Refusal> {
         if self.sequences.contains_key(&new.key) {
             return Ok(());
@@ -24,7 +24,7 @@ impl Planner {
         Ok(())
     }
 
-    /// Takes a sequence that passed the gate and has a place in the queue. False when its key is
+    /// Takes a sequence that passed the gate and has a slot in the queue. Returns false if its key is
     /// here already.
     pub fn enqueue(&mut self, mut sequence: Sequence) -> bool {
         let key = sequence.key;
@@ -38,7 +38,7 @@ impl Planner {
         true
     }
 
-    /// Sequences that wait for pages.
+    /// Returns the number of sequences that wait for pages.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -86,8 +86,8 @@ impl Planner {
         admitted
     }
 
-    /// The page that block `block` of a fetching sequence goes into; `None` when it is not wanted
-    /// any more.
+    /// Returns the page for block `block` of a fetching sequence, or `None` if the block is no longer
+    /// needed.
     pub fn page_for_import(&self, key: &RequestKey, block: usize) -> Option<Page> {
         let sequence = self.sequences.get(key).filter(|found| found.phase == Phase::Fetching)?;
         sequence.pages.get(block).copied()
@@ -118,8 +118,8 @@ impl Planner {
         sequence.phase = if awaited { Phase::AwaitingFirstToken } else { Phase::Computing };
     }
 
-    /// The token that the prefill worker chose; the sequence goes on after it. Gives the reason
-    /// when it ends right there.
+    /// Takes the token that the prefill worker chose; the sequence goes on after it. Returns the
+    /// finish reason if it ends right there.
     pub fn first_token(&mut self, key: &RequestKey, token: TokenId) -> Option<Finish> {
         let tokens_max = self.gate.tokens_max();
         let sequence = self.sequences.get_mut(key)?;

@@ -1,4 +1,4 @@
-//! What a worker can say of a sequence without asking its planner, and therefore at once.
+//! The checks of a sequence that need no planner, and therefore no wait.
 
 use protocol::{BLOCK_TOKENS, ErrorClass, ModelFingerprint, Refusal};
 
@@ -18,7 +18,7 @@ impl Gate {
         Self { limits, fingerprint, pages: pages as usize }
     }
 
-    /// Makes a sequence that this worker can run, its blocks named, or says why it cannot.
+    /// Makes a sequence that this worker can run, its blocks named, or refuses it.
     pub fn check(&self, new: NewSequence, now_ms: u64) -> Result<Sequence, Refusal> {
         let tokens = new.prompt.len() + new.output.len();
         if new.deadline_ms <= now_ms {
@@ -40,28 +40,28 @@ impl Gate {
         Ok(sequence)
     }
 
-    /// Where every sequence ends at the latest: the model's context, or all pages of this worker.
+    /// Returns the length at which every sequence ends at the latest: the model's context, or all pages of this worker.
     /// Beyond them it could neither go on nor come back.
     pub fn tokens_max(&self) -> usize {
         self.limits.context_tokens.min(self.pages * BLOCK_TOKENS)
     }
 
-    /// When a sequence that is asked for now is given up unless somebody asks again.
+    /// Returns the end of a lease that is renewed now.
     pub fn lease_until_ms(&self, now_ms: u64) -> u64 {
         now_ms + self.limits.lease_ms
     }
 
-    /// Most tokens of a step.
+    /// Returns the most tokens of a step.
     pub fn step_tokens(&self) -> usize {
         self.limits.step_tokens
     }
 
-    /// Sequences that may wait for pages.
+    /// Returns how many sequences may wait for pages.
     pub fn queue_max(&self) -> usize {
         self.limits.queue_max
     }
 
-    /// The refusal of a worker where `waiting` sequences wait already.
+    /// Returns the refusal of a worker where `waiting` sequences wait already.
     pub fn full(&self, waiting: usize) -> Refusal {
         Refusal::new(ErrorClass::Overloaded, format!("{waiting} sequences are waiting"))
     }

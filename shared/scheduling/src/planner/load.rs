@@ -1,6 +1,6 @@
-//! How busy a worker is, as presence and metrics report it.
+//! The load of a worker, as presence and metrics report it.
 
-/// How busy a worker is.
+/// The load of a worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// Sequences without output yet.

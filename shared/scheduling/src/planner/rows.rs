@@ -1,11 +1,11 @@
-//! Which tokens of which sequences the next step computes, and who gives its pages back for that.
+//! The tokens and sequences of the next step, and the sequences preempted for it.
 
 use protocol::{BLOCK_TOKENS, RequestKey};
 
 use super::{Limits, Logits, Planner, Row};
 use crate::sequence::{Phase, Sequence};
 
-/// Tokens that prompts get of a step of `step_tokens` in which so many sequences generate.
+/// Returns the tokens of a step that prompts get while `generating` sequences generate.
 pub(crate) fn prompt_budget(step_tokens: usize, prefill_share: f32, generating: usize) -> usize {
     if generating == 0 {
         return step_tokens;
@@ -15,7 +15,7 @@ pub(crate) fn prompt_budget(step_tokens: usize, prefill_share: f32, generating: 
 }
 
 impl Planner {
-    /// The rows of the next step. Never more than `step_tokens` tokens, except that every
+    /// Returns the rows of the next step: never more than `step_tokens` tokens, except that every
     /// generating sequence gets its row.
     pub fn plan(&mut self) -> Vec<Row> {
         let mut rows = Vec::new();
@@ -23,7 +23,7 @@ impl Planner {
         rows
     }
 
-    /// The same, into a list that is kept from step to step.
+    /// Writes the rows of the next step into a list that is reused from step to step.
     pub fn plan_into(&mut self, rows: &mut Vec<Row>) {
         rows.clear();
         self.decode_rows(rows);
@@ -31,13 +31,14 @@ impl Planner {
         self.prefill_rows(prompt_budget(step_tokens, prefill_share, rows.len()), rows);
     }
 
-    /// Oldest first. Who gives way is younger than everybody who has a row, so rows stay valid.
+    /// Adds the rows of generating sequences, oldest first. A preempted sequence is younger than every
+    /// sequence with a row, so rows stay valid.
     fn decode_rows(&mut self, rows: &mut Vec<Row>) {
         let mut at = 0;
         while let Some(key) = self.active.get(at).copied() {
             let generates = self.sequences.get(&key).is_some_and(Sequence::generates);
             if generates && !self.has_room_for_next(&key) {
-                // It gave way itself: the next one is in its place now.
+                // It was preempted itself: the next one has its index now.
                 continue;
             }
             if let Some(sequence) = self.sequences.get(&key).filter(|_| generates) {
@@ -47,8 +48,8 @@ impl Planner {
         }
     }
 
-    /// Sees that the sequence's next token has a page, taking one from a younger sequence if need
-    /// be. False when the sequence itself had to give way.
+    /// Makes sure that the sequence's next token has a page, taking one from a younger sequence if
+    /// needed. Returns false if the sequence itself was preempted.
     fn has_room_for_next(&mut self, key: &RequestKey) -> bool {
         loop {
             let Some(sequence) = self.sequences.get_mut(key) else { return false };
@@ -88,7 +89,7 @@ impl Planner {
         for key in &self.active {
             let Some(sequence) = self.sequences.get(key) else { continue };
             let in_prompt = sequence.phase == Phase::Computing
-                && (1 < sequence.uncomputed() || sequence.output().is_empty());
+                && (sequence.uncomputed() > 1 || sequence.output().is_empty());
             if budget == 0 {
                 return;
             }

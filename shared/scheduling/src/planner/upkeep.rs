@@ -1,4 +1,4 @@
-//! Letting go of sequences, leases and deadlines, and what a worker says of itself.
+//! Release of sequences, leases, deadlines, and the state that a worker reports.
 
 use protocol::{ErrorClass, PoolState, Refusal, RequestKey};
 
@@ -7,7 +7,7 @@ use crate::sequence::{Phase, Sequence};
 use crate::speed;
 
 impl Planner {
-    /// Lets go of a sequence and its pages: it ended, or nobody wants it. Idempotent.
+    /// Releases a sequence and its pages, if it is here: it ended or is no longer needed.
     pub fn retire(&mut self, key: &RequestKey) -> Option<Sequence> {
         let mut sequence = self.sequences.remove(key)?;
         for page in sequence.pages.drain(..) {
@@ -18,17 +18,17 @@ impl Planner {
         Some(sequence)
     }
 
-    /// Renews the lease of a sequence; false when it is not here.
+    /// Renews the lease of a sequence; returns false if it is not here.
     pub fn keep(&mut self, key: &RequestKey, now_ms: u64) -> bool {
         self.keep_until(key, self.gate.lease_until_ms(now_ms))
     }
 
-    /// Sets when the lease of a sequence ends; false when it is not here.
+    /// Sets the end of the lease of a sequence; returns false if it is not here.
     pub fn keep_until(&mut self, key: &RequestKey, lease_until_ms: u64) -> bool {
         self.sequences.get_mut(key).map(|found| found.lease_until_ms = lease_until_ms).is_some()
     }
 
-    /// Takes out what is past its deadline or wanted by nobody.
+    /// Removes the sequences whose deadline has passed or whose lease has expired.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Expired> {
         let expired: Vec<Expired> = self
             .sequences
@@ -37,7 +37,7 @@ impl Planner {
                 let refusal = if sequence.deadline_ms <= now_ms {
                     Refusal::new(ErrorClass::Deadline, "the deadline passed on the worker")
                 } else if sequence.lease_until_ms <= now_ms {
-                    Refusal::new(ErrorClass::Cancelled, "the lease ran out: nobody renewed it")
+                    Refusal::new(ErrorClass::Cancelled, "the lease expired: it was not renewed")
                 } else {
                     return None;
                 };
@@ -50,17 +50,17 @@ impl Planner {
         expired
     }
 
-    /// A sequence on this worker.
+    /// Returns a sequence on this worker.
     pub fn sequence(&self, key: &RequestKey) -> Option<&Sequence> {
         self.sequences.get(key)
     }
 
-    /// Where the pages are; `leaked` counts holds that no sequence accounts for.
+    /// Returns the state of the pages; `leaked` counts holds that no sequence accounts for.
     pub fn pool_state(&self) -> PoolState {
         self.pool.state(self.sequences.values().flat_map(|sequence| &sequence.pages).copied())
     }
 
-    /// What waits and what runs.
+    /// Returns the load of waiting and running sequences.
     pub fn load(&self) -> Load {
         let mut load = Load { preempted: self.preempted, ..Load::default() };
         for sequence in self.sequences.values() {

@@ -1,13 +1,13 @@
-//! Which prompts were computed lately, so that a price knows what a worker will find stored.
+//! Recently computed prompts, from which a price predicts the tokens that a worker finds stored.
 //!
-//! A router sees every prompt that it sends and hears of each how much was reused. It needs no
-//! answer from the store for that, and none of the store's names: only its own, to compare.
+//! A router sees every prompt that it sends and learns of each how much was reused. It needs no
+//! reply from the store for that, and none of the store's names: only its own, to compare.
 
 use std::collections::BTreeSet;
 
 use protocol::{BLOCK_TOKENS, BlockChain, BlockHash, ModelFingerprint, Scope, TokenId};
 
-/// Of what is expected, the share that comes is a mean over so many prompts.
+/// Number of prompts over which the share of expected tokens that came is averaged.
 const TRUST_PROMPTS: f64 = 10.0;
 
 /// A router's names of the full blocks of a sequence, which may go on.
@@ -18,7 +18,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// Those of `tokens`.
+    /// Names the full blocks of `tokens`.
     pub fn of(scope: Scope, tokens: &[TokenId]) -> Self {
         let chain = BlockChain::new(ModelFingerprint([0; 32]), scope);
         let mut names = Self { chain, blocks: Vec::new() };
@@ -32,7 +32,7 @@ impl Names {
         self.blocks.extend(blocks);
     }
 
-    /// In order.
+    /// Returns the names in order.
     pub fn blocks(&self) -> &[BlockHash] {
         &self.blocks
     }
@@ -45,28 +45,29 @@ pub struct Prefixes {
     young: BTreeSet<BlockHash>,
     old: BTreeSet<BlockHash>,
     young_max: usize,
-    /// The share of what was expected that came.
+    /// Share of the expected tokens that were found.
     trust: f64,
 }
 
 impl Prefixes {
-    /// Remembers between half of `blocks_max` and all of it.
+    /// Returns a memory of between half of `blocks_max` and all of it.
     pub fn new(blocks_max: usize) -> Self {
         let young_max = (blocks_max / 2).max(1);
         Self { young: BTreeSet::new(), old: BTreeSet::new(), young_max, trust: 1.0 }
     }
 
-    /// Tokens that a prompt of `tokens` with these blocks will find stored, as far as expectations
-    /// came true lately. Its last token is always computed.
+    /// Returns the tokens that a prompt of `tokens` with these blocks will find stored, scaled by the
+    /// share of recent expectations that came true. Its last token is always computed.
     pub fn expected(&self, names: &[BlockHash], tokens: u32) -> u32 {
-        let known = |name: &&BlockHash| self.young.contains(*name) || self.old.contains(*name);
-        let blocks = names.iter().take_while(known).count() as u32;
+        let known =
+            names.iter().take_while(|name| self.young.contains(name) || self.old.contains(name));
+        let blocks = known.count() as u32;
         let stored = (blocks * BLOCK_TOKENS as u32).min(tokens.saturating_sub(1));
         let block = BLOCK_TOKENS as u32;
         (f64::from(stored) * self.trust) as u32 / block * block
     }
 
-    /// Of a prompt, `expected` tokens were to be found and `found` were.
+    /// Compares the expected tokens of a prompt with those found.
     pub fn compare(&mut self, expected: u32, found: u32) {
         if expected != 0 {
             let share = f64::from(found.min(expected)) / f64::from(expected);
@@ -76,7 +77,7 @@ impl Prefixes {
         }
     }
 
-    /// These blocks are computed, and so stored.
+    /// Adds blocks that are computed, and so stored.
     pub fn learn(&mut self, names: &[BlockHash]) {
         for name in names {
             self.old.remove(name);

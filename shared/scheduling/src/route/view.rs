@@ -1,4 +1,4 @@
-//! What the router knows about a worker and a request.
+//! The router's view of a worker and of a request.
 
 use protocol::{BLOCK_TOKENS, Role, Speed, StepCost, WorkerId, WorkerState};
 
@@ -15,7 +15,7 @@ const ASSUMED: Speed = Speed {
 /// Steps after which a worker's word is enough to turn work away.
 const MEASURED_STEPS: u64 = 8;
 
-/// What was sent to a worker since it last told its state.
+/// Work sent to a worker since it last reported its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
     /// Sequences that will compute their prompt there.
@@ -33,7 +33,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Both together.
+    /// Returns the sum of both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -50,9 +50,9 @@ impl Pending {
 /// A worker as the router sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerView {
-    /// Who.
+    /// The worker.
     pub worker: WorkerId,
-    /// Its assignment.
+    /// Its role.
     pub role: Role,
     /// It would take a job now.
     pub ready: bool,
@@ -80,12 +80,12 @@ pub struct WorkerView {
     pub pages_total: u32,
     /// Pages that no sequence holds.
     pub pages_open: u32,
-    /// How fast it is; what it has not measured is assumed.
+    /// Its speed, assumed where it has not been measured.
     pub speed: Speed,
 }
 
 impl WorkerView {
-    /// What `state` said at `now_ms`, with `pending` on top.
+    /// Returns the view of a worker that reported `state` at `now_ms`, with `pending` on top.
     pub fn new(state: &WorkerState, pending: Pending, now_ms: u64) -> Self {
         let mut view = Self {
             worker: state.worker.clone(),
@@ -104,8 +104,8 @@ impl WorkerView {
             pages_total: state.pool.total,
             pages_open: state.pool.free.saturating_add(state.pool.cached),
             speed: Speed {
-                prefill: told_or(state.speed.prefill, ASSUMED.prefill),
-                decode: told_or(state.speed.decode, ASSUMED.decode),
+                prefill: reported_or(state.speed.prefill, ASSUMED.prefill),
+                decode: reported_or(state.speed.decode, ASSUMED.decode),
             },
         };
         view.add(pending, now_ms);
@@ -126,12 +126,12 @@ impl WorkerView {
         }
     }
 
-    /// True when it has measured all that a prediction takes.
+    /// Returns whether it has measured all that a prediction takes.
     pub fn is_measured(&self) -> bool {
         self.speed.prefill.is_measured() && self.speed.decode.is_measured()
     }
 
-    /// Counts what is sent there at `now_ms`, until it says so itself.
+    /// Counts work sent there at `now_ms`, until the worker reports it.
     pub fn add(&mut self, pending: Pending, now_ms: u64) {
         if self.queued_tokens == 0 {
             self.queued_since_ms = now_ms;
@@ -144,7 +144,7 @@ impl WorkerView {
         self.pages_open = self.pages_open.saturating_sub(pending.pages);
     }
 
-    /// Takes back what was added, because it is done or given up at `now_ms`. A prompt that is done
+    /// Takes back added work that is done or given up at `now_ms`. A prompt that is done
     /// has had all the work so far.
     pub fn remove(&mut self, pending: Pending, now_ms: u64) {
         if pending.prefills != 0 {
@@ -158,12 +158,12 @@ impl WorkerView {
         self.pages_open = self.pages_open.saturating_add(pending.pages).min(self.pages_total);
     }
 
-    /// True when the whole sequence can ever be held here.
+    /// Returns whether the whole sequence can ever be held here.
     pub fn can_hold(&self, need: &Need) -> bool {
         need.tokens <= self.context_tokens && need.pages_max(self) <= self.pages_total
     }
 
-    /// Predicted milliseconds from `now_ms` to the first token, the queue first, then the prompt.
+    /// Returns the predicted milliseconds from `now_ms` to the first token, the queue first, then the prompt.
     ///
     /// Prompts are computed in order, in steps that are filled up; what generates takes part in
     /// each of them, and a prompt that comes in the midst of a step waits half of it on average.
@@ -191,18 +191,18 @@ impl WorkerView {
         (queue_ms, prompt_us / 1_000.0)
     }
 
-    /// Predicted milliseconds of each token, if a sequence with `need` generates here as well.
+    /// Returns the predicted milliseconds of each token, if a sequence with `need` generates here as well.
     pub fn token_ms(&self, need: &Need) -> f32 {
         let tokens = self.running_tokens as f32 + need.attended();
         self.speed.decode.us(1.0, self.running_sequences as f32 + 1.0, tokens) / 1_000.0
     }
 
-    /// Milliseconds that it adds to each of the other sequences' tokens here.
+    /// Returns the milliseconds that it adds to each of the other sequences' tokens here.
     pub(super) fn token_harm_ms(&self, need: &Need) -> f32 {
         self.speed.decode.us(0.0, 1.0, need.attended()) / 1_000.0
     }
 
-    /// Predicted milliseconds to the first token that the worker's own word is good for: the least
+    /// Returns the milliseconds to the first token that the worker's own figures vouch for: the least
     /// that its usual error leaves of it, and nothing as long as it has measured little.
     pub fn certain_first_token_ms(&self, need: &Need, now_ms: u64) -> f32 {
         let cost = &self.speed.prefill;
@@ -214,14 +214,14 @@ impl WorkerView {
     }
 }
 
-/// A told cost, if it says something.
-fn told_or(told: StepCost, assumed: StepCost) -> StepCost {
-    let parts = [told.step_us, told.item_us, told.pair_us, told.error];
-    let sound = parts.iter().all(|part| part.is_finite() && 0.0 <= *part);
-    if told.is_measured() && sound { told } else { assumed }
+/// Returns the reported cost if it is measured and sound.
+fn reported_or(reported: StepCost, assumed: StepCost) -> StepCost {
+    let parts = [reported.step_us, reported.item_us, reported.pair_us, reported.error];
+    let sound = parts.iter().all(|part| part.is_finite() && *part >= 0.0);
+    if reported.is_measured() && sound { reported } else { assumed }
 }
 
-/// The mean cost, which nobody measured; `None` of nothing.
+/// Returns the mean cost, which counts as not measured; `None` of no costs.
 fn mean<'a>(costs: impl Iterator<Item = &'a StepCost>) -> Option<StepCost> {
     let mut sum = StepCost::default();
     let mut count = 0.0_f32;
@@ -231,7 +231,7 @@ fn mean<'a>(costs: impl Iterator<Item = &'a StepCost>) -> Option<StepCost> {
         sum.pair_us += cost.pair_us;
         count += 1.0;
     }
-    (0.0 < count).then(|| StepCost {
+    (count > 0.0).then(|| StepCost {
         step_us: sum.step_us / count,
         item_us: sum.item_us / count,
         pair_us: sum.pair_us / count,
@@ -239,7 +239,7 @@ fn mean<'a>(costs: impl Iterator<Item = &'a StepCost>) -> Option<StepCost> {
     })
 }
 
-/// What a request asks of the workers.
+/// The demand of a request on the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     /// Tokens to have KV for before the next one: prompt and what is already generated.
@@ -251,7 +251,7 @@ pub struct Need {
 }
 
 impl Need {
-    /// What a worker has to do for its prompt; at least the last token is computed.
+    /// Returns the work for its prompt; at least the last token is computed.
     pub fn prompt(&self) -> Pending {
         let (cached, uncached) = self.cached_and_not();
         let prompt_pairs = pairs(cached, uncached);
@@ -259,7 +259,7 @@ impl Need {
         Pending { prefills: 1, prompt_tokens: uncached, prompt_pairs, pages, ..Pending::default() }
     }
 
-    /// What a worker has to do that generates after it.
+    /// Returns the work of generating after the prompt.
     pub fn generation(&self) -> Pending {
         let (decode_tokens, pages) = (u64::from(self.tokens), self.pages());
         Pending { decodes: 1, decode_tokens, pages, ..Pending::default() }
@@ -275,23 +275,23 @@ impl Need {
         (cached.into(), (tokens - cached).into())
     }
 
-    /// Tokens that each of its output tokens attends to, on average.
+    /// Returns the mean number of tokens that an output token attends to.
     fn attended(&self) -> f32 {
         self.tokens as f32 + self.expected_output() / 2.0
     }
 
-    /// Pages that the whole sequence takes on `view` at its end.
+    /// Returns the pages that the whole sequence takes on `view` at its end.
     pub(super) fn pages_max(&self, view: &WorkerView) -> u32 {
         let tokens = self.tokens.saturating_add(self.output_tokens).min(view.context_tokens);
         tokens.div_ceil(BLOCK_TOKENS as u32)
     }
 
-    /// Output tokens that a price counts.
+    /// Returns the output tokens that a price counts.
     pub(super) fn expected_output(&self) -> f32 {
         self.output_tokens.min(EXPECTED_OUTPUT_TOKENS) as f32
     }
 
-    /// Blocks that go from the prefill worker to the decode worker, the tail included.
+    /// Returns the number of blocks that go from the prefill worker to the decode worker, the tail included.
     pub(super) fn blocks(&self) -> f32 {
         self.tokens.div_ceil(BLOCK_TOKENS as u32) as f32
     }

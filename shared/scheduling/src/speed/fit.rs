@@ -3,7 +3,7 @@
 //! Two sets of moments forget at different rates. The slow one learns the *shape*, how the three
 //! costs stand to each other whatever the machine's speed; the fast one learns how quick the
 //! machine is now, and takes from the shape what its own steps do not tell. The shape takes that
-//! from what one knows before any step. So steps that are all alike, or all short, leave neither
+//! from the prior. So steps that are all alike, or all short, leave neither
 //! nonsense nor a hole.
 
 use super::solve::{self, Vector};
@@ -13,7 +13,7 @@ use super::solve::{self, Vector};
 const FAST_STEPS: f64 = 25.0;
 const FAST_STEPS_MIN: f64 = 3.0;
 const SLOW_STEPS: f64 = 1_000.0;
-/// How firmly the fast moments hold to the shape, in steps that are off by all of it.
+/// Weight of the shape in the fast moments, in steps that are off by all of it.
 const FIRM: f64 = 10.0;
 /// Steps that the error is a mean over.
 const ERROR_STEPS: f64 = 10.0;
@@ -22,9 +22,9 @@ const ERROR_AT_FIRST: f64 = 0.5;
 const ERROR_MIN: f64 = 0.02;
 /// An error that says that the machine's speed changed, rather than that it varies.
 const ERROR_HIGH: f64 = 0.3;
-/// A step that is off by more than so many times the usual error counts for less.
+/// Multiple of the usual error above which a step counts for less.
 const OUTLIER: f64 = 2.5;
-/// What a step counts at least, lest a change of speed be taken for a row of outliers.
+/// Least weight of a step, lest a change of speed be taken for a row of outliers.
 const WEIGHT_MIN: f64 = 1e-3;
 /// A step teaches of the shape at most this many times its level.
 const TRUST: f64 = 20.0;
@@ -33,16 +33,16 @@ const SHARE_MIN: f64 = 1e-3;
 /// The logarithm of what a step took over what was predicted, at most.
 const OFF_MAX: f64 = 3.0;
 
-/// What is known of a kind of step before any was seen. All in units of `scales`.
+/// Prior of a kind of step, before any was seen. All in units of `scales`.
 #[derive(Debug)]
 pub(super) struct Known {
     /// Steps, items and pairs that make costs comparable.
     pub(super) scales: Vector,
-    /// The cost that others are told by.
+    /// Index of the cost that the others are expressed in.
     pub(super) main: usize,
     /// The costs over the main one.
     pub(super) ratios: Vector,
-    /// How far these may be off.
+    /// Expected deviation of these.
     pub(super) spreads: Vector,
 }
 
@@ -66,7 +66,7 @@ impl Moments {
         }
     }
 
-    /// The costs that explain the steps best; where these say little, costs in the proportions of
+    /// Returns the costs that explain the steps best; where these say little, costs in the proportions of
     /// `shape`, which counts as `firm` steps against being off by `known.spreads`.
     fn costs(&self, known: &Known, shape: &Vector, firm: f64) -> Vector {
         let mut squares = self.squares;
@@ -110,7 +110,7 @@ impl Fit {
         }
     }
 
-    /// Learns that steps, items and pairs as in `work` took so long.
+    /// Learns that steps, items and pairs as in `work` took `took_us`.
     pub(super) fn observe(&mut self, work: Vector, took_us: f64) {
         if !took_us.is_finite() || took_us <= 0.0 {
             return;
@@ -134,7 +134,7 @@ impl Fit {
         self.shape = proportions(&self.slow.costs(self.known, &first, 1.0));
     }
 
-    /// Notes how far a prediction was off, and says how much the step counts.
+    /// Updates the error from a prediction and returns the weight of the step.
     fn compare(&mut self, predicted: f64, took_us: f64) -> f64 {
         if self.steps == 0 {
             return 1.0;
@@ -145,18 +145,18 @@ impl Fit {
         (usual / (ratio - 1.0).abs().max(usual)).max(WEIGHT_MIN)
     }
 
-    /// What such a step takes.
+    /// Returns the predicted microseconds of such a step.
     pub(super) fn us(&self, work: Vector) -> f64 {
         solve::dot(&self.costs_us(), &work)
     }
 
-    /// Microseconds of a step, per item, per pair; zeros before the first step.
+    /// Returns the microseconds of a step, per item and per pair; zeros before the first step.
     pub(super) fn costs_us(&self) -> Vector {
         std::array::from_fn(|at| self.costs[at] / self.known.scales[at])
     }
 
-    /// How far predictions were off lately: the mean of the logarithms' distances, which for small
-    /// ones is the share.
+    /// Returns the recent prediction error: the mean of the logarithms' distances, which for small
+    /// errors is the share.
     pub(super) fn error(&self) -> f64 {
         self.error
     }
@@ -166,7 +166,7 @@ impl Fit {
     }
 }
 
-/// The same with the largest 1 and none below [`SHARE_MIN`].
+/// Returns the costs in proportion, with the largest 1 and none below [`SHARE_MIN`].
 fn proportions(costs: &Vector) -> Vector {
     let largest = costs.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
     costs.map(|cost| (cost / largest).max(SHARE_MIN))

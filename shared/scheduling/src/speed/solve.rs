@@ -3,7 +3,7 @@
 /// Three numbers.
 pub(super) type Vector = [f64; 3];
 
-/// Which unknowns may differ from 0, all of them first.
+/// Choices of unknowns that may differ from 0, all of them first.
 const FREE: [[bool; 3]; 7] = [
     [true, true, true],
     [true, true, false],
@@ -18,7 +18,7 @@ pub(super) fn dot(a: &Vector, b: &Vector) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
-/// The `x >= 0` with the least `x·squares·x - 2·products·x`, of every choice of unknowns that
+/// Returns the `x >= 0` with the least `x·squares·x - 2·products·x`, of every choice of unknowns that
 /// are 0 the best. `squares` is symmetric and positive definite.
 pub(super) fn non_negative(squares: &[Vector; 3], products: &Vector) -> Vector {
     let mut best = ([0.0; 3], 0.0);
@@ -55,7 +55,7 @@ fn solve(squares: &[Vector; 3], products: &Vector, free: &[bool; 3]) -> Option<V
     // Positive definite: no pivot needs to be looked for.
     for at in 0..3 {
         let pivot = rows[at][at];
-        if !(pivot.is_finite() && 0.0 < pivot) {
+        if !(pivot.is_finite() && pivot > 0.0) {
             return None;
         }
         let row = rows[at].map(|part| part / pivot);

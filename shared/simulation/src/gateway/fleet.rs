@@ -1,11 +1,11 @@
-//! The workers as the gateway knows them: what they told, and what it gave them since.
+//! The workers as the gateway sees them: their reported state, and the work sent since.
 
 use std::collections::BTreeMap;
 
 use protocol::{WorkerId, WorkerState};
 use scheduling::route::{Choice, Ledger, Need, Pending, WorkerView};
 
-/// A worker as it last told its state.
+/// A worker by its last report.
 struct Seen {
     view: WorkerView,
     ledger: Ledger,
@@ -13,7 +13,7 @@ struct Seen {
     at_ms: u64,
 }
 
-/// Work that a worker was given.
+/// Work sent to a worker.
 pub(super) type Load = (WorkerId, Pending);
 
 #[derive(Default)]
@@ -22,15 +22,15 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// The epoch of the process that told its state last.
+    /// Returns the epoch of the process that reported last.
     pub(super) fn epoch(&self, worker: &WorkerId) -> Option<u64> {
         self.seen.get(worker).map(|seen| seen.epoch)
     }
 
-    pub(super) fn told(&mut self, state: &WorkerState, now_ms: u64) {
+    pub(super) fn report(&mut self, state: &WorkerState, now_ms: u64) {
         let before = self.seen.remove(&state.worker);
         let mut ledger = before.map(|seen| seen.ledger).unwrap_or_default();
-        let pending = ledger.untold(state, now_ms);
+        let pending = ledger.unreported(state, now_ms);
         let mut view = WorkerView::new(state, pending, now_ms);
         view.assume(self.seen.values().map(|other| &other.view));
         let seen = Seen { view, ledger, epoch: state.epoch, at_ms: now_ms };
@@ -41,7 +41,7 @@ impl Fleet {
         self.seen.remove(worker);
     }
 
-    /// Those who have told nothing since `since_ms`.
+    /// Returns the workers without a report since `since_ms`.
     pub(super) fn silent(&self, since_ms: u64) -> Vec<WorkerId> {
         let silent = self.seen.iter().filter(|(_, seen)| seen.at_ms < since_ms);
         silent.map(|(worker, _)| worker.clone()).collect()
@@ -51,7 +51,7 @@ impl Fleet {
         self.seen.values().map(|seen| seen.view.clone()).collect()
     }
 
-    /// What was sent counts until presence says so.
+    /// Counts the work of a placement until presence reports it.
     pub(super) fn send(&mut self, choice: &Choice, need: &Need, now_ms: u64) -> Vec<Load> {
         let loads = match choice {
             Choice::Split { prefill, decode } => {
@@ -61,18 +61,18 @@ impl Fleet {
         };
         for (worker, pending) in &loads {
             if let Some(seen) = self.seen.get_mut(worker) {
-                seen.ledger.send(*pending, now_ms);
+                seen.ledger.add(*pending, now_ms);
                 seen.view.add(*pending, now_ms);
             }
         }
         loads
     }
 
-    /// Takes back what is done or given up.
+    /// Takes back work that is done or given up.
     pub(super) fn done(&mut self, loads: impl IntoIterator<Item = Load>, now_ms: u64) {
         for (worker, pending) in loads {
             if let Some(seen) = self.seen.get_mut(&worker)
-                && let Some(left) = seen.ledger.done(pending)
+                && let Some(left) = seen.ledger.remove(pending)
             {
                 seen.view.remove(left, now_ms);
             }

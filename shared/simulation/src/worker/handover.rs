@@ -19,11 +19,11 @@ impl Worker {
         let Some(fetch) = self.taken.get(&key).and_then(|taken| taken.fetch.as_ref()) else {
             return;
         };
-        let left = |block: &&BlockHash| !fetch.arrived.contains(*block);
-        let blocks: Vec<_> = fetch.missing.iter().filter(left).copied().collect();
+        let missing = fetch.missing.iter().filter(|block| !fetch.arrived.contains(*block));
+        let blocks: Vec<_> = missing.copied().collect();
         if fetch.awaited {
             self.join(key);
-        } else if blocks.is_empty() || TRIES_MAX <= tries {
+        } else if blocks.is_empty() || tries >= TRIES_MAX {
             self.found(key, 0);
         }
         let Some(fetch) = self.taken.get(&key).and_then(|taken| taken.fetch.as_ref()) else {
@@ -89,8 +89,8 @@ impl Worker {
         let Some(taken) = self.taken.get_mut(&key) else { return };
         let (Some(fetch), Some(done)) = (&taken.fetch, &taken.done) else { return };
         let came = |block: &BlockHash| fetch.arrived.contains(block);
-        let known = |block: &BlockHash| came(block) || done.unstored.contains(block);
-        if !fetch.awaited || !fetch.missing.iter().all(known) {
+        let mut missing = fetch.missing.iter();
+        if !fetch.awaited || !missing.all(|block| came(block) || done.unstored.contains(block)) {
             return;
         }
         let here = fetch.missing.iter().take_while(|block| came(block)).count();
@@ -114,8 +114,8 @@ impl Worker {
     /// Sends all blocks of a request to the store; what a prefill leg owes is sent until it is
     /// taken.
     pub(super) fn put(&mut self, key: RequestKey, tries: u32, fabric: &mut Fabric) {
-        let Some(taken) = self.taken.get(&key).filter(|taken| !taken.told) else { return };
-        if TRIES_MAX <= tries {
+        let Some(taken) = self.taken.get(&key).filter(|taken| !taken.reported) else { return };
+        if tries >= TRIES_MAX {
             self.taken.remove(&key);
             let refusal = Refusal::new(ErrorClass::Retry, "the store does not answer");
             return self.send_events(vec![Event::Failed(Failure { key, refusal })], fabric);
@@ -131,8 +131,8 @@ impl Worker {
     pub(super) fn put_done(&mut self, key: RequestKey, blocks: usize, fabric: &mut Fabric) {
         let Some(taken) = self.taken.get_mut(&key) else { return };
         let prefill = matches!(taken.leg, Leg::Prefill { .. });
-        if prefill && taken.done.is_some() && !taken.told && blocks == taken.put.len() {
-            taken.told = true;
+        if prefill && taken.done.is_some() && !taken.reported && blocks == taken.put.len() {
+            taken.reported = true;
             self.tell_decode(key, 0, fabric);
         }
     }
@@ -140,7 +140,7 @@ impl Worker {
     pub(super) fn tell_decode(&mut self, key: RequestKey, tries: u32, fabric: &mut Fabric) {
         let Some(taken) = self.taken.get(&key) else { return };
         let (Leg::Prefill { decode }, Some(done)) = (&taken.leg, &taken.done) else { return };
-        if TRIES_MAX <= tries {
+        if tries >= TRIES_MAX {
             let message = format!("worker {decode} does not take the prompt over");
             self.taken.remove(&key);
             let refusal = Refusal::new(ErrorClass::Retry, message);
