@@ -67,7 +67,7 @@ impl Cache {
             pin.bytes / 1_000_000,
             self.root.display()
         ));
-        fetch::fetch(pin, &target)?;
+        fetch::fetch(pin, &target, progress)?;
         write_stamp(&target, pin)?;
         progress(&format!("checked {} by SHA-256", target.display()));
         Ok(target)

@@ -1,4 +1,4 @@
-//! Brings outside programs and models to this machine, and runs a private NATS server.
+//! Programs and models from outside, fetched to this machine, and a private NATS server.
 //!
 //! **Invariant**: nothing is used whose digest is not the one written in [`pins`], or for models of
 //! one's own choice the one that their [`hub`] names; and no process started here outlives the one

@@ -12,15 +12,15 @@ use tempfile::TempDir;
 use crate::fetch::last_lines;
 use crate::tether::{Tethered, tether};
 
-const PATIENCE: Duration = Duration::from_secs(2);
+const STOP_LIMIT: Duration = Duration::from_secs(2);
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// What a private server is started with.
+/// The program, store and port of a private server.
 #[derive(Debug, Clone)]
 pub struct NatsOptions {
     /// The nats-server program.
     pub program: PathBuf,
-    /// Where JetStream keeps its files; `None` is a directory that goes when the server does.
+    /// The directory of JetStream's files; `None` is one that is removed with the server.
     pub store: Option<PathBuf>,
     /// The port on 127.0.0.1; 0 lets the server take a free one.
     pub port: u16,
@@ -33,37 +33,19 @@ impl NatsOptions {
     }
 }
 
-/// Why a private server did not come up.
+/// The reason for which a private server did not start.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum NatsError {
     /// A file or directory of the server could not be used.
     #[error("{}: {source}", path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The process ended before it answered.
     #[error("{} ended with {status} before it answered:\n{log}", program.display())]
-    Ended {
-        /// The program.
-        program: PathBuf,
-        /// How it ended.
-        status: String,
-        /// The end of its log.
-        log: String,
-    },
+    Ended { program: PathBuf, status: String, log: String },
     /// The process runs but does not answer.
     #[error("{} did not answer within {limit_s} s:\n{log}", program.display())]
-    Silent {
-        /// The program.
-        program: PathBuf,
-        /// How long it was waited for.
-        limit_s: u64,
-        /// The end of its log.
-        log: String,
-    },
+    Silent { program: PathBuf, limit_s: u64, log: String },
 }
 
 /// A running private nats-server with JetStream; stopped when dropped or when this process ends.
@@ -97,7 +79,7 @@ impl NatsServer {
         format!("http://127.0.0.1:{}", self.monitor_port)
     }
 
-    /// Where JetStream keeps its files.
+    /// Returns the directory of JetStream's files.
     pub fn store(&self) -> PathBuf {
         self.options.store.clone().unwrap_or_else(|| self.folder.path().join("jetstream"))
     }
@@ -108,7 +90,7 @@ impl NatsServer {
         last_lines(&String::from_utf8_lossy(&text), 12)
     }
 
-    /// Whether the process is still there.
+    /// Returns whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }
@@ -134,9 +116,9 @@ impl NatsServer {
 
         let mut command = Command::new(&self.options.program);
         command.arg("--config").arg(&config);
-        let mut wrapped = tether(&command, PATIENCE);
+        let mut wrapped = tether(&command, STOP_LIMIT);
         wrapped.stdout(Stdio::from(log)).stderr(Stdio::from(error_log));
-        let process = Tethered::spawn(&mut wrapped, PATIENCE)
+        let process = Tethered::spawn(&mut wrapped, STOP_LIMIT)
             .map_err(|source| self.io_error(&self.options.program, source))?;
         self.process = Some(process);
         self.wait_until_it_answers(&ports)
@@ -208,7 +190,7 @@ fn read_ports(folder: &Path) -> Option<(u16, u16)> {
     Some((port_of("nats")?, port_of("monitoring")?))
 }
 
-/// Whether a NATS server with JetStream greets whoever connects.
+/// Returns whether a NATS server with JetStream answers at the port.
 fn answers(port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let greet = || {

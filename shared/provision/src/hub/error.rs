@@ -1,4 +1,4 @@
-//! Why a model could not be had from a hub.
+//! The reasons for which a model could not be obtained from a hub.
 
 use std::path::PathBuf;
 
@@ -6,110 +6,51 @@ use hf_hub::api::sync::ApiError;
 
 use super::reference::ParseHubRefError;
 
-/// Why a model could not be had from a hub.
+/// The reason for which a model could not be obtained from a hub.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum HubError {
     /// The reference itself makes no sense.
     #[error(transparent)]
     Reference(#[from] ParseHubRefError),
-    /// The hub wants to know who asks, or does not let that one in.
+    /// The hub asks for a token, or refuses the one that was sent.
     #[error(
         "{what} at {endpoint}: status {status}: it does not exist, or is private or gated; \
          set HF_TOKEN to a token that may read it{}",
         if *token_sent { " (the token that was sent may not)" } else { "" }
     )]
-    Denied {
-        /// What was asked for.
-        what: String,
-        /// The hub.
-        endpoint: String,
-        /// 401 or 403.
-        status: u16,
-        /// Whether a token was sent.
-        token_sent: bool,
-    },
+    Denied { what: String, endpoint: String, status: u16, token_sent: bool },
     /// The hub has no such thing.
     #[error("{what} at {endpoint}: status 404: there is no such {kind}")]
-    NotFound {
-        /// What was asked for.
-        what: String,
-        /// The hub.
-        endpoint: String,
-        /// Repository or file.
-        kind: &'static str,
-    },
+    NotFound { what: String, endpoint: String, kind: &'static str },
     /// The hub answered something else.
     #[error("{what} at {endpoint}: status {status}")]
-    Status {
-        /// What was asked for.
-        what: String,
-        /// The hub.
-        endpoint: String,
-        /// What it answered.
-        status: u16,
-    },
+    Status { what: String, endpoint: String, status: u16 },
     /// The repository has no model of a kind that can be loaded, or not the file named.
     #[error("{repo}: {problem}")]
-    Choice {
-        /// The repository.
-        repo: String,
-        /// What is missing or not clear.
-        problem: String,
-    },
+    Choice { repo: String, problem: String },
     /// The hub could not be reached, or its answer not be read, and the cache does not have it all.
     #[error("{what} at {endpoint}: {source}")]
-    Unreachable {
-        /// What was asked for.
-        what: String,
-        /// The hub.
-        endpoint: String,
-        /// What went wrong.
-        source: Box<ApiError>,
-    },
-    /// Nothing may be asked, and the cache does not have it all.
+    Unreachable { what: String, endpoint: String, source: Box<ApiError> },
+    /// The hub may not be asked, and the cache is not complete.
     #[error("{what} is not whole in {}, and HF_HUB_OFFLINE is set", cache.display())]
-    Offline {
-        /// What was asked for.
-        what: String,
-        /// The cache.
-        cache: PathBuf,
-    },
-    /// What arrived is not what the hub says it is.
+    Offline { what: String, cache: PathBuf },
+    /// A file is not the one that the hub describes.
     #[error("{what}: {problem}")]
-    Damaged {
-        /// The file.
-        what: String,
-        /// How it differs.
-        problem: String,
-    },
+    Damaged { what: String, problem: String },
     /// Another process fetches the same, for too long.
     #[error("another process has been fetching {what} for {seconds} s")]
-    Busy {
-        /// The repository.
-        what: String,
-        /// How long it was waited for.
-        seconds: u64,
-    },
-    /// Nothing arrived any more.
+    Busy { what: String, seconds: u64 },
+    /// The transfer stalled.
     #[error("fetching {what}: nothing arrived for {seconds} s; start again to go on from there")]
-    Stalled {
-        /// What was asked for.
-        what: String,
-        /// How long it was waited for.
-        seconds: u64,
-    },
+    Stalled { what: String, seconds: u64 },
     /// A file of the cache could not be read or written.
     #[error("{}: {source}", path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// The thread that fetches could not be started.
     #[error("start the thread that fetches: {0}")]
     Thread(std::io::Error),
-    /// The thread that fetches ended without a word.
+    /// The thread that fetches panicked.
     #[error("the thread that fetches panicked")]
     Panicked,
 }

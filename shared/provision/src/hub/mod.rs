@@ -24,15 +24,15 @@ use std::thread;
 
 use download::Fetch;
 
-/// Events that may wait for whoever shows them.
+/// Events that may wait for the receiver.
 const EVENTS_MAX: usize = 64;
 
-/// What happens while a model is fetched.
+/// An event while a model is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HubEvent {
     /// Something worth a line.
     Note(String),
-    /// So much of a file is here.
+    /// The progress of one file.
     Bytes {
         /// The file, as the repository names it.
         file: String,
@@ -43,7 +43,7 @@ pub enum HubEvent {
     },
 }
 
-/// What the fetching thread says.
+/// A message of the fetching thread.
 enum Message {
     Event(HubEvent),
     /// A request was sent or answered: nothing to show, but something moves.
@@ -63,7 +63,7 @@ pub fn model(path: &Path) -> Result<PathBuf, HubError> {
             tracing::info!("{line}");
         }
     })?;
-    tracing::info!(model = %reference, path = %path.display(), "fetched");
+    tracing::info!(model = %reference, path = %path.display(), "fetched the model");
     Ok(path)
 }
 
@@ -82,7 +82,7 @@ pub fn fetch(
         .name("hub-fetch".to_owned())
         .spawn(move || {
             let outcome = fetch.run();
-            // Nobody listens any more only after a stall was reported.
+            // The receiver is gone only after a stall was reported.
             let _ = messages.send(Message::Done(outcome));
         })
         .map_err(HubError::Thread)?;
@@ -106,12 +106,12 @@ pub fn fetch(
     }
 }
 
-/// Where the fetching thread says what happens.
+/// The sender of the fetching thread's messages.
 #[derive(Clone)]
 pub(crate) struct Outbox(SyncSender<Message>);
 
 impl Outbox {
-    // Where nobody listens any more, nobody misses anything.
+    // Without a receiver the events do not matter.
     fn note(&self, text: String) {
         let _ = self.0.send(Message::Event(HubEvent::Note(text)));
     }

@@ -1,4 +1,4 @@
-//! Which hub, as whom, and where its files go.
+//! The hub, the token, and the cache for its files.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 const ENDPOINT: &str = "https://huggingface.co";
 /// A hub that sends nothing for so long will not send anything.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
-/// How often an answer may be cut off without a single new byte.
+/// The tries in a row that may fail without a new byte.
 const FRUITLESS_MAX: u32 = 5;
 
-/// How a hub is reached.
+/// The address of a hub, and the limits of a download.
 #[derive(Debug, Clone)]
 pub struct HubOptions {
     /// Base URL.
@@ -18,11 +18,11 @@ pub struct HubOptions {
     pub token: Option<String>,
     /// The hub's cache; `None` is `~/.cache/huggingface/hub`.
     pub cache: Option<PathBuf>,
-    /// Use what the cache has, and ask nobody.
+    /// Uses the cache alone.
     pub offline: bool,
-    /// How long nothing may move.
+    /// The time after which a transfer without progress is given up.
     pub stall_limit: Duration,
-    /// How often in a row a download may fail without a new byte before it is given up.
+    /// The tries in a row that may fail without a new byte.
     pub fruitless_max: u32,
     /// Wait before the first of these; doubles each time.
     pub retry_wait: Duration,
@@ -43,7 +43,7 @@ impl Default for HubOptions {
 }
 
 impl HubOptions {
-    /// What the hub's own tools read: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_CACHE` or `HF_HOME`,
+    /// Returns the options of the variables that the hub's own tools read: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_CACHE` or `HF_HOME`,
     /// `HF_HUB_OFFLINE`.
     pub fn from_env() -> Self {
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());

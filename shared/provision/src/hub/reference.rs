@@ -27,13 +27,13 @@ pub struct ParseHubRefError {
 }
 
 impl HubRef {
-    /// What `path` refers to, if it is meant as a reference at all.
+    /// Returns the reference that `path` is, if it begins as one.
     pub fn from_path(path: &Path) -> Option<Result<Self, ParseHubRefError>> {
         let text = path.to_str()?;
         text.starts_with(SCHEME).then(|| text.parse())
     }
 
-    /// What people call the model.
+    /// Returns the short name of the model.
     pub fn name(&self) -> &str {
         self.repo.rsplit_once('/').map_or(&self.repo, |(_, name)| name)
     }
@@ -82,7 +82,7 @@ impl fmt::Display for HubRef {
     }
 }
 
-/// Whether a path from elsewhere stays below where it is put.
+/// Returns whether a path of a repository stays below the directory that it is joined to.
 pub(super) fn is_relative(path: &str) -> bool {
     let mut components = Path::new(path).components();
     !path.is_empty()

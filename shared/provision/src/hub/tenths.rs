@@ -6,7 +6,7 @@ use super::HubEvent;
 #[derive(Debug, Default)]
 pub struct Tenths {
     file: String,
-    told: u64,
+    reported: u64,
 }
 
 impl Tenths {
@@ -17,11 +17,11 @@ impl Tenths {
             HubEvent::Bytes { file, done, total } => (file, *done, *total),
         };
         let tenths = 10 * done / total.max(1);
-        if *file == self.file && tenths <= self.told {
+        if *file == self.file && tenths <= self.reported {
             return None;
         }
         self.file.clone_from(file);
-        self.told = tenths;
+        self.reported = tenths;
         let megabytes = total as f64 / 1e6;
         Some(format!("fetching {file}: {} % of {megabytes:.1} MB", 10 * tenths))
     }
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_tenth_of_every_file_is_told_once() {
+    fn every_tenth_of_every_file_is_reported_once() {
         let mut tenths = Tenths::default();
         let mut lines = Vec::new();
         for file in ["a", "b"] {

@@ -17,9 +17,9 @@ use super::{HubError, Outbox, verify};
 
 /// Longest wait between two attempts.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Progress is told after so many bytes, after so long, and at the end.
-const TELL_BYTES: u64 = 1 << 20;
-const TELL_PERIOD: Duration = Duration::from_secs(1);
+/// Progress is reported after this many bytes, after this time, and at the end.
+const REPORT_BYTES: u64 = 1 << 20;
+const REPORT_PERIOD: Duration = Duration::from_secs(1);
 
 /// The files of one commit on their way.
 pub(super) struct Transfer<'a> {
@@ -28,7 +28,7 @@ pub(super) struct Transfer<'a> {
     pub(super) lock: &'a mut RepoLock,
 }
 
-/// Why an attempt failed.
+/// The reason for which an attempt failed.
 enum Failure {
     /// Another may do better.
     Again(HubError),
@@ -151,13 +151,13 @@ struct Meter<'a> {
     outbox: &'a Outbox,
     done: Cell<u64>,
     total: Cell<u64>,
-    told: Cell<(u64, Instant)>,
+    reported: Cell<(u64, Instant)>,
 }
 
 impl<'a> Meter<'a> {
     fn new(file: &'a str, outbox: &'a Outbox) -> Self {
-        let told = Cell::new((0, Instant::now()));
-        Self { file, outbox, done: Cell::new(0), total: Cell::new(0), told }
+        let reported = Cell::new((0, Instant::now()));
+        Self { file, outbox, done: Cell::new(0), total: Cell::new(0), reported }
     }
 }
 
@@ -165,15 +165,15 @@ impl Progress for &Meter<'_> {
     fn init(&mut self, size: usize, _filename: &str) {
         self.total.set(size as u64);
         self.done.set(0);
-        self.told.set((0, Instant::now()));
+        self.reported.set((0, Instant::now()));
     }
 
     fn update(&mut self, size: usize) {
         let done = self.done.get() + size as u64;
         self.done.set(done);
-        let (told, at) = self.told.get();
-        if done - told >= TELL_BYTES || at.elapsed() >= TELL_PERIOD {
-            self.told.set((done, Instant::now()));
+        let (reported, at) = self.reported.get();
+        if done - reported >= REPORT_BYTES || at.elapsed() >= REPORT_PERIOD {
+            self.reported.set((done, Instant::now()));
             self.outbox.bytes(self.file, done, self.total.get());
         }
     }

@@ -1,4 +1,4 @@
-//! Whether a file is the one that the hub describes.
+//! The check of a file against the size and digest of the hub.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -7,7 +7,7 @@ use std::path::Path;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// What is wrong with the file at `path`, if anything: it must have `size` bytes, and the digest
+/// Returns what is wrong with the file at `path`, if anything: it must have `size` bytes, and the digest
 /// that `etag` is, where it is one (SHA-256 of large files, git's own of small ones).
 pub(super) fn problem(path: &Path, size: u64, etag: &str) -> io::Result<Option<String>> {
     let found = std::fs::metadata(path)?.len();
