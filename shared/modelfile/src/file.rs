@@ -3,7 +3,7 @@
 use crate::dtype::{DType, TensorData};
 use crate::error::ModelFileError;
 use crate::sampling::SamplingDefaults;
-use crate::shards::Shards;
+use crate::shards::{INDEX, Shards};
 use crate::spec::{ModelSpec, STOP_TEXTS, SpecialTokens};
 use crate::table::TensorTable;
 use crate::tokenizer::Tokenizer;
@@ -46,6 +46,12 @@ impl ModelFile {
         }
         if starts_with_gguf_magic(path)? {
             return Self::open_gguf(path);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if !name.ends_with(".safetensors") && name != INDEX {
+            let problem = "is neither a GGUF file nor safetensors; expected a file that begins with \
+                           GGUF, or a directory with safetensors, config.json and tokenizer.json";
+            return Err(ModelFileError::part(path, problem));
         }
         let directory = path.parent().unwrap_or(Path::new("."));
         Self::open_safetensors(directory, &Shards::find(directory, Some(path))?)

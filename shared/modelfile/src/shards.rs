@@ -116,7 +116,9 @@ fn all_in(directory: &Path) -> Result<Vec<PathBuf>, ModelFileError> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(ModelFileError::field("*.safetensors", "is missing in the directory"));
+        let problem = "holds no model; expected *.safetensors with config.json and tokenizer.json, \
+                       or the path of a GGUF file";
+        return Err(ModelFileError::part(directory, problem));
     }
     Ok(files)
 }
