@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use chassis::SettingsArgs;
 use provision::{NatsOptions, NatsServer};
+use rustls::crypto::ring;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -82,10 +83,12 @@ impl Fleet {
         let url = nats.url();
         let mut status = Command::new(&program);
         status.args(["status", "--json", "--nats", &url, "--listen", &listen]);
+        // Fails only when another client of this process has installed it before.
+        let _ = ring::default_provider().install_default();
         let mut fleet = Self {
             base: format!("http://{listen}"),
             monitor: nats.monitor_url(),
-            http: reqwest::Client::builder().timeout(HTTP_TIMEOUT).build()?,
+            http: reqwest::Client::builder().no_proxy().timeout(HTTP_TIMEOUT).build()?,
             up: up.with_context(|| format!("start {}", program.display()))?,
             program,
             _nats: nats,

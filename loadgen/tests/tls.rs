@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/testbed/data/tls").join(name)
 }
 
 /// Starts the null server behind TLS, with a certificate for `localhost`. Each handshake takes

@@ -43,7 +43,7 @@ async fn start(router: Router) -> Server {
 }
 
 async fn fetch(url: String) -> (u16, String, String) {
-    let response = reqwest::Client::new().get(url).timeout(LIMIT).send().await.unwrap();
+    let response = testbed::http().build().unwrap().get(url).timeout(LIMIT).send().await.unwrap();
     let status = response.status().as_u16();
     let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
     (status, kind, response.text().await.unwrap())

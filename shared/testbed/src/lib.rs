@@ -3,6 +3,7 @@
 
 mod extent;
 mod harness;
+mod http;
 mod hub;
 mod otlp;
 mod require;
@@ -12,6 +13,7 @@ mod worker;
 
 pub use extent::Extent;
 pub use harness::{Case, block_on, block_on_threads, run_suite, skip};
+pub use http::http;
 pub use hub::{HubFault, HubServer};
 pub use otlp::OtlpReceiver;
 pub use provision::NatsServer;
@@ -24,7 +26,7 @@ pub use worker::idle_worker;
 #[doc(hidden)]
 pub use inventory;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use provision::NatsOptions;
 
@@ -62,4 +64,10 @@ pub fn nats() -> Option<NatsServer> {
 /// As [`smollm2`], for suites under Cargo's own harness: `None` means return from the test.
 pub fn model_path() -> Option<PathBuf> {
     available("SmolLM2-135M", provision::smollm2(&|line| eprintln!("{line}")))
+}
+
+/// A certificate for `localhost` (`server.pem`), its key (`server.key`), or the private authority
+/// that signed it (`authority.pem`).
+pub fn tls_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tls").join(name)
 }

@@ -1,6 +1,5 @@
 //! An OTLP trace receiver inside the test process.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +12,10 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
+use crate::tls_file;
 use crate::tree::{SpanRecord, TraceTree};
 
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ impl TraceService for Receiver {
 /// Receives spans over OTLP gRPC on a free port until dropped.
 #[derive(Debug)]
 pub struct OtlpReceiver {
-    address: SocketAddr,
+    url: String,
     collected: Arc<Collected>,
     // Dropping the set aborts the server.
     _server: JoinSet<()>,
@@ -61,28 +62,49 @@ impl OtlpReceiver {
     ///
     /// When no loopback port can be had.
     pub async fn start() -> Self {
+        Self::serve(None).await
+    }
+
+    /// Starts receiving over TLS, with the certificate for `localhost` of
+    /// [`tls_file`](crate::tls_file).
+    ///
+    /// # Panics
+    ///
+    /// When no loopback port can be had.
+    pub async fn start_tls() -> Self {
+        let read = |name| std::fs::read(tls_file(name)).expect("the files are in this crate");
+        let identity = Identity::from_pem(read("server.pem"), read("server.key"));
+        Self::serve(Some(ServerTlsConfig::new().identity(identity))).await
+    }
+
+    async fn serve(tls: Option<ServerTlsConfig>) -> Self {
         let listener =
             tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
+        let url = match &tls {
+            Some(_) => format!("https://localhost:{}", address.port()),
+            None => format!("http://{address}"),
+        };
+        let mut builder = Server::builder();
+        if let Some(tls) = tls {
+            builder = builder.tls_config(tls).expect("the certificate is valid");
+        }
         let collected = Arc::new(Collected::default());
         let service = TraceServiceServer::new(Receiver(Arc::clone(&collected)));
         let mut server = JoinSet::new();
         server.spawn(async move {
             let incoming = TcpListenerStream::new(listener);
-            let served = tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(incoming)
-                .await;
+            let served = builder.add_service(service).serve_with_incoming(incoming).await;
             if let Err(error) = served {
                 eprintln!("the OTLP receiver ended: {error}");
             }
         });
-        Self { address, collected, _server: server }
+        Self { url, collected, _server: server }
     }
 
     /// Returns the value for `telemetry.otlp_endpoint`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
     }
 
     /// All spans received so far, in order of arrival.

@@ -360,7 +360,7 @@ impl Bench {
         server.spawn(async {
             chassis::http::serve(listener, router, stopped).await.unwrap();
         });
-        Self { backend, url, http: reqwest::Client::new(), stop, server }
+        Self { backend, url, http: testbed::http().build().unwrap(), stop, server }
     }
 
     /// Waits until the server has ended.

@@ -92,5 +92,5 @@ pub(crate) fn text_of(events: &[Value]) -> String {
 }
 
 fn client() -> reqwest::Client {
-    reqwest::Client::builder().read_timeout(SILENCE_LIMIT).build().expect("an HTTP client")
+    testbed::http().read_timeout(SILENCE_LIMIT).build().expect("an HTTP client")
 }

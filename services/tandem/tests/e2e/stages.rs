@@ -25,7 +25,9 @@ async fn ask(base: &str, path: &str, mut body: Value, over: Value) -> Told {
     for (key, value) in over.as_object().expect("an object") {
         body[key] = value.clone();
     }
-    let request = reqwest::Client::new()
+    let request = testbed::http()
+        .build()
+        .expect("an HTTP client")
         .post(format!("{base}{path}"))
         .header("x-tandem-timings", "stages")
         .timeout(Duration::from_secs(60))
@@ -161,7 +163,9 @@ fn nobody_is_told_who_does_not_ask() {
     block_on(async {
         let answer = crate::http::ask(&system.base, "/v1/completions", &body).await;
         assert_eq!(answer.get("timings"), None, "{answer:#}");
-        let asked = reqwest::Client::new()
+        let asked = testbed::http()
+            .build()
+            .expect("an HTTP client")
             .post(format!("{}/v1/completions", system.base))
             .header("x-tandem-timings", "everything")
             .json(&body);
