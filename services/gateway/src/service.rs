@@ -6,12 +6,13 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::Context as _;
 use bus::{Bus, BusOptions};
 use chassis::metrics::Registry;
-use chassis::settings::{GatewaySettings, Settings};
+use chassis::settings::{self, Engine, GatewaySettings, Settings};
 use chassis::telemetry::{Telemetry, Tracer};
 use chassis::{Tasks, identity};
 use futures::FutureExt as _;
 use protocol::GatewayId;
 use scheduling::admission::AdmissionLimits;
+use scheduling::route::Disaggregate;
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -43,7 +44,7 @@ pub async fn run(
     let listen = &settings.gateway.listen;
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
-    let telemetry = Telemetry::start(SERVICE, &instance, &settings.telemetry)?;
+    let telemetry = Telemetry::start_or_warn(SERVICE, &instance, &settings.telemetry);
     let text = Arc::new(load_text(&settings).await?);
     info!(model = text.model(), address = %listener.local_addr()?, "listening");
     let http = HttpParts { listener, text, tracer: telemetry.tracer() };
@@ -56,7 +57,7 @@ pub async fn run(
 /// second.
 async fn load_text(settings: &Settings) -> anyhow::Result<TextModel> {
     let name = settings.model.name.clone();
-    if settings.engine == "simulated" {
+    if settings.engine == Engine::Simulated {
         return Ok(TextModel::simulated(name.as_deref()));
     }
     let path = settings.model.path.clone().context("model.path is not set")?;
@@ -120,7 +121,7 @@ async fn serve(
     };
     if let Some(bus) = Bus::connect_with_retry(options, stop.clone()).await {
         let gateway: GatewayId = instance.parse().context("name this gateway")?;
-        let limits = dispatch_limits(settings)?;
+        let limits = dispatch_limits(settings);
         let dispatcher = Dispatcher::new(bus, Fleet::new(text.files()), gateway, limits);
         metrics.extend(|registry| dispatcher.register(registry));
         dispatcher.spawn(&mut tasks, tracer).await.context("follow tokens")?;
@@ -140,16 +141,20 @@ fn http_limits(settings: &GatewaySettings) -> Limits {
     }
 }
 
-fn dispatch_limits(settings: &Settings) -> anyhow::Result<DispatchLimits> {
+fn dispatch_limits(settings: &Settings) -> DispatchLimits {
     let default = DispatchLimits::default();
     let inflight_max = settings.gateway.max_inflight;
-    Ok(DispatchLimits {
+    DispatchLimits {
         admission: AdmissionLimits {
             inflight_max,
             queue_sequences_max: u32::try_from(settings.worker.queue_sequences).unwrap_or(u32::MAX),
         },
         drain: settings.drain_timeout().saturating_sub(LAST_RESPONSES),
-        disaggregate: settings.gateway.disaggregate.parse().context("gateway.disaggregate")?,
+        disaggregate: match settings.gateway.disaggregate {
+            settings::Disaggregate::Always => Disaggregate::Always,
+            settings::Disaggregate::Auto => Disaggregate::Auto,
+            settings::Disaggregate::Never => Disaggregate::Never,
+        },
         ..default
-    })
+    }
 }

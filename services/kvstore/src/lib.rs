@@ -55,7 +55,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let instance = chassis::identity::instance_id("");
-    let telemetry = Telemetry::start("kvstore", &instance, &settings.telemetry)?;
+    let telemetry = Telemetry::start_or_warn("kvstore", &instance, &settings.telemetry);
     let readiness = Readiness::waiting_for([NATS, INDEX]);
     let mut registry = chassis::metrics::registry("kvstore");
     let metrics = StoreMetrics::register(&mut registry);

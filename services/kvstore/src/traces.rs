@@ -60,6 +60,6 @@ pub(crate) async fn follow_verdicts(bus: Bus, tracer: Tracer) {
         }
     };
     while let Some(decided) = verdicts.next().await {
-        tracer.hear(&decided);
+        tracer.apply_verdicts(&decided);
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP: serving a router until told to stop, and the health endpoints of every service.
+//! HTTP: a router that is served until the stop token, and the health endpoints of every service.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,20 +25,20 @@ pub async fn serve(listener: TcpListener, router: Router, stop: StopToken) -> io
     let listener = listener.tap_io(|stream| {
         // Tokens are small writes; they must not wait for one another.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
+            tracing::debug!(%error, "failed to set TCP_NODELAY");
         }
     });
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-/// What a service waits for before it can do its work; cheap to clone.
+/// The conditions that a service waits for before it can do its work; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     pending: Arc<RwLock<BTreeMap<&'static str, String>>>,
 }
 
 impl Readiness {
-    /// Not ready until every one of `conditions` has been met.
+    /// Returns a readiness that waits for each of `conditions`.
     pub fn waiting_for<const N: usize>(conditions: [&'static str; N]) -> Self {
         let starting = |condition| (condition, "starting".to_owned());
         Self { pending: Arc::new(RwLock::new(conditions.into_iter().map(starting).collect())) }
@@ -55,18 +55,18 @@ impl Readiness {
         pending.insert(condition, reason.into());
     }
 
-    /// Whether all conditions are met.
+    /// Returns whether all conditions are met.
     pub fn is_ready(&self) -> bool {
         self.pending.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// The conditions that are not met, each with its reason.
+    /// Returns the conditions that are not met, each with its reason.
     pub fn reasons(&self) -> BTreeMap<&'static str, String> {
         self.pending.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// `/health` (the process lives), `/ready` (it can do its work) and `/metrics`.
+/// Returns the routes `/health` (the process lives), `/ready` (it can do its work) and `/metrics`.
 pub fn health_router(readiness: Readiness, metrics: Metrics) -> Router {
     Router::new()
         .route("/health", get(health))
@@ -91,7 +91,7 @@ async fn scrape(State(metrics): State<Metrics>) -> Response {
     match metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, crate::metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "the metrics cannot be written");
+            tracing::error!(%error, "failed to encode the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

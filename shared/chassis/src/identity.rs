@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
-/// `configured`, or the host's name with a random number when that is empty.
+/// Returns `configured`, or the host's name with a random number when that is empty.
 ///
 /// The result fits into a NATS subject: letters, digits, `-` and `_` only.
 pub fn instance_id(configured: &str) -> String {
@@ -18,12 +18,7 @@ pub fn instance_id(configured: &str) -> String {
     format!("{host}-{:08x}", random_bits() >> 32)
 }
 
-/// A number from 0 to 1 that differs from call to call, for jitter; not for secrets or sampling.
-pub fn random_fraction() -> f64 {
-    (random_bits() >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// Every `RandomState` is keyed anew by the standard library, from the system's randomness.
+/// Returns bits of the system's randomness, with which the standard library keys each `RandomState`.
 fn random_bits() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
@@ -43,12 +38,5 @@ mod tests {
         assert_ne!(one, other);
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         assert!(one.chars().all(fits), "{one}");
-    }
-
-    #[test]
-    fn fractions_stay_between_0_and_1_and_differ() {
-        let fractions: Vec<f64> = (0..100).map(|_| random_fraction()).collect();
-        assert!(fractions.iter().all(|fraction| (0.0..1.0).contains(fraction)));
-        assert!(fractions.iter().any(|fraction| *fraction != fractions[0]));
     }
 }

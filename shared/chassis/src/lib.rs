@@ -7,6 +7,7 @@ pub mod settings;
 pub mod telemetry;
 
 pub mod clock;
+pub mod error;
 pub mod http;
 pub mod identity;
 pub mod metrics;

@@ -37,9 +37,9 @@ pub const REQUEST_SECONDS: [f64; 30] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5,
     5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
 ];
-/// Bounds of how far a prediction is off, as a share of what was measured.
+/// Bounds of prediction errors.
 pub const ERROR_RATIO: [f64; 11] = [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0];
-/// Bounds of token counts: `vllm:request_prompt_tokens` and its kin.
+/// Bounds of token counts: `vllm:request_prompt_tokens` and the like.
 pub const TOKENS: [f64; 17] = [
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
     20_000.0, 50_000.0, 100_000.0, 200_000.0,
@@ -54,19 +54,19 @@ pub const STAGE_SECONDS: [f64; 18] = [
     5.0, 10.0, 30.0, 120.0,
 ];
 
-/// A registry that is complete: what `/metrics` serves; cheap to clone.
+/// A complete registry, as `/metrics` serves it; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
 }
 
 impl Metrics {
-    /// Closes a registry.
+    /// Completes a registry.
     pub fn new(registry: Registry) -> Self {
         Self { registry: Arc::new(registry) }
     }
 
-    /// The OpenMetrics text, which ends with `# EOF`.
+    /// Returns the OpenMetrics text, which ends with `# EOF`.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
@@ -74,7 +74,7 @@ impl Metrics {
     }
 }
 
-/// A registry with the `tandem_build` info of `service`, for its metrics to be added to.
+/// Returns a registry with the `tandem_build` info of `service`, for its metrics to be added to.
 pub fn registry(service: &'static str) -> Registry {
     let mut registry = Registry::default();
     let labels = vec![("service", service), ("version", env!("CARGO_PKG_VERSION"))];
@@ -87,8 +87,8 @@ struct TraceLabel {
     trace_id: WrittenLate,
 }
 
-/// A trace id that becomes text only when somebody reads the metrics: there is one for every value
-/// that is observed.
+/// A trace id that becomes text only when the metrics are read: there is one for every observed
+/// value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct WrittenLate(TraceId);
 
@@ -105,12 +105,12 @@ pub struct TracedHistogram {
 }
 
 impl TracedHistogram {
-    /// A histogram with these upper bounds.
+    /// Returns a histogram with these upper bounds.
     pub fn new(bounds: &[f64]) -> Self {
         Self { inner: HistogramWithExemplars::new(bounds.iter().copied()) }
     }
 
-    /// Counts a value; the trace becomes the bucket's exemplar if people can look it up.
+    /// Observes a value; the trace becomes the bucket's exemplar if people can look it up.
     pub fn observe(&self, value: f64, trace: &Trace) {
         let recorded = trace.is_kept();
         let label = recorded.then(|| TraceLabel { trace_id: WrittenLate(trace.trace_id()) });
@@ -118,7 +118,7 @@ impl TracedHistogram {
         self.inner.observe(value, label, now);
     }
 
-    /// Counts a duration in seconds; see [`observe`](Self::observe).
+    /// Observes a duration in seconds; see [`observe`](Self::observe).
     pub fn observe_duration(&self, duration: Duration, trace: &Trace) {
         self.observe(duration.as_secs_f64(), trace);
     }
@@ -140,14 +140,14 @@ impl TypedMetric for TracedHistogram {
 
 type Label = (&'static str, &'static str);
 
-/// How long each stage of requests took, by the stage's name; cheap to clone.
+/// The times of the stages of requests, by the stage's name; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct StageTimes {
     family: Family<[Label; 1], TracedHistogram, fn() -> TracedHistogram>,
 }
 
 impl StageTimes {
-    /// Times that `registry` shows.
+    /// Adds the times to `registry`.
     pub fn register(registry: &mut Registry) -> Self {
         let family =
             Family::new_with_constructor((|| TracedHistogram::new(&STAGE_SECONDS)) as fn() -> _);
@@ -156,7 +156,7 @@ impl StageTimes {
         Self { family }
     }
 
-    /// A stage took so long.
+    /// Observes the time of a stage.
     pub(crate) fn observe(&self, stage: &'static str, duration: Duration, trace: &Trace) {
         let histogram = self.family.get_or_create_owned(&[("stage", stage)]);
         histogram.observe_duration(duration, trace);

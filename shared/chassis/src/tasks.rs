@@ -1,4 +1,4 @@
-//! Tasks with an owner, and the ways in which a service is told to stop.
+//! Tasks with an owner, and the signals that stop a service.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 
-/// Told to every task when the service is to stop; cheap to clone, may have children.
+/// The signal to every task that the service is to stop; cheap to clone, may have children.
 pub use tokio_util::sync::CancellationToken as StopToken;
 
 /// The long-running tasks of one service; dropping it aborts them.
@@ -21,17 +21,17 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// No tasks yet.
+    /// Returns an empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The token that tells tasks to stop.
+    /// Returns the token that stops the tasks.
     pub fn stop(&self) -> StopToken {
         self.stop.clone()
     }
 
-    /// Starts a task that is meant to run until the stop token says otherwise.
+    /// Starts a task that is to run until the stop token is cancelled.
     pub fn spawn<F>(&mut self, name: impl Into<String>, task: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -43,7 +43,7 @@ impl Tasks {
     /// Runs until `shutdown` resolves, then lets the tasks finish for at most `drain_timeout`.
     ///
     /// A task that ends before shutdown, well or not, ends the service with its name. The first
-    /// failure is the result; what is still running after the time limit is aborted and named.
+    /// failure is the result. Tasks that still run after the timeout are aborted and named.
     pub async fn run_until(
         mut self,
         shutdown: impl Future<Output = ()>,
@@ -75,8 +75,8 @@ impl Tasks {
                 if let Err(error) = result {
                     tracing::warn!(
                         task = name,
-                        error = format!("{error:#}"),
-                        "failed while stopping"
+                        error = crate::error::chain(error.as_ref()),
+                        "task failed while stopping"
                     );
                     let failure = Err(error.context(format!("task {name} failed while stopping")));
                     first_failure = std::mem::replace(&mut first_failure, Ok(())).and(failure);
@@ -107,8 +107,8 @@ impl Tasks {
 
 type Ended = Result<(Id, anyhow::Result<()>), JoinError>;
 
-/// Resolves when the process is told to stop: SIGTERM, SIGINT, or, when `tethered`, the end of
-/// standard input, which whoever started us holds open for as long as they live.
+/// Resolves when the process is to stop: SIGTERM, SIGINT, or, when `tethered`, the end of standard
+/// input, which the parent process holds open for as long as it lives.
 ///
 /// Installs the signal handlers when called, not when first polled.
 pub fn shutdown_signal(tethered: bool) -> anyhow::Result<impl Future<Output = ()> + Send> {
@@ -128,8 +128,8 @@ pub fn shutdown_signal(tethered: bool) -> anyhow::Result<impl Future<Output = ()
     })
 }
 
-/// A thread of its own, not the runtime's blocking pool: a runtime waits for its blocking reads
-/// when it ends, and this one may last as long as the process.
+/// Starts a thread of its own, not one of the runtime's blocking pool: a runtime waits for its
+/// blocking reads when it ends, and this one may last as long as the process.
 fn watch_standard_input(cut: StopToken) -> std::io::Result<()> {
     let watch = move || {
         let mut buffer = [0; 256];
@@ -149,7 +149,7 @@ fn watch_standard_input(cut: StopToken) -> std::io::Result<()> {
 
 /// Makes every panic, in whatever thread or task, log itself and abort the process.
 ///
-/// Half a service is worse than none: whoever started us will start us again. Tests unwind as
+/// Half a service is worse than none: the supervisor starts it again. Tests unwind as
 /// usual, because only `main` calls this.
 pub fn install_panic_hook() {
     let print = std::panic::take_hook();

@@ -292,3 +292,95 @@ fn links_are_web_addresses_or_nothing() {
     let error = load(&flags(&[("links.grafana", "javascript:alert(1)")])).unwrap_err().to_string();
     assert!(error.contains("links.grafana") && error.contains("http://host:port"), "{error}");
 }
+
+#[test]
+fn kubernetes_service_variables_are_no_settings() {
+    // What the kubelet sets in each pod for Services named `tandem` and `tandem-gateway`.
+    let variables = [
+        ("TANDEM_PORT", "tcp://10.0.0.1:8080"),
+        ("TANDEM_SERVICE_HOST", "10.0.0.1"),
+        ("TANDEM_SERVICE_PORT", "8080"),
+        ("TANDEM_SERVICE_PORT_HTTP", "8080"),
+        ("TANDEM_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("TANDEM_PORT_8080_TCP_PROTO", "tcp"),
+        ("TANDEM_PORT_8080_TCP_PORT", "8080"),
+        ("TANDEM_PORT_8080_TCP_ADDR", "fd00::1"),
+        ("TANDEM_GATEWAY_PORT", "tcp://10.0.0.2:80"),
+        ("TANDEM_GATEWAY_SERVICE_HOST", "10.0.0.2"),
+    ];
+    let effective = load(&environment(&variables)).unwrap();
+    assert_eq!(effective.settings, Settings::default());
+    assert_eq!(effective.notices.kubernetes.len(), variables.len());
+    assert!(effective.notices.warnings.is_empty());
+    // Names alone do not make a service variable.
+    for (name, value) in [
+        ("TANDEM_PORT", "8080"),
+        ("TANDEM_SERVICE_HOST", "gateway"),
+        ("TANDEM_SERVICE_PORT", "http"),
+        ("TANDEM_PORT_8080_TCP_ADDRESS", "10.0.0.1"),
+        ("TANDEM_PORT_HTTP_TCP", "tcp://10.0.0.1:8080"),
+    ] {
+        assert!(env_error(name, value).contains(&format!("(env {name})")), "{name}");
+    }
+}
+
+#[test]
+fn opentelemetry_variables_that_cannot_be_used_cost_the_traces_only() {
+    let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let warnings = |variables: &[(&str, &str)]| {
+        let effective = load(&environment(variables)).unwrap();
+        (effective.settings.telemetry.otlp_endpoint, effective.notices.warnings)
+    };
+    let (used, said) = warnings(&[(endpoint, "localhost:4317")]);
+    assert_eq!(used, None);
+    assert_eq!(said.len(), 1);
+    for part in [endpoint, "localhost:4317", "http://host:port", "no traces"] {
+        assert!(said[0].contains(part), "{part}: {said:?}");
+    }
+
+    let http = [(endpoint, "http://c:4318"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")];
+    let (used, said) = warnings(&http);
+    assert_eq!(used, None);
+    for part in ["OTEL_EXPORTER_OTLP_PROTOCOL = http/protobuf", "expected grpc", "4317"] {
+        assert!(said[0].contains(part), "{part}: {said:?}");
+    }
+
+    let grpc = [(endpoint, "https://c:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    assert_eq!(warnings(&grpc), (Some("https://c:4317".to_owned()), Vec::new()));
+
+    // Ours is meant for us, so what others cannot use does not matter.
+    let ours = [(endpoint, "c:4317"), ("TANDEM_TELEMETRY__OTLP_ENDPOINT", "http://ours:4317")];
+    assert_eq!(warnings(&ours), (Some("http://ours:4317".to_owned()), Vec::new()));
+}
+
+#[test]
+fn certificates_for_the_collector_come_from_the_standard_variables() {
+    let settings = load(&environment(&[
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/general.pem"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/traces.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/client.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/client.key"),
+    ]));
+    let telemetry = settings.unwrap().settings.telemetry;
+    assert_eq!(telemetry.otlp_certificate, Some("/traces.pem".into()));
+    assert_eq!(telemetry.otlp_client_certificate, Some("/client.pem".into()));
+    assert_eq!(telemetry.otlp_client_key, Some("/client.key".into()));
+}
+
+#[test]
+fn every_key_is_described_once() {
+    let keys = Settings::default().keys();
+    let effective = load(&Sources::default()).unwrap();
+    let mut described: Vec<&str> = keys.iter().map(|key| key.key.as_str()).collect();
+    described.sort_unstable();
+    let listed: Vec<&str> = effective.entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(described, listed);
+    for key in &keys {
+        assert!(key.meaning.ends_with('.') && !key.expected.is_empty(), "{key:?}");
+    }
+    let find = |name: &str| keys.iter().find(|key| key.key == name).unwrap();
+    assert_eq!(find("isa").expected, "auto, avx512, avx2 or portable");
+    assert_eq!(find("gateway.request_timeout_ms").unit(), "milliseconds");
+    assert_eq!(find("simulated.us_per_token_of_context").unit(), "microseconds");
+    assert_eq!(find("gateway.max_choices").expected, "1 to 1024");
+}

@@ -156,6 +156,46 @@ async fn an_unreachable_collector_does_not_hold_up_the_end() {
         .expect("shutdown keeps its limit");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spans_reach_a_collector_behind_tls_with_a_private_authority() {
+    let receiver = OtlpReceiver::start_tls().await;
+    assert!(receiver.url().starts_with("https://"), "{}", receiver.url());
+    let settings = TelemetrySettings {
+        otlp_certificate: Some(testbed::tls_file("authority.pem")),
+        ..settings(&receiver)
+    };
+    let telemetry = Telemetry::start("gateway", "gw", &settings).unwrap();
+    telemetry.tracer().root_span("safe", SpanKind::Server, (None, None), at(0)).end_at(at(1));
+    let spans = received(&receiver, 1).await;
+    assert_eq!(spans[0].name, "safe");
+    telemetry.shutdown(LIMIT).await;
+
+    // The system's authorities have not signed that certificate.
+    let unknown = TelemetrySettings { otlp_certificate: None, ..settings };
+    let telemetry = Telemetry::start_or_warn("gateway", "gw", &unknown);
+    telemetry.tracer().root_span("lost", SpanKind::Server, (None, None), at(0)).end_at(at(1));
+    telemetry.shutdown(Duration::from_secs(2)).await;
+    assert_eq!(receiver.spans().len(), 1, "{:#?}", receiver.spans());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_used_costs_the_traces_only() {
+    let lacks = |settings: TelemetrySettings| {
+        let settings = TelemetrySettings {
+            otlp_endpoint: Some(settings.otlp_endpoint.unwrap_or("https://localhost:1".to_owned())),
+            ..settings
+        };
+        assert!(Telemetry::start("gateway", "gw", &settings).is_err());
+        !Telemetry::start_or_warn("gateway", "gw", &settings).is_exporting()
+    };
+    let missing = Some("/nonexistent/authority.pem".into());
+    assert!(lacks(TelemetrySettings { otlp_certificate: missing, ..Default::default() }));
+    let alone = Some(testbed::tls_file("server.pem"));
+    assert!(lacks(TelemetrySettings { otlp_client_certificate: alone, ..Default::default() }));
+    let endpoint = Some("http://not a host".to_owned());
+    assert!(lacks(TelemetrySettings { otlp_endpoint: endpoint, ..Default::default() }));
+}
+
 #[test]
 fn a_switched_off_tracer_needs_no_runtime() {
     let mut span = Tracer::off().root_span("x", SpanKind::Server, (None, None), at(0));
@@ -205,9 +245,9 @@ async fn what_is_not_sampled_is_exported_by_all_services_once_one_says_so() {
     };
     let (good, _) = request(true);
     let (bad, far) = request(false);
-    let verdicts = gateway.tracer().verdicts();
+    let verdicts = gateway.tracer().take_verdicts();
     assert_eq!((verdicts.keep.len(), verdicts.forget.len()), (1, 1));
-    worker.tracer().hear(&verdicts);
+    worker.tracer().apply_verdicts(&verdicts);
     assert!(far.is_kept());
     // A stage that ends after the request.
     far.stage(names::stage::KV_PUT, at(2)..at(9), []);

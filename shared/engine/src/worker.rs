@@ -106,7 +106,7 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let instance = chassis::identity::instance_id(&settings.worker.id);
-    let telemetry = Telemetry::start(role.as_str(), &instance, &settings.telemetry)?;
+    let telemetry = Telemetry::start_or_warn(role.as_str(), &instance, &settings.telemetry);
     let stopped = StopToken::new();
     let stopping = stopped.clone();
     let forward_stop = async {

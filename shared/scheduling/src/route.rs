@@ -36,24 +36,6 @@ pub enum Disaggregate {
     Never,
 }
 
-impl std::str::FromStr for Disaggregate {
-    type Err = UnknownPolicy;
-
-    fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
-        match text {
-            "always" => Ok(Self::Always),
-            "auto" => Ok(Self::Auto),
-            "never" => Ok(Self::Never),
-            _ => Err(UnknownPolicy(text.to_owned())),
-        }
-    }
-}
-
-/// A text that names no policy.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("disaggregation {0:?}, expected \"always\", \"auto\" or \"never\"")]
-pub struct UnknownPolicy(pub String);
-
 /// Placement of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Choice {

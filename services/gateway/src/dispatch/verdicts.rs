@@ -19,7 +19,7 @@ pub(super) async fn publish(bus: Bus, tracer: Tracer, stop: StopToken) -> anyhow
             _ = ticks.tick() => false,
             () = stop.cancelled() => true,
         };
-        let verdicts = tracer.verdicts();
+        let verdicts = tracer.take_verdicts();
         if !verdicts.is_empty()
             && let Err(error) = bus.send_verdicts(&verdicts).await
         {

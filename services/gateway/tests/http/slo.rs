@@ -51,7 +51,7 @@ async fn outside_the_sample_only_failures_are_kept() {
     site.bench.stream("/v1/chat/completions", json!({})).await;
     site.bench.backend.then(Plan::refused(ErrorClass::Internal));
     site.bench.chat(json!({})).await;
-    let decided = site.telemetry.tracer().verdicts();
+    let decided = site.telemetry.tracer().take_verdicts();
     assert_eq!((decided.keep.len(), decided.forget.len()), (2, 2));
     let roots = site.roots().await;
     assert_eq!(roots.len(), 2, "{roots:#?}");

@@ -15,28 +15,28 @@ pub struct SettingsArgs {
     /// Set any configuration key, such as --set worker.kv_pages=2048
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub assignments: Vec<String>,
-    /// NATS server to connect to
+    /// NATS server to connect to [default: a private one for `up`, else nats://127.0.0.1:4222]
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
     /// Model file (GGUF), directory (safetensors), or hf:owner/repo[:file] from a Hugging Face hub
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
-    /// What computes: model, or simulated, which needs no model
+    /// Computation of the workers: model, or simulated, which needs no model
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<String>,
-    /// auto, cpu, wgpu or wgpu:N
+    /// Device of the workers: auto, cpu, wgpu, wgpu:N, reference or reference:wgpu
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<String>,
     /// Compute threads per worker, 0 for all cores
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Address of the gateway
+    /// Address of the gateway [default: 127.0.0.1:8080]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<String>,
 }
 
 impl SettingsArgs {
-    /// The flags as settings; `--set` comes first, so that a named flag wins over it.
+    /// Returns the flags as settings; `--set` comes first, so that a named flag wins over it.
     pub fn flags(&self) -> Result<Vec<Flag>, SettingsError> {
         let mut flags = Vec::new();
         for text in &self.assignments {

@@ -1,4 +1,4 @@
-//! The settings as they came out, and where each value came from.
+//! The settings in force, and the origin of each value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,6 +8,7 @@ use protocol::url::without_password;
 
 use super::error::SettingsError;
 use super::schema::Settings;
+use super::sources::Notices;
 
 /// One setting, its value and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,10 +28,16 @@ pub struct Effective {
     pub settings: Settings,
     /// The same as a table, ordered by key.
     pub entries: Vec<Entry>,
+    /// Variables of the environment that were not used.
+    pub notices: Notices,
 }
 
 impl Effective {
-    pub(super) fn new(settings: Settings, values: BTreeMap<String, Value>) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        values: BTreeMap<String, Value>,
+        notices: Notices,
+    ) -> Self {
         let entry = |(key, value): (String, Value)| Entry {
             origin: value.origin().unwrap_or("default").to_owned(),
             value: match value.kind {
@@ -39,10 +46,10 @@ impl Effective {
             },
             key,
         };
-        Self { settings, entries: values.into_iter().map(entry).collect() }
+        Self { settings, entries: values.into_iter().map(entry).collect(), notices }
     }
 
-    /// Where the value of `key` came from.
+    /// Returns the origin of the value of `key`.
     pub fn origin(&self, key: &str) -> Option<&str> {
         self.entry(key).map(|entry| entry.origin.as_str())
     }

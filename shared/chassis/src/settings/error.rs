@@ -1,52 +1,33 @@
-//! Why the settings were refused.
+//! The reasons for which settings are refused.
 
 use std::path::PathBuf;
 
 use config::ConfigError;
 
-/// Why the settings were refused.
+/// The reason for which the settings were refused.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum SettingsError {
     /// A key that no setting has.
     #[error("unknown setting {key} ({origin}){}", suggest(suggestion.as_deref()))]
     UnknownKey {
-        /// The key as it was understood.
         key: String,
-        /// Where it was given.
         origin: String,
         /// The nearest known key, written the way this source writes keys.
         suggestion: Option<String>,
     },
     /// A value of the wrong type or out of range.
     #[error("setting {key} = {value} ({origin}): expected {expected}")]
-    Value {
-        /// The key.
-        key: String,
-        /// The value as it was given.
-        value: String,
-        /// Where it was given.
-        origin: String,
-        /// What would have been right.
-        expected: String,
-    },
+    Value { key: String, value: String, origin: String, expected: String },
     /// `--set` without an equals sign.
     #[error("--set {text}: expected KEY=VALUE")]
-    NotAnAssignment {
-        /// What was given.
-        text: String,
-    },
+    NotAnAssignment { text: String },
     /// The configuration file cannot be read.
     #[error("configuration file {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    Unreadable { path: PathBuf, source: std::io::Error },
     /// The configuration file is not TOML.
     #[error("configuration file {}: {reason}", path.display())]
     NotToml {
-        /// The file.
         path: PathBuf,
         /// What the parser said, with the line.
         reason: String,

@@ -1,14 +1,15 @@
-//! The known keys, the type of each, and the nearest one to a misspelt one.
+//! The known keys, the type of each, and the nearest one to a misspelled one.
 
 use std::collections::BTreeMap;
 
-use config::{Config, Map, Source as _, Value, ValueKind};
+use config::{Map, Value, ValueKind};
 
 use super::error::SettingsError;
+use super::key::{Key, join};
 use super::schema::Settings;
 use super::sources::{Layer, Spelling};
 
-/// Nested tables as one list of dotted keys.
+/// Returns nested tables as one map of dotted keys.
 pub(super) fn flatten(table: Map<String, Value>) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();
     flatten_into(&mut flat, "", table);
@@ -17,7 +18,7 @@ pub(super) fn flatten(table: Map<String, Value>) -> BTreeMap<String, Value> {
 
 fn flatten_into(flat: &mut BTreeMap<String, Value>, prefix: &str, table: Map<String, Value>) {
     for (name, value) in table {
-        let key = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        let key = join(prefix, &name);
         match value.kind {
             ValueKind::Table(inner) if !inner.is_empty() => flatten_into(flat, &key, inner),
             _ => drop(flat.insert(key, value)),
@@ -25,71 +26,24 @@ fn flatten_into(flat: &mut BTreeMap<String, Value>, prefix: &str, table: Map<Str
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Type {
-    Boolean,
-    Integer,
-    Number,
-    Text,
-}
-
-impl Type {
-    fn of(kind: &ValueKind) -> Self {
-        match kind {
-            ValueKind::Boolean(_) => Self::Boolean,
-            ValueKind::Float(_) => Self::Number,
-            ValueKind::I64(_) | ValueKind::U64(_) | ValueKind::I128(_) | ValueKind::U128(_) => {
-                Self::Integer
-            }
-            _ => Self::Text,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Boolean => "true or false",
-            Self::Integer => "a whole number, 0 or more",
-            Self::Number => "a number",
-            Self::Text => "text",
-        }
-    }
-
-    /// Environment and flags give text for every type; a file gives the type itself.
-    fn accepts(self, kind: &ValueKind) -> bool {
-        match (self, kind) {
-            (Self::Text, ValueKind::String(_)) | (Self::Boolean, ValueKind::Boolean(_)) => true,
-            (Self::Boolean, ValueKind::String(text)) => text.parse::<bool>().is_ok(),
-            (Self::Integer, ValueKind::String(text)) => text.parse::<u64>().is_ok(),
-            (Self::Integer, ValueKind::I64(value)) => *value >= 0,
-            (Self::Integer, ValueKind::U64(_)) => true,
-            (Self::Number, ValueKind::String(text)) => text.parse().is_ok_and(f64::is_finite),
-            (Self::Number, ValueKind::Float(value)) => value.is_finite(),
-            (Self::Number, ValueKind::I64(_) | ValueKind::U64(_)) => true,
-            _ => false,
-        }
-    }
-}
-
 /// Every key of the schema.
 pub(super) struct KnownKeys {
-    types: BTreeMap<String, Type>,
+    keys: BTreeMap<String, Key>,
 }
 
 impl KnownKeys {
     pub(super) fn new() -> Self {
-        let filled = Config::try_from(&Settings::filled()).expect("the settings are plain data");
-        let table = filled.collect().expect("the settings are a table");
-        let types = flatten(table).into_iter().map(|(key, value)| (key, Type::of(&value.kind)));
-        Self { types: types.collect() }
+        let keys = Settings::default().keys().into_iter().map(|key| (key.key.clone(), key));
+        Self { keys: keys.collect() }
     }
 
     /// Refuses the first key of `layer` that is unknown or whose value has the wrong type.
     pub(super) fn check(&self, layer: &Layer) -> Result<(), SettingsError> {
         for (key, value) in &layer.values {
             let origin = value.origin().unwrap_or_default().to_owned();
-            let expected = match self.types.get(key) {
-                Some(known) if known.accepts(&value.kind) => continue,
-                Some(known) => known.name().to_owned(),
+            let expected = match self.keys.get(key) {
+                Some(known) if known.kind.accepts(&value.kind) => continue,
+                Some(known) => known.expected_type(),
                 None if self.is_section(key) => match &value.kind {
                     ValueKind::Table(_) => continue,
                     _ => format!("a section, [{key}]"),
@@ -107,23 +61,25 @@ impl KnownKeys {
     }
 
     fn is_section(&self, key: &str) -> bool {
-        let inside =
-            |known: &String| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
-        self.types.keys().any(inside)
+        let section = format!("{key}.");
+        self.keys.keys().any(|known| known.starts_with(&section))
     }
 
-    /// The known key that `key` most likely means, if any is near.
+    /// Returns the known key that `key` most likely means, if any is near.
     fn nearest(&self, key: &str) -> Option<&str> {
         let limit = (key.len() / 3).clamp(1, 6);
-        let distance = |known: &&String| {
-            // Whoever forgets the section, or nests under a value, still finds the key.
-            let name = known.rsplit('.').next().unwrap_or(known);
-            if name == key || key.starts_with(&format!("{known}.")) {
-                return 0;
-            }
-            strsim::damerau_levenshtein(known, key).min(strsim::damerau_levenshtein(name, key))
-        };
-        let best = self.types.keys().min_by_key(distance)?;
-        (distance(&best) <= limit).then_some(best)
+        let distances = self.keys.keys().map(|known| (distance(known, key), known));
+        let (distance, best) = distances.min_by_key(|(distance, _)| *distance)?;
+        (distance <= limit).then_some(best.as_str())
     }
+}
+
+/// Returns how many letters separate two keys: none where only the section is missing, or where
+/// `key` nests under a value.
+fn distance(known: &str, key: &str) -> usize {
+    let name = known.rsplit('.').next().unwrap_or(known);
+    if name == key || key.starts_with(&format!("{known}.")) {
+        return 0;
+    }
+    strsim::damerau_levenshtein(known, key).min(strsim::damerau_levenshtein(name, key))
 }

@@ -1,4 +1,7 @@
-//! The one schema of all settings, its defaults, and the ranges that make sense.
+//! The one schema of all settings: each key once, with its meaning, type, default and limit.
+//!
+//! A line of a section reads `name: type = default, limit;`. `tandem config --describe` and
+//! `docs/configuration.md` are made of these lines.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,270 +9,203 @@ use std::time::Duration;
 use protocol::NatsUrl;
 use serde::{Deserialize, Serialize};
 
-/// Everything that any service can be told, one section per concern.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// What computes: `model`, or `simulated`, which needs no model and only takes its time.
-    pub engine: String,
-    /// Where models run: `auto`, `cpu`, `wgpu` or `wgpu:N`; to compare with, `reference` or
-    /// `reference:wgpu`.
-    pub device: String,
-    /// Compute threads of a worker; 0 takes as many as there are cores.
-    pub threads: usize,
-    /// Instructions of the CPU's kernels: `auto`, `avx512`, `avx2` or `portable`.
-    pub isa: String,
-    /// Precision to which the CPU's kernels round the inputs of quantized layers: `int8`, as other
-    /// engines do; `int16`, as good as single precision; or `auto`, which is `int16` for a model of
-    /// fewer than 2 billion parameters and `int8` for the others.
-    pub activations: String,
-    /// How long a service may take to finish its work once it is told to stop.
-    pub drain_timeout_ms: u64,
-    /// The message bus.
-    pub nats: NatsSettings,
-    /// The model that is served.
-    pub model: ModelSettings,
-    /// The HTTP gateway.
-    pub gateway: GatewaySettings,
-    /// A prefill or decode worker.
-    pub worker: WorkerSettings,
-    /// What the simulated engine costs.
-    pub simulated: SimulatedSettings,
-    /// The owner of the stored KV blocks.
-    pub kvstore: KvstoreSettings,
-    /// Logs and traces.
-    pub telemetry: TelemetrySettings,
-    /// The health endpoints of services that have no HTTP of their own.
-    pub health: HealthSettings,
-    /// Where the gateway's page sends those who want to see more.
-    pub links: LinksSettings,
-}
+use super::key::{
+    HasKind, Key, Section, above_zero_to, anything, at_least, between, join, nats_urls, optional,
+    section, text,
+};
+use super::values::{Activations, Device, Disaggregate, Engine, Isa, one_of};
 
-/// Section `nats`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NatsSettings {
-    /// `nats://[user:password@]host:port`, several separated by commas.
-    pub url: NatsUrl,
-    /// How long one attempt to connect may take.
-    pub connect_timeout_ms: u64,
-}
+const HOUR_MS: u64 = 3_600_000;
+const HOUR: f64 = HOUR_MS as f64;
+/// The largest cost of the simulated engine.
+const COST_US_MAX: f64 = 1e9;
 
-/// Section `model`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSettings {
-    /// A GGUF file, or a directory with safetensors and `config.json`.
-    pub path: Option<PathBuf>,
-    /// The name under which it is served; by default its own.
-    pub name: Option<String>,
-}
-
-/// Section `gateway`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GatewaySettings {
-    /// `host:port` to listen on.
-    pub listen: String,
-    /// How long a request may take, unless it says itself.
-    pub request_timeout_ms: u64,
-    /// Requests in flight before further ones are refused.
-    pub max_inflight: usize,
-    /// The largest request body.
-    pub max_body_bytes: usize,
-    /// The largest `n` times the number of prompts.
-    pub max_choices: usize,
-    /// Prefill and decode on different workers: `always`, `never`, or `auto` by predicted cost.
-    pub disaggregate: String,
-}
-
-/// Section `worker`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorkerSettings {
-    /// The worker's name on the bus; empty makes one from the host name and a random number.
-    pub id: String,
-    /// Pages of 16 tokens in the KV pool.
-    pub kv_pages: usize,
-    /// The token budget of one engine step.
-    pub step_tokens: usize,
-    /// Sequences that run at the same time.
-    pub max_sequences: usize,
-    /// Sequences that wait for a place before further ones are refused.
-    pub queue_sequences: usize,
-    /// The share of a step open to prefill, 0 to 1; by default what the role says.
-    pub prefill_share: Option<f64>,
-}
-
-/// Section `simulated`: a step takes the sum of its costs, in microseconds; 0 is free.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SimulatedSettings {
-    /// For each token of a prompt.
-    pub prefill_us_per_token: f64,
-    /// For a step in which any sequence generates.
-    pub decode_us_per_step: f64,
-    /// For each sequence that generates.
-    pub decode_us_per_sequence: f64,
-    /// For each token, times the number of tokens before it.
-    pub us_per_token_of_context: f64,
-    /// The size of a KV block of 16 tokens.
-    pub block_bytes: usize,
-    /// Draws the tokens.
-    pub seed: u64,
-}
-
-/// Section `kvstore`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KvstoreSettings {
-    /// The size of the store.
-    pub max_bytes: u64,
-    /// How long an unused block stays.
-    pub max_age_s: u64,
-    /// The share of the store that one scope may hold, above 0 and up to 1.
-    pub quota_share: f64,
-}
-
-/// Section `telemetry`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TelemetrySettings {
-    /// The OTLP gRPC endpoint for traces; nothing is exported without one.
-    pub otlp_endpoint: Option<String>,
-    /// The share of new traces that is recorded, 0 to 1.
-    pub sample_ratio: f64,
-    /// Whether requests outside that share are recorded, too, when they fail, go on elsewhere or
-    /// miss `slo`.
-    pub keep: bool,
-    /// Whether spans carry what was asked and answered.
-    pub contents: bool,
-    /// What requests must meet not to be kept.
-    pub slo: SloSettings,
-    /// The log filter, such as `info` or `warn,gateway=debug`.
-    pub log: String,
-    /// Whether log lines are JSON.
-    pub log_json: bool,
-}
-
-/// Section `telemetry.slo`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SloSettings {
-    /// Longest time to the first token.
-    pub ttft_ms: Option<f64>,
-    /// Longest time for each token after it.
-    pub tpot_ms: Option<f64>,
-}
-
-/// Section `health`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HealthSettings {
-    /// `host:port` of `/health`, `/ready` and `/metrics`; port 0 takes a free one.
-    pub listen: String,
-}
-
-/// Section `links`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LinksSettings {
-    /// Jaeger's base URL as a browser reaches it; empty shows no link.
-    pub jaeger: String,
-    /// Grafana's base URL as a browser reaches it; empty shows no link.
-    pub grafana: String,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            engine: "model".to_owned(),
-            device: "auto".to_owned(),
-            threads: 0,
-            isa: "auto".to_owned(),
-            activations: "auto".to_owned(),
-            drain_timeout_ms: 10_000,
-            nats: NatsSettings::default(),
-            model: ModelSettings::default(),
-            gateway: GatewaySettings::default(),
-            worker: WorkerSettings::default(),
-            simulated: SimulatedSettings::default(),
-            kvstore: KvstoreSettings::default(),
-            telemetry: TelemetrySettings::default(),
-            health: HealthSettings::default(),
-            links: LinksSettings::default(),
+section! {
+    /// The settings of every service, one section per concern.
+    Settings {
+        /// The computation behind a worker: `model`, or `simulated`, which needs no model and only
+        /// takes its time.
+        engine: Engine = Engine::Model, one_of();
+        /// The device that runs the model. `auto` takes a real GPU where there is one, else the
+        /// CPU. `reference` and `reference:wgpu` run stock operations, to compare with.
+        device: Device = Device::Auto, anything(Device::EXPECTED);
+        /// Compute threads of a worker; 0 takes as many as there are cores.
+        threads: usize = 0, between(0, 1_024);
+        /// The instructions of the CPU's kernels; `auto` takes the widest that the machine has.
+        isa: Isa = Isa::Auto, one_of();
+        /// The precision to which the CPU's kernels round the inputs of quantized layers: `int8`, as
+        /// other engines do; `int16`, as good as single precision; or `auto`, which is `int16` for
+        /// a model of fewer than 2 billion parameters and `int8` for the others.
+        activations: Activations = Activations::Auto, one_of();
+        /// The time that a service has to finish its work after it is asked to stop.
+        drain_timeout_ms: u64 = 10_000, between(0, HOUR_MS);
+        sections {
+            /// The message bus.
+            nats: NatsSettings;
+            /// The model that is served.
+            model: ModelSettings;
+            /// The HTTP gateway.
+            gateway: GatewaySettings;
+            /// A prefill or decode worker.
+            worker: WorkerSettings;
+            /// The costs of the simulated engine.
+            simulated: SimulatedSettings;
+            /// The service that manages the stored KV blocks.
+            kvstore: KvstoreSettings;
+            /// Logs and traces.
+            telemetry: TelemetrySettings;
+            /// The health endpoints of services that have no HTTP of their own.
+            health: HealthSettings;
+            /// Links of the gateway's page.
+            links: LinksSettings;
         }
     }
 }
 
-impl Default for NatsSettings {
-    fn default() -> Self {
-        Self { url: "nats://127.0.0.1:4222".into(), connect_timeout_ms: 5_000 }
+section! {
+    /// Section `nats`.
+    NatsSettings {
+        /// The URL of the NATS server, `nats://[user:password@]host:port` or `tls://…`; several
+        /// are separated by commas.
+        url: NatsUrl = "nats://127.0.0.1:4222".into(),
+            nats_urls("nats://host:port, or tls://host:port");
+        /// The time that one attempt to connect may take.
+        connect_timeout_ms: u64 = 5_000, between(1, HOUR_MS);
     }
 }
 
-impl Default for GatewaySettings {
-    fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8080".to_owned(),
-            request_timeout_ms: 120_000,
-            max_inflight: 256,
-            max_body_bytes: 4 << 20,
-            max_choices: 16,
-            disaggregate: "always".to_owned(),
+section! {
+    /// Section `model`.
+    ModelSettings {
+        /// A GGUF file, a directory with safetensors and `config.json`, or `hf:owner/repo[:file]`.
+        path: Option<PathBuf> = None, anything("a path, or hf:owner/repo[:file]");
+        /// The name under which the model is served; by default its own.
+        name: Option<String> = None, anything("text");
+    }
+}
+
+section! {
+    /// Section `gateway`.
+    GatewaySettings {
+        /// The address to listen on.
+        listen: String = "127.0.0.1:8080".to_owned(), text("host:port", has_port);
+        /// The time that a request may take, unless the request itself says.
+        request_timeout_ms: u64 = 120_000, between(1, HOUR_MS);
+        /// Requests in flight before further ones are refused.
+        max_inflight: usize = 256, between(1, 65_536);
+        /// The size of the largest request body.
+        max_body_bytes: usize = 4 << 20, between(1_024, 1 << 30);
+        /// The largest `n` times the number of prompts.
+        max_choices: usize = 16, between(1, 1_024);
+        /// The use of different workers for prefill and decode; `auto` compares predicted costs.
+        disaggregate: Disaggregate = Disaggregate::Always, one_of();
+    }
+}
+
+section! {
+    /// Section `worker`.
+    WorkerSettings {
+        /// The worker's name on the bus; empty makes one from the host name and a random number.
+        id: String = String::new(), text("letters, digits, '-' and '_'", is_subject_token);
+        /// Pages of 16 tokens in the KV pool.
+        kv_pages: usize = 1_024, between(2, 1 << 24);
+        /// The token budget of one engine step.
+        step_tokens: usize = 256, between(1, 65_536);
+        /// Sequences that run at the same time.
+        max_sequences: usize = 32, between(1, 4_096);
+        /// Sequences that wait for a slot before further ones are refused.
+        queue_sequences: usize = 64, between(0, 65_536);
+        /// The share of a step that is open to prefill; by default as the role says.
+        prefill_share: Option<f64> = None, optional(between(0.0, 1.0), 0.0);
+    }
+}
+
+section! {
+    /// Section `simulated`: a step takes the sum of its costs; 0 is free.
+    SimulatedSettings {
+        /// The cost of each token of a prompt.
+        prefill_us_per_token: f64 = 0.0, between(0.0, COST_US_MAX);
+        /// The cost of a step in which any sequence generates.
+        decode_us_per_step: f64 = 0.0, between(0.0, COST_US_MAX);
+        /// The cost of each sequence that generates.
+        decode_us_per_sequence: f64 = 0.0, between(0.0, COST_US_MAX);
+        /// The cost of each token, times the number of tokens before it.
+        us_per_token_of_context: f64 = 0.0, between(0.0, COST_US_MAX);
+        /// The size of a KV block of 16 tokens.
+        block_bytes: usize = 4_096, between(144, 16 << 20);
+        /// The seed that the tokens are drawn with.
+        seed: u64 = 0, at_least(0);
+    }
+}
+
+section! {
+    /// Section `kvstore`.
+    KvstoreSettings {
+        /// The size of the store.
+        max_bytes: u64 = 2 << 30, at_least(1 << 20);
+        /// The time that an unused block stays.
+        max_age_s: u64 = 3_600, at_least(1);
+        /// The share of the store that one scope may hold.
+        quota_share: f64 = 1.0, above_zero_to(1.0);
+    }
+}
+
+section! {
+    /// Section `telemetry`.
+    TelemetrySettings {
+        /// The OTLP gRPC endpoint for traces. Nothing is exported without one.
+        otlp_endpoint: Option<String> = None,
+            optional(text("http://host:port or https://host:port", is_http), HTTP.to_owned());
+        /// The PEM file of the authority that signed the endpoint's certificate; by default the
+        /// system's authorities.
+        otlp_certificate: Option<PathBuf> = None, anything("a PEM file");
+        /// The PEM file of the certificate by which the endpoint recognizes this client.
+        otlp_client_certificate: Option<PathBuf> = None, anything("a PEM file");
+        /// The PEM file of that certificate's private key.
+        otlp_client_key: Option<PathBuf> = None, anything("a PEM file");
+        /// The share of new traces that is recorded.
+        sample_ratio: f64 = 1.0, between(0.0, 1.0);
+        /// Records requests outside that share, too, when they fail, need another attempt or miss
+        /// the limits of `telemetry.slo`.
+        keep: bool = true, anything("true or false");
+        /// Puts prompts and answers into spans.
+        contents: bool = false, anything("true or false");
+        /// The log filter, such as `info` or `warn,gateway=debug`.
+        log: String = "info".to_owned(), anything("a filter");
+        /// Writes log lines as JSON.
+        log_json: bool = false, anything("true or false");
+        sections {
+            /// The limits that a request must meet for its trace not to be kept.
+            slo: SloSettings;
         }
     }
 }
 
-impl Default for WorkerSettings {
-    fn default() -> Self {
-        Self {
-            id: String::new(),
-            kv_pages: 1_024,
-            step_tokens: 256,
-            max_sequences: 32,
-            queue_sequences: 64,
-            prefill_share: None,
-        }
+section! {
+    /// Section `telemetry.slo`.
+    SloSettings {
+        /// The longest time to the first token.
+        ttft_ms: Option<f64> = None, optional(above_zero_to(HOUR), HOUR);
+        /// The longest time for each token after the first.
+        tpot_ms: Option<f64> = None, optional(above_zero_to(HOUR), HOUR);
     }
 }
 
-impl Default for SimulatedSettings {
-    fn default() -> Self {
-        Self {
-            prefill_us_per_token: 0.0,
-            decode_us_per_step: 0.0,
-            decode_us_per_sequence: 0.0,
-            us_per_token_of_context: 0.0,
-            block_bytes: 4_096,
-            seed: 0,
-        }
+section! {
+    /// Section `health`.
+    HealthSettings {
+        /// The address of `/health`, `/ready` and `/metrics`; port 0 takes a free one.
+        listen: String = "127.0.0.1:0".to_owned(), text("host:port", has_port);
     }
 }
 
-impl Default for KvstoreSettings {
-    fn default() -> Self {
-        Self { max_bytes: 2 << 30, max_age_s: 3_600, quota_share: 1.0 }
-    }
-}
-
-impl Default for TelemetrySettings {
-    fn default() -> Self {
-        Self {
-            otlp_endpoint: None,
-            sample_ratio: 1.0,
-            keep: true,
-            contents: false,
-            slo: SloSettings::default(),
-            log: "info".to_owned(),
-            log_json: false,
-        }
-    }
-}
-
-impl Default for HealthSettings {
-    fn default() -> Self {
-        Self { listen: "127.0.0.1:0".to_owned() }
+section! {
+    /// Section `links`.
+    LinksSettings {
+        /// Jaeger's base URL as a browser reaches it; empty shows no link.
+        jaeger: String = String::new(), text("http://host:port or empty", is_link);
+        /// Grafana's base URL as a browser reaches it; empty shows no link.
+        grafana: String = String::new(), text("http://host:port or empty", is_link);
     }
 }
 
@@ -279,127 +215,28 @@ impl Settings {
         Duration::from_millis(self.drain_timeout_ms)
     }
 
-    /// Settings with every optional value present: they show the type of each key.
-    pub(super) fn filled() -> Self {
-        let model =
-            ModelSettings { path: Some(PathBuf::from("model.gguf")), name: Some(String::new()) };
-        let mut settings = Self { model, ..Self::default() };
-        settings.worker.prefill_share = Some(1.0);
-        settings.telemetry.otlp_endpoint = Some(String::new());
-        settings.telemetry.slo = SloSettings { ttft_ms: Some(1.0), tpot_ms: Some(1.0) };
-        settings
-    }
-
-    /// The keys whose values make no sense, each with what was expected.
-    pub(super) fn out_of_range(&self) -> Vec<(&'static str, &'static str)> {
-        const HOUR_MS: u64 = 3_600_000;
-        let Self { nats, gateway, worker, simulated, kvstore, telemetry, .. } = self;
-        let cost = |us: f64| (0.0..=1e9).contains(&us);
-        let ratio = |value: f64| (0.0..=1.0).contains(&value);
-        let checks = [
-            ("engine", matches!(self.engine.as_str(), "model" | "simulated"), "model or simulated"),
-            (
-                "device",
-                is_device(&self.device),
-                "auto, cpu, wgpu, wgpu:N, reference or reference:wgpu",
-            ),
-            ("threads", self.threads <= 1_024, "at most 1024"),
-            ("isa", is_isa(&self.isa), "auto, avx512, avx2 or portable"),
-            ("activations", is_precision(&self.activations), "auto, int8 or int16"),
-            ("drain_timeout_ms", self.drain_timeout_ms <= HOUR_MS, "at most 3600000"),
-            ("nats.url", are_nats_urls(&nats.url), "nats://host:port, or tls://host:port"),
-            ("nats.connect_timeout_ms", (1..=HOUR_MS).contains(&nats.connect_timeout_ms), TIME),
-            ("gateway.listen", has_port(&gateway.listen), HOST_PORT),
-            (
-                "gateway.request_timeout_ms",
-                (1..=HOUR_MS).contains(&gateway.request_timeout_ms),
-                TIME,
-            ),
-            ("gateway.max_inflight", (1..=65_536).contains(&gateway.max_inflight), "1 to 65536"),
-            ("gateway.max_body_bytes", (1_024..=1 << 30).contains(&gateway.max_body_bytes), BODY),
-            ("gateway.max_choices", (1..=1_024).contains(&gateway.max_choices), "1 to 1024"),
-            ("gateway.disaggregate", is_policy(&gateway.disaggregate), "always, never or auto"),
-            ("worker.id", is_subject_token(&worker.id), "letters, digits, '-' and '_'"),
-            ("worker.kv_pages", (2..=1 << 24).contains(&worker.kv_pages), "2 to 16777216"),
-            ("worker.step_tokens", (1..=65_536).contains(&worker.step_tokens), "1 to 65536"),
-            ("worker.max_sequences", (1..=4_096).contains(&worker.max_sequences), "1 to 4096"),
-            ("worker.queue_sequences", worker.queue_sequences <= 65_536, "at most 65536"),
-            ("worker.prefill_share", worker.prefill_share.is_none_or(ratio), "0 to 1"),
-            ("simulated.prefill_us_per_token", cost(simulated.prefill_us_per_token), COST),
-            ("simulated.decode_us_per_step", cost(simulated.decode_us_per_step), COST),
-            ("simulated.decode_us_per_sequence", cost(simulated.decode_us_per_sequence), COST),
-            ("simulated.us_per_token_of_context", cost(simulated.us_per_token_of_context), COST),
-            ("simulated.block_bytes", (144..=16 << 20).contains(&simulated.block_bytes), BLOCK),
-            ("kvstore.max_bytes", kvstore.max_bytes >= 1 << 20, "at least 1048576 (1 MiB)"),
-            ("kvstore.max_age_s", kvstore.max_age_s >= 1, "at least 1"),
-            ("kvstore.quota_share", ratio(kvstore.quota_share) && kvstore.quota_share > 0.0, QUOTA),
-            ("telemetry.otlp_endpoint", is_http(telemetry.otlp_endpoint.as_deref()), HTTP),
-            ("telemetry.sample_ratio", ratio(telemetry.sample_ratio), "0 to 1"),
-            ("telemetry.slo.ttft_ms", is_slo(telemetry.slo.ttft_ms), SLO),
-            ("telemetry.slo.tpot_ms", is_slo(telemetry.slo.tpot_ms), SLO),
-            ("health.listen", has_port(&self.health.listen), HOST_PORT),
-            ("links.jaeger", is_link(&self.links.jaeger), HTTP),
-            ("links.grafana", is_link(&self.links.grafana), HTTP),
-        ];
-        checks
-            .into_iter()
-            .filter(|(_, holds, _)| !holds)
-            .map(|(key, _, text)| (key, text))
-            .collect()
+    /// Returns every key with its meaning and limits, in the order of the schema.
+    pub fn keys(&self) -> Vec<Key> {
+        let mut keys = Vec::new();
+        self.list("", &mut keys);
+        keys
     }
 }
 
-const TIME: &str = "1 to 3600000 milliseconds";
-const HOST_PORT: &str = "host:port";
-const BODY: &str = "1024 to 1073741824 bytes";
-const QUOTA: &str = "above 0 and at most 1";
-const COST: &str = "0 to 1000000000 microseconds";
-const BLOCK: &str = "144 to 16777216 bytes";
-const SLO: &str = "above 0 and at most 3600000 milliseconds";
-const HTTP: &str = "http://host:port";
-
-fn is_device(text: &str) -> bool {
-    match text.split_once(':') {
-        None => matches!(text, "auto" | "cpu" | "wgpu" | "reference"),
-        Some(("reference", device)) => device.starts_with("wgpu") && is_device(device),
-        Some((name, index)) => name == "wgpu" && index.parse::<u16>().is_ok(),
-    }
-}
-
-fn is_isa(text: &str) -> bool {
-    matches!(text, "auto" | "avx512" | "avx2" | "portable")
-}
-
-fn is_precision(text: &str) -> bool {
-    matches!(text, "auto" | "int8" | "int16")
-}
-
-fn is_policy(text: &str) -> bool {
-    matches!(text, "always" | "never" | "auto")
-}
+/// An endpoint that is valid.
+const HTTP: &str = "http://";
 
 fn has_port(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
-fn are_nats_urls(url: &NatsUrl) -> bool {
-    url.servers().all(|url| match url.split_once("://") {
-        Some((scheme, rest)) => matches!(scheme, "nats" | "tls" | "ws" | "wss") && !rest.is_empty(),
-        None => !url.is_empty(),
-    })
-}
-
-fn is_http(endpoint: Option<&str>) -> bool {
-    endpoint.is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"))
+pub(super) fn is_http(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
 }
 
 fn is_link(url: &str) -> bool {
-    url.is_empty() || is_http(Some(url))
-}
-
-fn is_slo(ms: Option<f64>) -> bool {
-    ms.is_none_or(|ms| 0.0 < ms && ms <= 3_600_000.0)
+    url.is_empty() || is_http(url)
 }
 
 fn is_subject_token(text: &str) -> bool {

@@ -1,4 +1,4 @@
-//! Where settings come from, each as a layer of values that remember their origin.
+//! The sources of settings, each as a layer of values with their origin.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,18 +6,52 @@ use std::path::{Path, PathBuf};
 use config::{ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 
 use super::error::SettingsError;
-use super::{keys::flatten, layer_of};
+use super::keys::flatten;
+use super::kubernetes::is_service_variable;
+use super::schema::is_http;
 
 const PREFIX: &str = "TANDEM_";
 /// The file that is read when none is named and it exists.
 const DEFAULT_FILE: &str = "tandem.toml";
 /// Variables with our prefix that are not settings of a service.
 const NOT_SETTINGS: [&str; 3] = ["TANDEM_CONFIG", "TANDEM_CACHE", "TANDEM_REQUIRE"];
-/// Names that others agreed on, weaker than our own; the later one wins.
-const FOREIGN: [(&str, &str); 2] = [
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
-    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "telemetry.otlp_endpoint"),
+/// Variables of OpenTelemetry that stand for settings, weaker than our own; the later one wins.
+const OPENTELEMETRY: [(&str, &str); 8] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT_KEY),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ENDPOINT_KEY),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "telemetry.otlp_certificate"),
+    ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "telemetry.otlp_certificate"),
+    ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "telemetry.otlp_client_certificate"),
+    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "telemetry.otlp_client_certificate"),
+    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "telemetry.otlp_client_key"),
+    ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "telemetry.otlp_client_key"),
 ];
+/// The variables that name OpenTelemetry's protocol, of which we speak one; the first one wins.
+const OPENTELEMETRY_PROTOCOL: [&str; 2] =
+    ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+const ENDPOINT_KEY: &str = "telemetry.otlp_endpoint";
+
+/// Variables of the environment that were not used, for the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notices {
+    /// Sentences about values that cannot be used.
+    pub warnings: Vec<String>,
+    /// Names of variables that Kubernetes set for a service and that are no settings.
+    pub kubernetes: Vec<String>,
+}
+
+impl Notices {
+    /// Writes them to the log.
+    pub fn log(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+        if !self.kubernetes.is_empty() {
+            let variables = self.kubernetes.join(", ");
+            tracing::info!(variables, "ignored the service variables of Kubernetes");
+        }
+    }
+}
 
 /// One setting given on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +64,7 @@ pub struct Flag {
     pub flag: String,
 }
 
-/// All that settings are made of, besides the defaults.
+/// The sources of the settings, besides the defaults.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The TOML file that must exist, if one is named.
@@ -44,7 +78,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The environment of this process, `tandem.toml` in its directory, and `flags`.
+    /// Returns the environment of this process, `tandem.toml` in its directory, and `flags`.
     pub fn of_process(file: Option<PathBuf>, flags: Vec<Flag>) -> Self {
         let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -54,36 +88,79 @@ impl Sources {
         Self { file, default_file: Some(PathBuf::from(DEFAULT_FILE)), environment, flags }
     }
 
-    /// The layers, weakest first.
-    pub(super) fn layers(&self) -> Result<Vec<Layer>, SettingsError> {
+    /// Returns the layers, weakest first, and what was left out of them.
+    pub(super) fn layers(&self) -> Result<(Vec<Layer>, Notices), SettingsError> {
         let mut layers = Vec::new();
+        let mut notices = Notices::default();
         let default_file = self.default_file.as_ref().filter(|path| path.exists());
         if let Some(path) = self.file.as_ref().or(default_file) {
             layers.push(file_layer(path)?);
         }
-        layers.push(self.foreign_layer());
-        layers.push(self.environment_layer());
+        layers.push(self.opentelemetry_layer(&mut notices));
+        layers.push(self.environment_layer(&mut notices));
         layers.push(self.flag_layer());
-        Ok(layers)
+        Ok((layers, notices))
     }
 
-    fn foreign_layer(&self) -> Layer {
-        let given = |name: &str| self.environment.get(name).filter(|value| !value.is_empty());
-        let value =
-            |(name, key): (&str, &str)| Some((key.to_owned(), env_value(name, given(name)?)));
-        layer_of(FOREIGN.into_iter().filter_map(value).collect())
+    /// Returns the value of a variable; an empty one means "not set", as compose files write
+    /// `TANDEM_X=${X:-}`.
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    fn environment_layer(&self) -> Layer {
-        // An empty variable means "not set": compose files write `TANDEM_X=${X:-}`.
-        let ours = self.environment.iter().filter(|(name, value)| {
-            name.starts_with(PREFIX) && !NOT_SETTINGS.contains(&name.as_str()) && !value.is_empty()
+    /// Returns the settings that OpenTelemetry's variables stand for. They are often set for all
+    /// programs of a machine, so that one that we cannot use costs the traces, not the start.
+    fn opentelemetry_layer(&self, notices: &mut Notices) -> Layer {
+        let mut values = Vec::new();
+        let protocol = OPENTELEMETRY_PROTOCOL
+            .iter()
+            .find_map(|name| Some((*name, self.variable(name)?)))
+            .filter(|(_, protocol)| *protocol != "grpc");
+        let endpoint = OPENTELEMETRY.iter().rev().find_map(|(name, key)| {
+            let value = self.variable(name).filter(|_| *key == ENDPOINT_KEY)?;
+            Some((*name, value))
         });
-        let value = |(name, value): (&String, &String)| {
+        for (name, key) in OPENTELEMETRY {
+            let Some(value) = self.variable(name) else { continue };
+            let is_usable = key != ENDPOINT_KEY || (protocol.is_none() && is_http(value));
+            if is_usable {
+                values.push((key.to_owned(), env_value(name, value)));
+            }
+        }
+        let is_ours = self.variable(&Spelling::Variable.write(ENDPOINT_KEY)).is_some()
+            || self.flags.iter().any(|flag| flag.key == ENDPOINT_KEY);
+        if let Some((name, value)) = endpoint.filter(|_| !is_ours) {
+            let why = match protocol {
+                Some((name, protocol)) => Some(format!(
+                    "{name} = {protocol}: expected grpc, the only protocol that Tandem speaks; set \
+                     it to grpc and the endpoint to the collector's gRPC port, usually 4317"
+                )),
+                None if !is_http(value) => Some(format!(
+                    "{name} = {value}: expected http://host:port or https://host:port"
+                )),
+                None => None,
+            };
+            let ignored = |why: String| format!("{why}. {name} is ignored, and no traces go there");
+            notices.warnings.extend(why.map(ignored));
+        }
+        Layer { values }
+    }
+
+    fn environment_layer(&self, notices: &mut Notices) -> Layer {
+        let mut values = Vec::new();
+        for name in self.environment.keys().filter(|name| name.starts_with(PREFIX)) {
+            let Some(value) = self.variable(name) else { continue };
+            if NOT_SETTINGS.contains(&name.as_str()) {
+                continue;
+            }
+            if is_service_variable(name, value) {
+                notices.kubernetes.push(name.clone());
+                continue;
+            }
             let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-            (key, env_value(name, value))
-        };
-        layer_of(ours.map(value).collect())
+            values.push((key, env_value(name, value)));
+        }
+        Layer { values }
     }
 
     fn flag_layer(&self) -> Layer {
@@ -91,7 +168,7 @@ impl Sources {
             let origin = format!("flag {}", flag.flag);
             (flag.key.clone(), Value::new(Some(&origin), flag.value.as_str()))
         };
-        layer_of(self.flags.iter().map(value).collect())
+        Layer { values: self.flags.iter().map(value).collect() }
     }
 }
 
@@ -111,7 +188,7 @@ fn file_layer(path: &Path) -> Result<Layer, SettingsError> {
     })?;
     let origin = format!("file {}", path.display());
     let owned = |(key, value): (String, Value)| (key, Value::new(Some(&origin), value.kind));
-    Ok(layer_of(flatten(table).into_iter().map(owned).collect()))
+    Ok(Layer { values: flatten(table).into_iter().map(owned).collect() })
 }
 
 /// One source's values under dotted keys.
@@ -131,7 +208,7 @@ impl Source for Layer {
     }
 }
 
-/// How a source writes keys, for suggestions that can be copied.
+/// The form in which a source writes keys, for suggestions that can be copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spelling {
     Dotted,

@@ -71,8 +71,6 @@ pub const MESSAGING_OPERATION_NAME: &str = "messaging.operation.name";
 pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
 /// The subject's template; inbox subjects never appear in names.
 pub const MESSAGING_DESTINATION_TEMPLATE: &str = "messaging.destination.template";
-/// Size of the body.
-pub const MESSAGING_MESSAGE_BODY_SIZE: &str = "messaging.message.body.size";
 
 /// Our own attributes.
 pub mod tandem {
@@ -96,8 +94,6 @@ pub mod tandem {
     pub const BYTES: &str = "tandem.kv.bytes";
     /// Sequences that shared the step.
     pub const BATCH: &str = "tandem.batch";
-    /// Sequences that were waiting on entry.
-    pub const QUEUE_DEPTH: &str = "tandem.queue.depth";
     /// Tokens whose KV came from the store.
     pub const STORED_TOKENS: &str = "tandem.stored_tokens";
     /// Tokens of the prompt and of earlier attempts.

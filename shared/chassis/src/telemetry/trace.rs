@@ -10,12 +10,13 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{
-    IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks,
+    IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _, SpanData,
+    SpanEvents, SpanLinks,
 };
 use protocol::TraceVerdicts;
 
-use super::keep::{Keeper, SpanCounts};
-use super::{Value, context, sampler};
+use super::held::{HeldSpans, SpanCounts};
+use super::{Value, context};
 use crate::metrics::{Registry, StageTimes};
 
 /// Links and events of one span, as OpenTelemetry limits them.
@@ -24,66 +25,66 @@ const EVENTS_MAX: usize = 128;
 /// Attributes that most spans have.
 const ATTRIBUTES_USUAL: usize = 8;
 
-/// Makes spans for one service; cheap to clone.
+/// The source of the spans of one service; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tracer {
-    /// Shared, because every span and every place in a trace has a tracer.
+    /// Shared, because every span and every trace context has a tracer.
     exporting: Option<Arc<Exporting>>,
     stage_times: Option<StageTimes>,
 }
 
 #[derive(Debug)]
 struct Exporting {
-    keeper: Keeper,
+    held: HeldSpans,
     scope: InstrumentationScope,
     /// The share of new traces that is sampled.
     ratio: f64,
-    /// Whether spans that are not sampled are held until their request's end decides.
+    /// Unsampled spans are held until their trace verdict.
     keeping: bool,
 }
 
 impl Tracer {
-    /// A tracer that makes and hands on ids but records nothing.
+    /// Returns a tracer that makes and passes on ids but records nothing.
     pub fn off() -> Self {
         Self { exporting: None, stage_times: None }
     }
 
-    pub(super) fn exporting(keeper: Keeper, ratio: f64, keeping: bool) -> Self {
+    pub(super) fn exporting(held: HeldSpans, ratio: f64, keeping: bool) -> Self {
         let scope = InstrumentationScope::builder("tandem")
             .with_version(env!("CARGO_PKG_VERSION"))
             .with_schema_url(super::names::SCHEMA_URL)
             .build();
-        let exporting = Arc::new(Exporting { keeper, scope, ratio, keeping });
+        let exporting = Arc::new(Exporting { held, scope, ratio, keeping });
         Self { exporting: Some(exporting), stage_times: None }
     }
 
-    /// What the spans go to, where they are exported.
-    pub(super) fn keeper(&self) -> Option<&Keeper> {
-        self.exporting.as_ref().map(|exporting| &exporting.keeper)
+    /// Returns the buffer that spans go to, if they are exported.
+    pub(super) fn held_spans(&self) -> Option<&HeldSpans> {
+        self.exporting.as_ref().map(|exporting| &exporting.held)
     }
 
-    /// Whether spans that nobody sampled are held until somebody decides.
+    /// Returns whether unsampled spans are held until their trace verdict.
     pub fn is_keeping(&self) -> bool {
         self.exporting.as_ref().is_some_and(|exporting| exporting.keeping)
     }
 
-    /// What was decided here since the last time, for other services to hear.
-    pub fn verdicts(&self) -> TraceVerdicts {
-        self.exporting.as_ref().map(|exporting| exporting.keeper.untold()).unwrap_or_default()
+    /// Takes the trace verdicts of this process since the last call, to report them to others.
+    pub fn take_verdicts(&self) -> TraceVerdicts {
+        self.held_spans().map(HeldSpans::take_unreported).unwrap_or_default()
     }
 
-    /// Takes in what another service decided.
-    pub fn hear(&self, verdicts: &TraceVerdicts) {
-        if let Some(exporting) = &self.exporting {
-            exporting.keeper.hear(verdicts);
+    /// Carries out the trace verdicts of another service.
+    pub fn apply_verdicts(&self, verdicts: &TraceVerdicts) {
+        if let Some(held) = self.held_spans() {
+            held.apply(verdicts);
         }
     }
 
-    /// The same tracer, which also times every stage, recorded or not, in `registry`, where what
-    /// becomes of spans is counted, too.
+    /// Returns the same tracer with metrics in `registry`: the time of every stage, recorded or not,
+    /// and the counts of spans.
     pub fn timing_stages(mut self, registry: &mut Registry) -> Self {
         match &self.exporting {
-            Some(exporting) => exporting.keeper.register(registry),
+            Some(exporting) => exporting.held.register(registry),
             None => SpanCounts::default().register(registry),
         }
         self.stage_times = Some(StageTimes::register(registry));
@@ -93,7 +94,7 @@ impl Tracer {
     /// Opens the span of an incoming request: the root of a new trace, or the child of the
     /// caller's span if its `traceparent` is valid.
     ///
-    /// Whether a new trace is recorded is decided here, once; a caller's decision is kept.
+    /// The decision to sample a new trace is made here, once. A caller's decision is respected.
     pub fn root_span(
         &self,
         name: impl Into<Cow<'static, str>>,
@@ -106,7 +107,7 @@ impl Tracer {
     }
 
     /// Records work done for several requests at once: the root of a trace of its own, linked to
-    /// theirs, and recorded if one of them is. Gives its place, for links back.
+    /// theirs, and recorded if one of them is. Returns its context, for links back.
     pub fn shared_work(
         &self,
         name: &'static str,
@@ -123,7 +124,7 @@ impl Tracer {
         trace
     }
 
-    /// Goes on with the trace of a message.
+    /// Continues the trace of a message.
     ///
     /// Without a valid `traceparent` the result has a trace id for the logs and records nothing:
     /// spans without their request's root would only be orphans.
@@ -152,7 +153,7 @@ impl Tracer {
                 let trace_id = ids.new_trace_id();
                 // Work that sampled requests caused is sampled with them.
                 let caused = causes.iter().any(Trace::is_sampled);
-                let sampled = caused || sampler::chooses(exporting.ratio, trace_id);
+                let sampled = caused || is_sampled(exporting.ratio, trace_id);
                 (trace_id, sampled, TraceState::NONE)
             }
         };
@@ -172,8 +173,8 @@ impl Tracer {
 }
 
 impl Exporting {
-    /// A span that is described while it is open. The SDK's own spans would cost more than all the
-    /// rest of recording: each takes its decisions and its context anew.
+    /// Returns a span to be described while it is open. The SDK's own spans would cost more than all
+    /// the rest of recording: each decides again, and copies its context again.
     fn span(
         &self,
         context: &SpanContext,
@@ -198,73 +199,80 @@ impl Exporting {
     }
 }
 
+/// Returns whether the trace is within the share that is sampled: decided by its id alone, so that
+/// every OpenTelemetry that has the ratio decides the same.
+fn is_sampled(ratio: f64, trace_id: TraceId) -> bool {
+    let sampler = Sampler::TraceIdRatioBased(ratio);
+    let result = sampler.should_sample(None, trace_id, "", &SpanKind::Internal, &[], &[]);
+    result.decision == SamplingDecision::RecordAndSample
+}
+
 fn unrecorded() -> SpanContext {
     let ids = RandomIdGenerator::default();
     let (trace_id, span_id) = (ids.new_trace_id(), ids.new_span_id());
     SpanContext::new(trace_id, span_id, TraceFlags::default(), false, TraceState::NONE)
 }
 
-/// The place in a trace under which further spans go; travels with the request.
+/// The context in a trace under which further spans go; travels with the request.
 #[derive(Debug, Clone)]
 pub struct Trace {
     tracer: Tracer,
     context: SpanContext,
-    /// Spans that are not sampled are held until somebody decides.
+    /// Unsampled spans are held until the trace verdict.
     held: bool,
 }
 
 impl Trace {
-    /// A trace that records nothing, for tests and for work that belongs to no request.
+    /// Returns a trace that records nothing, for tests and for work that belongs to no request.
     pub fn off() -> Self {
         Tracer::off().continue_from(None)
     }
 
-    /// The trace's id, for logs and exemplars.
+    /// Returns the trace's id, for logs and exemplars.
     pub fn trace_id(&self) -> TraceId {
         self.context.trace_id()
     }
 
-    /// Whether this trace was chosen at its head.
+    /// Returns whether this trace was sampled at its head.
     pub fn is_sampled(&self) -> bool {
         self.context.is_sampled()
     }
 
-    /// Whether spans are recorded: exported, or held until somebody decides.
+    /// Returns whether spans are recorded: exported, or held until the trace verdict.
     pub fn is_recorded(&self) -> bool {
         self.is_sampled() || self.held
     }
 
-    /// Whether people can look this trace up: chosen at its head, or kept since.
+    /// Returns whether people can look this trace up: sampled at its head, or kept since.
     pub fn is_kept(&self) -> bool {
         let kept = || {
             let exporting = self.tracer.exporting.as_ref();
-            exporting.and_then(|exporting| exporting.keeper.verdict(self.trace_id()))
+            exporting.and_then(|exporting| exporting.held.verdict(self.trace_id()))
         };
         self.is_sampled() || (self.held && kept() == Some(true))
     }
 
-    /// Decides, in place of the head, that this trace is worth keeping, or that it is not. The
-    /// first word counts; a trace that the head chose stays chosen.
+    /// Gives the trace verdict. The first verdict counts; a trace that was sampled at its head stays
+    /// sampled.
     pub fn decide(&self, keep: bool) {
         if let Some(exporting) = self.tracer.exporting.as_ref().filter(|_| self.held)
             && !self.is_sampled()
         {
-            exporting.keeper.decide(self.trace_id(), keep);
+            exporting.held.decide(self.trace_id(), keep);
         }
     }
 
-    /// The W3C `traceparent` for messages sent on behalf of this span.
+    /// Returns the W3C `traceparent` for messages sent on behalf of this span.
     pub fn traceparent(&self) -> String {
         context::format(&self.context)
     }
 
-    /// The W3C `tracestate`; `None` when there is none, and then no header should be sent.
+    /// Returns the W3C `tracestate`; `None` when there is none, and then no header should be sent.
     pub fn tracestate(&self) -> Option<String> {
         Some(self.context.trace_state().header()).filter(|text| !text.is_empty())
     }
 
-    /// Records a stage of the work that took place in this process, as a finished child span, and
-    /// how long it took.
+    /// Records a stage of the work in this process, as a finished child span, and its time.
     pub fn stage(
         &self,
         name: &'static str,
@@ -279,7 +287,7 @@ impl Trace {
         }
     }
 
-    /// Notes how long a stage took; its span, to be described and ended, when it is recorded.
+    /// Records the time of a stage. Returns its span, to be described and ended, if it is recorded.
     pub fn begin_stage(&self, name: &'static str, span: &Range<SystemTime>) -> Option<OpenSpan> {
         if let Some(times) = &self.tracer.stage_times {
             let took = span.end.duration_since(span.start).unwrap_or_default();
@@ -299,7 +307,7 @@ impl Trace {
     }
 }
 
-/// A span that has begun; ends when told, or when dropped.
+/// A span that has begun; ends with [`end_at`](Self::end_at), or when dropped.
 #[derive(Debug)]
 pub struct OpenSpan {
     span: Option<Box<SpanData>>,
@@ -307,7 +315,7 @@ pub struct OpenSpan {
 }
 
 impl OpenSpan {
-    /// The place under this span, for its children.
+    /// Returns the context under this span, for its children.
     pub fn context(&self) -> Trace {
         self.trace.clone()
     }
@@ -319,7 +327,7 @@ impl OpenSpan {
         }
     }
 
-    /// Records that something happened at `at`.
+    /// Adds an event at `at`.
     pub fn event(
         &mut self,
         name: &'static str,
@@ -354,9 +362,9 @@ impl OpenSpan {
     }
 
     fn hand_over(&mut self, end: SystemTime) {
-        if let (Some(mut span), Some(keeper)) = (self.span.take(), self.trace.tracer.keeper()) {
+        if let (Some(mut span), Some(held)) = (self.span.take(), self.trace.tracer.held_spans()) {
             span.end_time = end;
-            keeper.on_end(*span);
+            held.on_end(*span);
         }
     }
 }
@@ -366,5 +374,21 @@ impl Drop for OpenSpan {
         if self.span.is_some() {
             self.hand_over(SystemTime::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_is_kept_and_its_ends_are_exact() {
+        let ids = RandomIdGenerator::default();
+        let ids: Vec<TraceId> = (0..10_000).map(|_| ids.new_trace_id()).collect();
+        assert!(!ids.iter().any(|id| is_sampled(0.0, *id)));
+        assert!(ids.iter().all(|id| is_sampled(1.0, *id)));
+        // Eleven standard deviations to either side.
+        let chosen = ids.iter().filter(|id| is_sampled(0.25, **id)).count();
+        assert!((2_000..3_000).contains(&chosen), "{chosen} of 10000");
     }
 }

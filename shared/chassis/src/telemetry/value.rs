@@ -1,6 +1,6 @@
 //! Attribute values of spans.
 
-/// What an attribute of a span can be.
+/// The value of a span's attribute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Value(pub(super) opentelemetry::Value);
 

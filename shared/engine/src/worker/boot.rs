@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bus::Call;
 use chassis::http::axum::Router;
-use chassis::{Settings, Tasks};
+use chassis::{Settings, Tasks, settings};
 use model::{ActivationsChoice, DeviceChoice, IsaChoice, Model, ModelLimits};
 use modelfile::ModelFile;
 use protocol::subject::WorkerRequest;
@@ -44,9 +44,9 @@ pub(super) struct Info {
 pub(super) async fn load(settings: &Settings, role: Role) -> anyhow::Result<Engine<Info>> {
     let settings = settings.clone();
     let started = Instant::now();
-    let loaded = tokio::task::spawn_blocking(move || match settings.engine.as_str() {
-        "simulated" => stepper::start(move || Ok(simulate(&settings, role))),
-        _ => stepper::start(move || load_model(&settings, role)),
+    let loaded = tokio::task::spawn_blocking(move || match settings.engine {
+        settings::Engine::Simulated => stepper::start(move || Ok(simulate(&settings, role))),
+        settings::Engine::Model => stepper::start(move || load_model(&settings, role)),
     });
     let engine = loaded.await.context("load the model")?.context("load the model")?;
     let Info { model, device, .. } = &engine.info;
@@ -61,12 +61,13 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     })?;
     let path = provision::hub::model(path).map_err(|error| failed(&error))?;
     let file = ModelFile::open(&path).map_err(|error| failed(&error))?;
-    let device: DeviceChoice = settings.device.parse().map_err(|error| failed(&error))?;
+    let device: DeviceChoice =
+        settings.device.to_string().parse().map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if settings.threads == 0 { cores } else { settings.threads };
-    let isa: IsaChoice = settings.isa.parse().map_err(|error| failed(&error))?;
+    let isa: IsaChoice = settings.isa.to_string().parse().map_err(|error| failed(&error))?;
     let activations: ActivationsChoice =
-        settings.activations.parse().map_err(|error| failed(&error))?;
+        settings.activations.to_string().parse().map_err(|error| failed(&error))?;
     let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads, isa, activations };
     let mut next_tenth = 0.0;
     let mut progress = |share: f32| {
@@ -201,7 +202,7 @@ pub(super) async fn follow_verdicts(worker: &Arc<Worker>, tasks: &mut Tasks) -> 
         loop {
             tokio::select! {
                 decided = verdicts.next() => {
-                    tracer.hear(&decided.context("the subscription to trace verdicts ended")?);
+                    tracer.apply_verdicts(&decided.context("the subscription to trace verdicts ended")?);
                 }
                 () = stop.cancelled() => return Ok(()),
             }

@@ -1,8 +1,7 @@
-//! Spans of requests that the head of the trace did not choose: held until the request's end
-//! decides, then exported or forgotten.
+//! Held spans: unsampled spans that wait for their trace verdict, and are then exported or forgotten.
 //!
-//! **Invariant**: what is held is bounded by [`HELD_SPANS_MAX`]; what finds no room pushes the
-//! oldest trace out, and is counted.
+//! **Invariant**: at most [`HELD_SPANS_MAX`] spans are held. A full buffer evicts its oldest trace,
+//! and counts that.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,27 +15,27 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use protocol::TraceVerdicts;
 
-/// Spans held for undecided requests, in this process.
+/// The spans that this process holds for undecided requests.
 const HELD_SPANS_MAX: usize = 16_384;
-/// Traces that the order may name, those among them that are decided already.
+/// The length of the order, which also names traces that are decided already.
 const ORDER_MAX: usize = 2 * HELD_SPANS_MAX;
-/// Decisions remembered, for spans that end after their request.
+/// The verdicts that are remembered for spans that end after their request.
 const VERDICTS_MAX: usize = 8_192;
-/// Decisions that wait to be told to other services.
-const UNTOLD_MAX: usize = 16_384;
+/// The verdicts that wait to be reported to other services.
+const UNREPORTED_MAX: usize = 16_384;
 
 #[derive(Debug, Default)]
-struct Held {
+struct Buffer {
     traces: HashMap<TraceId, Vec<SpanData>>,
     /// Traces in order of their first span; some may be decided already.
     order: VecDeque<TraceId>,
     spans: usize,
     verdicts: HashMap<TraceId, bool>,
     decided: VecDeque<TraceId>,
-    untold: TraceVerdicts,
+    unreported: TraceVerdicts,
 }
 
-/// What becomes of spans.
+/// Counters of what happens to spans.
 #[derive(Debug, Default, Clone)]
 pub(super) struct SpanCounts {
     ended: Counter,
@@ -48,7 +47,7 @@ pub(super) struct SpanCounts {
 }
 
 impl SpanCounts {
-    /// Shows what becomes of spans.
+    /// Adds the counters to `registry`.
     pub(super) fn register(&self, registry: &mut Registry) {
         for (name, help, counter) in [
             (
@@ -71,15 +70,15 @@ impl SpanCounts {
     }
 }
 
-/// Holds spans and hands those that are wanted on; cheap to clone.
+/// The buffer of held spans in front of the exporter; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Keeper {
-    held: Arc<Mutex<Held>>,
+pub(super) struct HeldSpans {
+    held: Arc<Mutex<Buffer>>,
     next: Arc<BatchSpanProcessor>,
     counts: SpanCounts,
 }
 
-impl Keeper {
+impl HeldSpans {
     pub(super) fn new(next: BatchSpanProcessor, counts: ExportCounts) -> Self {
         let counts = SpanCounts {
             exported: counts.exported,
@@ -89,7 +88,7 @@ impl Keeper {
         Self { held: Arc::default(), next: Arc::new(next), counts }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, Buffer> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -97,31 +96,31 @@ impl Keeper {
         self.counts.register(registry);
     }
 
-    /// What was decided about a trace, if anything was.
+    /// Returns the verdict about a trace, if there is one.
     pub(super) fn verdict(&self, trace: TraceId) -> Option<bool> {
         self.held().verdicts.get(&trace).copied()
     }
 
-    /// Decides about a trace, for this process and to be told to others. The first word counts.
+    /// Decides about a trace, for this process and to be reported to others. The first verdict counts.
     pub(super) fn decide(&self, trace: TraceId, keep: bool) {
         let mut held = self.held();
         if held.verdicts.contains_key(&trace) {
             return;
         }
-        let list = if keep { &mut held.untold.keep } else { &mut held.untold.forget };
-        if list.len() < UNTOLD_MAX {
+        let list = if keep { &mut held.unreported.keep } else { &mut held.unreported.forget };
+        if list.len() < UNREPORTED_MAX {
             list.push(trace.to_bytes());
         }
         self.carry_out(&mut held, trace, keep);
     }
 
-    /// Takes what was decided since the last time.
-    pub(super) fn untold(&self) -> TraceVerdicts {
-        std::mem::take(&mut self.held().untold)
+    /// Takes the verdicts since the last call.
+    pub(super) fn take_unreported(&self) -> TraceVerdicts {
+        std::mem::take(&mut self.held().unreported)
     }
 
-    /// Carries out what another service decided.
-    pub(super) fn hear(&self, verdicts: &TraceVerdicts) {
+    /// Carries out the verdicts of another service.
+    pub(super) fn apply(&self, verdicts: &TraceVerdicts) {
         let mut held = self.held();
         for (ids, keep) in [(&verdicts.keep, true), (&verdicts.forget, false)] {
             for id in ids {
@@ -133,10 +132,10 @@ impl Keeper {
         }
     }
 
-    fn carry_out(&self, held: &mut Held, trace: TraceId, keep: bool) {
+    fn carry_out(&self, held: &mut Buffer, trace: TraceId, keep: bool) {
         held.verdicts.insert(trace, keep);
         held.decided.push_back(trace);
-        if VERDICTS_MAX < held.decided.len()
+        if held.decided.len() > VERDICTS_MAX
             && let Some(oldest) = held.decided.pop_front()
         {
             held.verdicts.remove(&oldest);
@@ -170,11 +169,11 @@ impl Keeper {
         }
         held.traces.entry(trace).or_default().push(span);
         held.spans += 1;
-        let Held { traces, order, .. } = &mut *held;
-        if ORDER_MAX < order.len() {
+        let Buffer { traces, order, .. } = &mut *held;
+        if order.len() > ORDER_MAX {
             order.retain(|trace| traces.contains_key(trace));
         }
-        while HELD_SPANS_MAX < held.spans {
+        while held.spans > HELD_SPANS_MAX {
             let Some(oldest) = held.order.pop_front() else { break };
             let evicted = held.traces.remove(&oldest).map_or(0, |spans| spans.len());
             held.spans -= evicted;
@@ -183,7 +182,7 @@ impl Keeper {
     }
 }
 
-/// The same span, as one that is exported.
+/// Returns the same span as a sampled one.
 fn chosen(mut span: SpanData) -> SpanData {
     let context = &span.span_context;
     span.span_context = SpanContext::new(
@@ -196,32 +195,31 @@ fn chosen(mut span: SpanData) -> SpanData {
     span
 }
 
-impl Keeper {
-    /// A span has ended: it is exported, or held until its trace is decided about.
+impl HeldSpans {
+    /// Exports a span that has ended, or holds it until its trace verdict.
     pub(super) fn on_end(&self, span: SpanData) {
-        match span.span_context.is_sampled() {
-            true => {
-                self.counts.ended.inc();
-                self.next.on_end(span);
-            }
-            false => self.hold(span),
+        if span.span_context.is_sampled() {
+            self.counts.ended.inc();
+            self.next.on_end(span);
+        } else {
+            self.hold(span);
         }
     }
 
-    /// Exports what waits and ends. Blocks.
+    /// Exports the spans that wait, and ends. Blocks.
     pub(super) fn shutdown(&self, timeout: Duration) -> OTelSdkResult {
         self.next.shutdown_with_timeout(timeout)
     }
 }
 
-/// How many spans were taken by the collector, and how many were not.
+/// Counters of the spans that the collector accepted, and of those that it did not.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExportCounts {
     exported: Counter,
     failed: Counter,
 }
 
-/// An exporter that counts.
+/// An exporter that counts its spans.
 #[derive(Debug)]
 pub(super) struct Counted<E> {
     exporter: E,
@@ -292,7 +290,7 @@ mod tests {
         }
     }
 
-    /// What was exported.
+    /// An exporter that keeps its spans in memory.
     #[derive(Clone, Debug, Default)]
     struct Memory(Arc<Mutex<Vec<SpanData>>>);
 
@@ -303,14 +301,14 @@ mod tests {
         }
     }
 
-    fn keeper() -> (Keeper, Memory) {
+    fn held_spans() -> (HeldSpans, Memory) {
         let memory = Memory::default();
         let (exporter, counts) = Counted::new(memory.clone());
-        (Keeper::new(BatchSpanProcessor::builder(exporter).build(), counts), memory)
+        (HeldSpans::new(BatchSpanProcessor::builder(exporter).build(), counts), memory)
     }
 
-    fn exported(keeper: &Keeper, memory: &Memory) -> Vec<u64> {
-        keeper.next.force_flush().unwrap();
+    fn exported(spans: &HeldSpans, memory: &Memory) -> Vec<u64> {
+        spans.next.force_flush().unwrap();
         let spans = memory.0.lock().unwrap().clone();
         assert!(spans.iter().all(|span| span.span_context.is_sampled()));
         let id = |span: &SpanData| u64::from_be_bytes(span.span_context.span_id().to_bytes());
@@ -318,60 +316,60 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_leaves_whole_and_what_is_forgotten_never() {
-        let (keeper, memory) = keeper();
+    fn kept_traces_leave_whole_and_forgotten_ones_never() {
+        let (spans, memory) = held_spans();
         for (trace, id) in [(1, 10), (2, 20), (1, 11)] {
-            keeper.on_end(span(trace, id));
+            spans.on_end(span(trace, id));
         }
-        keeper.decide(TraceId::from(1u128), true);
-        keeper.decide(TraceId::from(2u128), false);
-        keeper.decide(TraceId::from(2u128), true);
+        spans.decide(TraceId::from(1u128), true);
+        spans.decide(TraceId::from(2u128), false);
+        spans.decide(TraceId::from(2u128), true);
         // Spans that end after their request follow it.
-        keeper.on_end(span(1, 12));
-        keeper.on_end(span(2, 21));
-        assert_eq!(exported(&keeper, &memory), [10, 11, 12]);
-        let told = keeper.untold();
-        assert_eq!((told.keep.len(), told.forget.len()), (1, 1));
-        assert!(keeper.untold().is_empty());
-        assert_eq!((keeper.counts.kept.get(), keeper.counts.forgotten.get()), (3, 2));
-        assert_eq!((keeper.counts.ended.get(), keeper.counts.exported.get()), (3, 3));
+        spans.on_end(span(1, 12));
+        spans.on_end(span(2, 21));
+        assert_eq!(exported(&spans, &memory), [10, 11, 12]);
+        let reported = spans.take_unreported();
+        assert_eq!((reported.keep.len(), reported.forget.len()), (1, 1));
+        assert!(spans.take_unreported().is_empty());
+        assert_eq!((spans.counts.kept.get(), spans.counts.forgotten.get()), (3, 2));
+        assert_eq!((spans.counts.ended.get(), spans.counts.exported.get()), (3, 3));
     }
 
     #[test]
-    fn what_others_decide_is_carried_out_and_not_told_again() {
-        let (keeper, memory) = keeper();
-        keeper.on_end(span(7, 1));
-        keeper.hear(&TraceVerdicts { keep: vec![7u128.to_be_bytes()], forget: Vec::new() });
-        assert_eq!(exported(&keeper, &memory), [1]);
-        assert!(keeper.untold().is_empty());
-        assert_eq!(keeper.verdict(TraceId::from(7u128)), Some(true));
+    fn verdicts_of_others_are_carried_out_and_not_reported_again() {
+        let (spans, memory) = held_spans();
+        spans.on_end(span(7, 1));
+        spans.apply(&TraceVerdicts { keep: vec![7u128.to_be_bytes()], forget: Vec::new() });
+        assert_eq!(exported(&spans, &memory), [1]);
+        assert!(spans.take_unreported().is_empty());
+        assert_eq!(spans.verdict(TraceId::from(7u128)), Some(true));
     }
 
     #[test]
     fn a_long_request_outlasts_many_short_ones() {
-        let (keeper, memory) = keeper();
-        keeper.on_end(span(1, 1));
+        let (spans, memory) = held_spans();
+        spans.on_end(span(1, 1));
         for id in 0..3 * ORDER_MAX as u64 {
             let trace = 2 + u128::from(id);
-            keeper.on_end(span(trace, 2));
-            keeper.decide(TraceId::from(trace), false);
+            spans.on_end(span(trace, 2));
+            spans.decide(TraceId::from(trace), false);
         }
-        assert!(keeper.held().order.len() <= ORDER_MAX);
-        keeper.decide(TraceId::from(1u128), true);
-        assert_eq!(exported(&keeper, &memory), [1]);
-        assert_eq!(keeper.counts.evicted.get(), 0);
+        assert!(spans.held().order.len() <= ORDER_MAX);
+        spans.decide(TraceId::from(1u128), true);
+        assert_eq!(exported(&spans, &memory), [1]);
+        assert_eq!(spans.counts.evicted.get(), 0);
     }
 
     #[test]
-    fn too_much_pushes_the_oldest_trace_out() {
-        let (keeper, memory) = keeper();
-        keeper.on_end(span(1, 1));
+    fn a_full_buffer_evicts_the_oldest_trace() {
+        let (spans, memory) = held_spans();
+        spans.on_end(span(1, 1));
         for id in 0..HELD_SPANS_MAX as u64 {
-            keeper.on_end(span(2 + u128::from(id), id));
+            spans.on_end(span(2 + u128::from(id), id));
         }
-        assert_eq!(keeper.counts.evicted.get(), 1);
-        keeper.decide(TraceId::from(1u128), true);
-        assert_eq!(exported(&keeper, &memory), [] as [u64; 0]);
-        assert_eq!(keeper.held().spans, HELD_SPANS_MAX);
+        assert_eq!(spans.counts.evicted.get(), 1);
+        spans.decide(TraceId::from(1u128), true);
+        assert_eq!(exported(&spans, &memory), [] as [u64; 0]);
+        assert_eq!(spans.held().spans, HELD_SPANS_MAX);
     }
 }
