@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::chat::ChatArgs;
+use crate::config::ConfigArgs;
 use crate::doctor::DoctorArgs;
 use crate::fetch_model::FetchModelArgs;
 use crate::healthcheck::HealthcheckArgs;
@@ -16,7 +17,8 @@ use crate::status::StatusArgs;
 use crate::trace::TraceArgs;
 use crate::up::UpArgs;
 use crate::{
-    bench, chat, config, doctor, fetch_model, healthcheck, metrics, service, status, trace, up,
+    bench, chat, config, doctor, fetch_model, healthcheck, http, metrics, service, status, trace,
+    up,
 };
 
 /// Serves a language model with prefill and decode on different workers.
@@ -45,7 +47,7 @@ enum Command {
     /// Describe every metric of every service, as Markdown
     Metrics,
     /// Show every setting, its value and where it came from
-    Config(SettingsArgs),
+    Config(ConfigArgs),
     /// Look whether this machine has what `tandem up` needs
     Doctor(DoctorArgs),
     /// Measure the engine, or the path around it, on this machine (needs tandem-bench)
@@ -72,8 +74,8 @@ impl Cli {
             Command::Up(args) => up::run(args).await.map(done),
             Command::Chat { settings, chat } => {
                 let base = match &chat.url {
-                    Some(url) => url.clone(),
-                    None => up::base_url(&settings.load()?.settings.gateway.listen),
+                    Some(url) => http::base_url(url),
+                    None => up::addresses(&settings.load()?).base_url,
                 };
                 chat::run(chat, &base).await.map(done)
             }

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-/// Prints one line. Nobody may be reading any more; that is no reason to stop working.
+/// Prints one line. A closed output is no reason to stop.
 pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -25,15 +25,20 @@ pub(crate) fn log_line(name: &str, text: &str) {
 
 /// Says why the command failed.
 pub(crate) fn complain(error: &anyhow::Error) {
-    eprintln!("tandem: {error:#}");
+    eprintln!("tandem: {}", chassis::error::chain(error.as_ref()));
 }
 
-/// Whether somebody watches standard output.
+/// Says what went wrong without ending the command.
+pub(crate) fn warn(error: &anyhow::Error) {
+    eprintln!("tandem: warning: {}", chassis::error::chain(error.as_ref()));
+}
+
+/// Returns whether standard output is a terminal.
 pub(crate) fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// The text in a faint colour where somebody watches, plain otherwise.
+/// Returns the text in a faint color on a terminal, plain otherwise.
 pub(crate) fn faint(text: &str) -> String {
     if is_terminal() { format!("\u{1b}[2m{text}\u{1b}[0m") } else { text.to_owned() }
 }

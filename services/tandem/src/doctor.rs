@@ -8,14 +8,14 @@ use chassis::SettingsArgs;
 
 use crate::console;
 
-/// What to look at.
+/// The settings to check.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     settings: SettingsArgs,
 }
 
-/// How a check went.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Verdict {
     Ok,
@@ -33,7 +33,7 @@ impl Verdict {
     }
 }
 
-/// One thing that was looked at.
+/// One check and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Check {
     name: &'static str,
@@ -56,7 +56,7 @@ impl Check {
     }
 }
 
-/// Looks, and prints one line for each thing; failure when something that is needed is missing.
+/// Prints one line for each check. Fails when something that is needed is missing.
 pub(crate) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let effective = args.settings.load()?;
     let mut worst = Verdict::Ok;

@@ -1,5 +1,5 @@
-//! `tandem fetch-model`: the default model into a directory of one's choice, or one from a hub into
-//! the hub's cache; and how `tandem up` gets the model that it is told to serve.
+//! `tandem fetch-model`: the default model into a directory, or a model of a hub into the hub's
+//! cache. `tandem up` gets its model by the same functions.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::console;
 
 const BAR: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ({eta})";
 
-/// Which model, and where it goes.
+/// The model, and its directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct FetchModelArgs {
     /// A model on a Hugging Face hub, which goes into the hub's own cache: hf:owner/repo[:file]
@@ -63,7 +63,7 @@ fn from_hub(reference: &HubRef) -> anyhow::Result<PathBuf> {
     Ok(fetched?)
 }
 
-/// A bar where somebody watches, a line for every tenth elsewhere; on standard error.
+/// Progress on standard error: a bar on a terminal, a line for every tenth elsewhere.
 struct Progress {
     bar: Option<ProgressBar>,
     lines: Tenths,

@@ -3,12 +3,12 @@
 mod bench;
 mod chat;
 mod cli;
-mod clock;
 mod config;
 mod console;
 mod doctor;
 mod fetch_model;
 mod healthcheck;
+mod http;
 mod metrics;
 mod service;
 mod status;
@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 
-/// How long work that cannot be interrupted, such as a download, may hold up the end.
+/// The time that work without interruption, such as a download, may delay the end.
 const LAST_WORK_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {

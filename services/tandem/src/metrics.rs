@@ -58,7 +58,7 @@ fn engine_instruments() -> Registry {
     prefill::instruments()
 }
 
-/// What the text says of each metric, in its order.
+/// Returns the metrics of the text, in its order.
 fn described(text: &str) -> Vec<Described> {
     let mut all: Vec<Described> = Vec::new();
     for line in text.lines() {

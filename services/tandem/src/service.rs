@@ -2,7 +2,7 @@
 
 use chassis::service::ServiceArgs;
 
-/// Which service.
+/// The kind of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ServiceKind {
     /// HTTP.
@@ -15,7 +15,7 @@ pub(crate) enum ServiceKind {
     Kvstore,
 }
 
-/// Runs it until told to stop.
+/// Runs it until it is asked to stop.
 pub(crate) async fn run(kind: ServiceKind, args: ServiceArgs) -> anyhow::Result<()> {
     let (settings, stop) = args.start()?;
     match kind {

@@ -10,12 +10,13 @@ use comfy_table::{Table, presets};
 use protocol::{StepCost, StoreStatus, StoreStatusReply, WorkerState};
 use serde_json::{Value, json};
 
-use crate::{console, up};
+use crate::up::Running;
+use crate::{console, http, up};
 
 const PRESENCE_LIMIT: Duration = Duration::from_secs(3);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// What to show.
+/// The system, and the form of its status.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
@@ -25,19 +26,23 @@ pub(crate) struct StatusArgs {
     json: bool,
 }
 
-/// Asks everybody once and prints the answers.
+/// Polls workers, store and gateway once, and prints their status.
 pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<()> {
-    let settings = args.settings.load()?.settings;
+    let effective = args.settings.load()?;
+    let Running { base_url: base, nats_url } = up::addresses(&effective);
     let bus = Bus::connect(BusOptions {
-        url: settings.nats.url.clone(),
+        url: nats_url.clone(),
         name: "tandem-status".to_owned(),
-        connect_timeout: Duration::from_millis(settings.nats.connect_timeout_ms),
+        connect_timeout: Duration::from_millis(effective.settings.nats.connect_timeout_ms),
     })
     .await
-    .context("no NATS; `tandem up` prints the URL of its own, hand it over with --nats URL")?;
+    .with_context(|| {
+        format!(
+            "no NATS at {nats_url}; start a system with `tandem up`, or name one with --nats URL"
+        )
+    })?;
     let context = Context::default();
     let question = StoreStatus {};
-    let base = up::base_url(&settings.gateway.listen);
     let (workers, store, gateway) = tokio::join!(
         workers(&bus),
         bus.ask_store(&question, &context, ANSWER_LIMIT),
@@ -84,7 +89,7 @@ async fn workers(bus: &Bus) -> anyhow::Result<BTreeMap<String, WorkerState>> {
 }
 
 async fn gateway_readiness(base: &str) -> Result<(), String> {
-    let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).build();
+    let http = http::client_for(base).timeout(ANSWER_LIMIT).build();
     let http = http.map_err(|error| error.to_string())?;
     let answer = http.get(format!("{base}/ready")).send().await;
     let answer = answer.map_err(|_| "does not listen".to_owned())?;

@@ -8,20 +8,22 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
+use crate::http;
+
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest silence of the server; it also bounds the wait for the first token.
 const SILENCE_LIMIT: Duration = Duration::from_secs(180);
 /// Longest error body that is read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// What an answer consists of, in order.
+/// A part of an answer, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Piece {
     /// Text to show.
     Text(String),
-    /// Why the answer ended: `stop`, `length` …
+    /// The finish reason: `stop`, `length` …
     Finished(String),
-    /// How many tokens it took.
+    /// The token counts.
     Usage {
         /// Of the conversation so far.
         prompt_tokens: u64,
@@ -30,6 +32,20 @@ pub(super) enum Piece {
         /// Of the answer.
         completion_tokens: u64,
     },
+}
+
+/// The parameters by which tokens are drawn.
+#[derive(Debug, Clone, PartialEq, clap::Args)]
+pub(super) struct Sampling {
+    /// Randomness of an answer; 0 takes the likeliest token each time
+    #[arg(long, value_name = "T", default_value_t = 0.2)]
+    temperature: f64,
+    /// Share of probability that tokens are drawn from
+    #[arg(long, value_name = "P", default_value_t = 0.9)]
+    top_p: f64,
+    /// Most tokens of one answer
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    max_tokens: u32,
 }
 
 /// One server and its model.
@@ -43,12 +59,11 @@ pub(super) struct ChatClient {
 impl ChatClient {
     /// Finds out which model `base` serves.
     pub(super) async fn connect(base: &str) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
+        let http = http::client_for(base)
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(SILENCE_LIMIT)
             .build()
             .context("prepare the HTTP client")?;
-        let base = base.trim_end_matches('/').to_owned();
         let url = format!("{base}/v1/models");
         let response = http.get(&url).send().await.with_context(|| {
             format!("nobody answers at {base}; start one with `tandem up`, or name it with --url")
@@ -57,7 +72,7 @@ impl ChatClient {
         let Some(model) = models["data"][0]["id"].as_str() else {
             bail!("{url} lists no model yet; it may still be loading");
         };
-        Ok(Self { http, model: model.to_owned(), base })
+        Ok(Self { http, model: model.to_owned(), base: base.to_owned() })
     }
 
     /// The model's name.
@@ -65,21 +80,21 @@ impl ChatClient {
         &self.model
     }
 
-    /// Asks for the next message of the conversation.
+    /// Requests the next message of the conversation.
     pub(super) async fn answer(
         &self,
         messages: &[Value],
-        max_tokens: Option<u32>,
+        sampling: &Sampling,
     ) -> anyhow::Result<BoxStream<'static, anyhow::Result<Piece>>> {
-        let mut body = json!({
+        let body = json!({
             "model": self.model,
             "messages": messages,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_tokens,
             "stream": true,
             "stream_options": { "include_usage": true },
         });
-        if let Some(limit) = max_tokens {
-            body["max_tokens"] = limit.into();
-        }
         let url = format!("{}/v1/chat/completions", self.base);
         let request = self.http.post(&url).json(&body).send();
         let response = refuse(request.await.with_context(|| format!("ask {url}"))?).await?;

@@ -1,4 +1,4 @@
-//! What was said so far.
+//! The messages so far.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// A conversation that nobody has begun.
+    /// Returns an empty conversation.
     pub(super) fn new(system: Option<String>) -> Self {
         let mut conversation = Self { system, messages: Vec::new() };
         conversation.reset();

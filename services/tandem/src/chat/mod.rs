@@ -11,23 +11,28 @@ use anyhow::Context as _;
 use futures::StreamExt as _;
 
 use crate::console;
-use client::{ChatClient, Piece};
+use client::{ChatClient, Piece, Sampling};
 use conversation::Conversation;
-use input::Lines;
+use input::{Input, Lines};
 
-/// How to talk, and with whom.
+const HELP: &str = "\
+/clear  forgets the conversation (also /reset)
+/help   lists the commands
+/quit   ends (also /exit, Ctrl-D)
+Everything else goes to the model. Ctrl-C stops an answer.";
+
+/// A conversation's server, instructions and sampling.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ChatArgs {
-    /// Base URL of the server; without it, the address that the configuration names.
+    /// Base URL of the server; without it, the system that runs on this machine
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
-    /// Instructions for the whole conversation.
+    /// Instructions for the whole conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Most tokens of one answer.
-    #[arg(long, value_name = "N")]
-    max_tokens: Option<u32>,
-    /// Ask this one question and end.
+    #[command(flatten)]
+    sampling: Sampling,
+    /// Ask this one question and end
     message: Option<String>,
 }
 
@@ -36,13 +41,13 @@ pub(crate) async fn run(args: ChatArgs, base: &str) -> anyhow::Result<()> {
     let client = ChatClient::connect(base).await?;
     let mut conversation = Conversation::new(args.system);
     if let Some(message) = args.message {
-        return ask(&client, &mut conversation, message, args.max_tokens).await.map(drop);
+        return ask(&client, &mut conversation, message, &args.sampling).await.map(drop);
     }
     let interactive = std::io::stdin().is_terminal();
     if interactive {
         let model = client.model();
         console::line(&console::faint(&format!(
-            "{model}: /reset forgets the conversation, /quit ends, Ctrl-C stops an answer"
+            "{model}: /help lists the commands, Ctrl-C stops an answer, /quit ends"
         )));
     }
     let mut lines = Lines::start().context("read standard input")?;
@@ -55,20 +60,24 @@ pub(crate) async fn run(args: ChatArgs, base: &str) -> anyhow::Result<()> {
             _ = tokio::signal::ctrl_c() => None,
         };
         let Some(line) = line.transpose().context("read standard input")? else { break };
-        match line.trim() {
-            "" => continue,
-            "/quit" | "/exit" => break,
-            "/reset" => {
+        match Input::of(&line) {
+            Input::Empty => {}
+            Input::Quit => break,
+            Input::Clear => {
                 conversation.reset();
                 console::line(&console::faint("forgotten"));
-                continue;
             }
-            _ => {}
-        }
-        match ask(&client, &mut conversation, line, args.max_tokens).await {
-            Ok(_) => {}
-            Err(error) if interactive => console::line(&format!("{error:#}")),
-            Err(error) => return Err(error),
+            Input::Help => console::line(HELP),
+            Input::Unknown(command) => {
+                console::line(&format!("{command} is not a command; /help lists them"));
+            }
+            Input::Message => match ask(&client, &mut conversation, line, &args.sampling).await {
+                Ok(_) => {}
+                Err(error) if interactive => {
+                    console::line(&chassis::error::chain(error.as_ref()));
+                }
+                Err(error) => return Err(error),
+            },
         }
     }
     if interactive {
@@ -82,12 +91,12 @@ async fn ask(
     client: &ChatClient,
     conversation: &mut Conversation,
     message: String,
-    max_tokens: Option<u32>,
+    sampling: &Sampling,
 ) -> anyhow::Result<bool> {
     let sent = Instant::now();
     let asked = conversation.asked(message);
     let mut pieces = tokio::select! {
-        pieces = client.answer(&asked, max_tokens) => pieces?,
+        pieces = client.answer(&asked, sampling) => pieces?,
         _ = tokio::signal::ctrl_c() => {
             console::line(&console::faint("stopped"));
             return Ok(false);
@@ -125,7 +134,7 @@ async fn ask(
     Ok(!stopped)
 }
 
-/// What was seen of one answer.
+/// Times and counts of one answer.
 #[derive(Debug, Default)]
 struct Measure {
     first: Option<Duration>,

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use bus::{Bus, BusOptions};
+use chassis::settings::Device;
 use chassis::{Effective, Settings};
 use modelfile::ModelFile;
 use provision::Cache;
@@ -27,7 +28,7 @@ pub(super) async fn all(effective: &Effective) -> Vec<Check> {
         python(fetches),
         if own_nats { private_nats() } else { given_nats(settings).await },
         check_model(model.as_deref(), missing_model(settings)),
-        device(&settings.device),
+        device(settings.device),
         port(&settings.gateway.listen),
         memory(model.as_deref()),
     ]
@@ -102,7 +103,7 @@ fn model_path(settings: &Settings) -> Option<PathBuf> {
     }
 }
 
-/// What would be fetched.
+/// Returns a description of the model that would be fetched.
 fn missing_model(settings: &Settings) -> String {
     match &settings.model.path {
         Some(path) => {
@@ -141,8 +142,8 @@ fn check_model(path: Option<&Path>, missing: String) -> Check {
     }
 }
 
-fn device(text: &str) -> Check {
-    let choice = match text.parse::<model::DeviceChoice>() {
+fn device(device: Device) -> Check {
+    let choice = match device.to_string().parse::<model::DeviceChoice>() {
         Ok(choice) => choice,
         Err(error) => return Check::fail("device", error.to_string(), "auto, cpu, wgpu or wgpu:N"),
     };

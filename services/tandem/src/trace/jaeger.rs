@@ -1,4 +1,4 @@
-//! Asks Jaeger's HTTP API, version 3.
+//! A client of Jaeger's HTTP API, version 3.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,43 +6,27 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::span::{self, Span};
+use crate::http;
 
 /// A search through a full memory store takes a while.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Traces of one search.
 pub(super) const SEARCH_MAX: usize = 1_000;
-/// What requests to generate are called.
+/// The operation names of generation requests.
 pub(super) const OPERATIONS: [&str; 2] = ["POST /v1/chat/completions", "POST /v1/completions"];
 
-/// Why there is no trace to show.
+/// The reason for which there is no trace to show.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JaegerError {
-    /// Nobody answers there.
+    /// The endpoint does not answer.
     #[error("no Jaeger answers at {url}: {source} (--jaeger URL says where its query API is)")]
-    Unreachable {
-        /// Where.
-        url: String,
-        /// What the HTTP client said.
-        source: reqwest::Error,
-    },
-    /// Somebody answers who is no Jaeger, or has trouble.
+    Unreachable { url: String, source: reqwest::Error },
+    /// The endpoint answered with an error, or is not Jaeger.
     #[error("{url} answers {status}: {body}")]
-    Refused {
-        /// Where.
-        url: String,
-        /// With what.
-        status: u16,
-        /// And what it says.
-        body: String,
-    },
+    Refused { url: String, status: u16, body: String },
     /// The answer is no OTLP in JSON.
     #[error("{url} answers what is no trace: {reason}")]
-    Malformed {
-        /// Where.
-        url: String,
-        /// What is wrong.
-        reason: String,
-    },
+    Malformed { url: String, reason: String },
 }
 
 /// A Jaeger.
@@ -53,7 +37,7 @@ pub(super) struct Jaeger {
 
 impl Jaeger {
     pub(super) fn new(base: &str) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).build()?;
+        let http = http::client_for(base).timeout(ANSWER_LIMIT).build()?;
         Ok(Self { base: base.trim_end_matches('/').to_owned(), http })
     }
 

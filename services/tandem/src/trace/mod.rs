@@ -20,7 +20,7 @@ use crate::console;
 const STEPS_MAX: usize = 8;
 const REQUEST_ID_HEADER: &str = "http.request.header.x-request-id";
 
-/// What to look for.
+/// The request or requests to show.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TraceArgs {
     /// A trace id, the id of an answer (`chatcmpl-…`), of a request, or an x-request-id
@@ -29,7 +29,7 @@ pub(crate) struct TraceArgs {
     /// List this many of the slowest requests instead
     #[arg(long, value_name = "N", conflicts_with = "request")]
     slowest: Option<usize>,
-    /// How far back to look: 90s, 15m, 2h
+    /// Time to look back: 90s, 15m, 2h
     #[arg(long, default_value = "1h", value_parser = duration)]
     since: Duration,
     /// Look among the traces of this service
@@ -43,7 +43,7 @@ pub(crate) struct TraceArgs {
     width: u16,
 }
 
-/// Looks and prints.
+/// Fetches from Jaeger and prints.
 pub(crate) async fn run(args: TraceArgs) -> anyhow::Result<()> {
     let jaeger = Jaeger::new(&args.jaeger).context("prepare HTTP")?;
     match (&args.request, args.slowest) {
@@ -80,7 +80,7 @@ async fn show(jaeger: &Jaeger, args: &TraceArgs, request: &str) -> anyhow::Resul
     Ok(())
 }
 
-/// Whether these are the spans of the request that is called so.
+/// Returns whether these are the spans of the request with this name.
 fn is(spans: &[Span], request: &str) -> bool {
     let Some(root) = waterfall::root(spans) else { return false };
     let keys = [tandem::REQUEST_ID, names::GEN_AI_RESPONSE_ID, REQUEST_ID_HEADER];

@@ -12,14 +12,14 @@ use super::waterfall::root;
 /// wait for them.
 const AFTER: [&str; 2] = [stage::DECODE_FIRST_STEP, stage::DECODE_GENERATE];
 
-/// What is remarkable about one request.
+/// One request of the table.
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     whole_ms: f64,
     ttft_ms: Option<f64>,
     status: String,
     tokens: String,
-    /// Where most of its time went.
+    /// The longest stage, with its share of the time.
     longest: String,
     remarks: Vec<&'static str>,
     request: String,
@@ -69,7 +69,7 @@ fn row(spans: &[Span]) -> Option<Row> {
     if root.attribute(names::HTTP_ROUTE).is_empty() {
         return None;
     }
-    let told = |key: &str| root.attribute(key).to_owned();
+    let attribute = |key: &str| root.attribute(key).to_owned();
     let claims = |span: &&Span| {
         let mut names = stage::TO_FIRST_TOKEN.iter().chain(&AFTER);
         span.parent == root.id && names.any(|name| *name == span.name)
@@ -90,15 +90,15 @@ fn row(spans: &[Span]) -> Option<Row> {
     Some(Row {
         whole_ms: root.ms(),
         ttft_ms: root.number(tandem::TTFT_MS),
-        status: told(names::HTTP_RESPONSE_STATUS_CODE),
+        status: attribute(names::HTTP_RESPONSE_STATUS_CODE),
         tokens: format!(
             "{}+{}",
-            told(names::GEN_AI_USAGE_INPUT_TOKENS),
-            told(names::GEN_AI_USAGE_OUTPUT_TOKENS)
+            attribute(names::GEN_AI_USAGE_INPUT_TOKENS),
+            attribute(names::GEN_AI_USAGE_OUTPUT_TOKENS)
         ),
         longest: format!("{} {share:.0} %", longest.name),
         remarks: remarks.into_iter().filter(|(is, _)| *is).map(|(_, text)| text).collect(),
-        request: told(tandem::REQUEST_ID),
+        request: attribute(tandem::REQUEST_ID),
         trace: root.trace_id.clone(),
     })
 }

@@ -1,4 +1,4 @@
-//! Spans as Jaeger's HTTP API tells them: OTLP in JSON. Pure.
+//! Spans as Jaeger's HTTP API returns them: OTLP in JSON. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub(super) struct Span {
     pub(super) parent: String,
     pub(super) name: String,
     pub(super) service: String,
-    /// Which process of the service.
+    /// The instance of the service.
     pub(super) instance: String,
     pub(super) start_ns: u64,
     pub(super) end_ns: u64,

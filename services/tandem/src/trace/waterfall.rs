@@ -1,4 +1,4 @@
-//! One request as a waterfall in text: stages as bars, what they tell, and gaps by name. Pure.
+//! One request as a waterfall in text: stages as bars with attributes, and gaps by name. Pure.
 
 use std::fmt::Write as _;
 
@@ -25,7 +25,7 @@ const TOLD: [(&str, &str); 16] = [
     (tandem::PATH, "path"),
     (tandem::OUTPUT_TOKENS, "output tokens"),
 ];
-/// A gap smaller than this share of the request, and than [`GAP_MS`], is nobody's business.
+/// The share of a request below which a gap is not shown, if it is below [`GAP_MS`], too.
 const GAP_SHARE: f64 = 0.01;
 const GAP_MS: f64 = 0.2;
 const NAME_WIDTH: usize = 44;
@@ -172,7 +172,7 @@ fn short(value: &str) -> String {
     }
 }
 
-/// How well the stages to the first token add up to the time to it.
+/// Returns a line that compares the sum of the stages to the first token with the TTFT.
 fn sums(spans: &[Span], root: &Span) -> String {
     let Some(ttft_ms) = root.number(tandem::TTFT_MS) else { return String::new() };
     let sum_ms: f64 = to_first_token(spans, root, ttft_ms).map(Span::ms).sum();
@@ -193,7 +193,7 @@ fn to_first_token<'a>(
     })
 }
 
-/// Where no stage of the request claims the time.
+/// Returns the intervals that no stage of the request covers.
 fn gaps(spans: &[Span], root: &Span) -> Vec<String> {
     let least_ms = (GAP_SHARE * root.ms()).max(GAP_MS);
     let mut children: Vec<&Span> = spans.iter().filter(|span| span.parent == root.id).collect();

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 /// Longer lines are cut into several.
 const LINE_BYTES_MAX: usize = 16 << 10;
-/// How long the last lines of an ended child are waited for.
+/// The wait for the last lines of a child that has ended.
 const LAST_LINES_LIMIT: Duration = Duration::from_secs(1);
 
 /// A service process that reads the tether on its standard input: when that closes, it ends.
@@ -21,7 +21,7 @@ pub(crate) struct Child {
     lines: JoinSet<()>,
 }
 
-/// How a child went when it was told to.
+/// The end of a child that was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stopped {
     /// By itself, within the limit.
@@ -31,9 +31,15 @@ pub(crate) enum Stopped {
 }
 
 impl Child {
-    /// Starts `program`; its lines appear on our standard error behind `name`.
+    /// Starts `program`. Its lines appear on our standard error behind `name`.
     pub(crate) fn start(program: &Path, name: &str, arguments: &[String]) -> std::io::Result<Self> {
-        let mut process = Command::new(program)
+        let mut command = Command::new(program);
+        // The graphics libraries look for a Wayland socket there, and complain about a variable
+        // that is not set, as in containers and over ssh. They are content with any folder.
+        if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+            command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+        }
+        let mut process = command
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -50,7 +56,7 @@ impl Child {
         Ok(Self { process, tether, lines })
     }
 
-    /// The process id while it lives.
+    /// Returns the process id while the child lives.
     pub(crate) fn id(&self) -> Option<u32> {
         self.process.id()
     }
@@ -76,7 +82,7 @@ impl Child {
     }
 }
 
-/// What an exit status means for people.
+/// Returns an exit status in words.
 pub(crate) fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt as _;
     match (status.signal(), status.code()) {
@@ -105,7 +111,8 @@ async fn forward(stderr: impl AsyncRead + Unpin, name: String) {
     }
 }
 
-/// Moves bytes up to the end of a line into `line`; how many, and whether the line is complete.
+/// Moves bytes up to the end of a line into `line`. Returns their number, and whether the line is
+/// complete.
 fn take_line(bytes: &[u8], line: &mut Vec<u8>) -> (usize, bool) {
     let room = LINE_BYTES_MAX - line.len();
     let window = &bytes[..bytes.len().min(room)];

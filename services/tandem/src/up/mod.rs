@@ -1,35 +1,60 @@
 //! `tandem up`: every service on this machine, each a process of its own, kept running.
 
-mod board;
 mod child;
 mod plan;
 mod probe;
 mod restarts;
-mod roster;
+mod running;
+mod service_task;
+mod services;
+mod status_board;
 mod store_dir;
-mod supervise;
-mod team;
+mod supervisor;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use chassis::SettingsArgs;
+use chassis::{Effective, SettingsArgs};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::console;
-use board::{Board, Snapshot};
 use plan::Plan;
-use probe::Inquiry;
-use team::Team;
+use probe::ProbeTargets;
+use status_board::{Snapshot, StatusBoard};
+use supervisor::Supervisor;
 
 pub(crate) use plan::base_url;
+pub(crate) use running::Running;
 
-/// How often to say what is still missing.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Returns the addresses of the system that a command is about: those of the settings, and for what
+/// they leave open those of the system that was started last on this machine.
+pub(crate) fn addresses(effective: &Effective) -> Running {
+    let settings = &effective.settings;
+    let mut running = Running {
+        base_url: base_url(&settings.gateway.listen),
+        nats_url: settings.nats.url.clone(),
+    };
+    let is_default = |key| effective.origin(key) == Some("default");
+    let cache = provision::Cache::locate().ok();
+    if let Some(found) = cache.and_then(|cache| Running::find(cache.root())) {
+        if is_default("gateway.listen") && is_default("nats.url") {
+            return found;
+        }
+        if is_default("gateway.listen") && running.nats_url == found.nats_url {
+            running.base_url = found.base_url;
+        } else if is_default("nats.url") && running.base_url == found.base_url {
+            running.nats_url = found.nats_url;
+        }
+    }
+    running
+}
 
-/// What to start.
+/// The time between two reminders of what is missing.
+const REMINDER_PERIOD: Duration = Duration::from_secs(10);
+
+/// The number of workers, and the settings of all services.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
@@ -70,7 +95,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     ended.context("stop nats-server")
 }
 
-/// A port that somebody else has must not be found out by a service that dies in the background.
+/// Fails when another program has the port: a service would only find out in the background.
 fn check_port(listen: &str) -> anyhow::Result<()> {
     match std::net::TcpListener::bind(listen) {
         Ok(_) => Ok(()),
@@ -83,7 +108,7 @@ async fn serve(
     program: PathBuf,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let inquiry = Inquiry {
+    let targets = ProbeTargets {
         services: plan.services.clone(),
         nats_url: plan.nats_url.clone(),
         connect_timeout: plan.connect_timeout,
@@ -91,39 +116,45 @@ async fn serve(
     };
     let (sender, snapshots) = watch::channel(Snapshot::default());
     let mut prober = JoinSet::new();
-    prober.spawn(probe::probe(inquiry, sender));
-    let mut team = Team::start(&plan.services, program, plan.stop_limit);
-    let watched = watch_over(plan, &mut team, snapshots, stop).await;
+    prober.spawn(probe::probe(targets, sender));
+    let mut supervisor = Supervisor::start(&plan.services, program, plan.stop_limit);
+    let watched = watch_over(plan, &mut supervisor, snapshots, stop).await;
     prober.abort_all();
     console::line("stopping");
-    team.stop().await;
+    supervisor.stop().await;
     watched
 }
 
-/// Tells people what happens until told to stop, or until going on is hopeless.
+/// Prints what happens until `stop` resolves, or until the startup fails.
 async fn watch_over(
     plan: &Plan,
-    team: &mut Team,
+    supervisor: &mut Supervisor,
     mut snapshots: watch::Receiver<Snapshot>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     tokio::pin!(stop);
-    let mut board = Board::new(&plan.services);
-    let mut reminder = tokio::time::interval(PATIENCE);
+    let mut board = StatusBoard::new(&plan.services);
+    let running = Running { base_url: plan.base_url.clone(), nats_url: plan.nats_url.clone() };
+    let announced = provision::Cache::locate().map_err(anyhow::Error::from).and_then(|cache| {
+        running.announce(cache.root()).context("announce this system to `chat` and `status`")
+    });
+    // Without it they still work, with --url and --nats.
+    let _announcement = announced.inspect_err(console::warn).ok();
+    let mut reminder = tokio::time::interval(REMINDER_PERIOD);
     reminder.reset();
     loop {
         let was_complete = board.is_complete();
         tokio::select! {
             () = &mut stop => return Ok(()),
-            event = team.next_event() => {
-                if let Some(line) = board.happened(event)? {
+            event = supervisor.next_event() => {
+                if let Some(line) = board.on_event(event)? {
                     console::line(&line);
                 }
             }
             changed = snapshots.changed() => {
                 changed.context("the readiness checks ended")?;
                 let snapshot = snapshots.borrow_and_update().clone();
-                board.probed(&snapshot).iter().for_each(|line| console::line(line));
+                board.on_snapshot(&snapshot).iter().for_each(|line| console::line(line));
             }
             _ = reminder.tick() => board.waiting().iter().for_each(|line| console::line(line)),
         }

@@ -1,38 +1,42 @@
-//! Decides everything before anything is started: model, bus, services, addresses.
+//! Decides on everything before anything is started: model, bus, services, addresses.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use chassis::settings::{Flag, ModelSettings};
+use chassis::settings::{Engine, Flag, ModelSettings};
 use chassis::{Effective, Settings};
+use modelfile::ModelFile;
 use protocol::NatsUrl;
 use provision::{Cache, NatsOptions, NatsServer};
 
-use super::roster::{Common, Service, roster, threads_each};
+use super::services::{Common, Service, services, threads_each};
+use super::status_board::line;
 use super::store_dir::StoreDir;
 use crate::{console, fetch_model};
 
-/// What a service may take beyond its own drain limit before it is killed.
+/// The time that a service may take beyond its own drain timeout before it is killed.
 const STOP_MARGIN: Duration = Duration::from_secs(3);
 
-/// What services log unless somebody chose: trouble, and how far the model is loaded.
+/// The log filter of services unless the user chose one: warnings, and the progress of loading.
 const QUIET: &str = "warn,wgpu_hal::gles=off,engine::worker::boot=info";
+/// A model whose answers make sense, for those who tried the built-in one.
+const REAL_MODEL: &str = "hf:Qwen/Qwen2.5-1.5B-Instruct-GGUF:qwen2.5-1.5b-instruct-q4_k_m.gguf";
 const DEFAULT_NAME: &str = "SmolLM2-135M-Instruct";
 
-/// What will run.
+/// The services to run, with their addresses.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// The services in the order in which they are started.
     pub(super) services: Vec<Service>,
-    /// Where NATS is.
+    /// The URL of NATS.
     pub(super) nats_url: NatsUrl,
-    /// How long one attempt to connect to it may take.
+    /// The timeout of one attempt to connect to it.
     pub(super) connect_timeout: Duration,
-    /// Base URL of the gateway, as one calls it from this machine.
+    /// Base URL of the gateway, as seen from this machine.
     pub(super) base_url: String,
-    /// How long a service may take to stop.
+    /// The time that a service may take to stop.
     pub(super) stop_limit: Duration,
-    listen_is_default: bool,
+    is_built_in: bool,
     // Runs as long as the plan, and is dropped before its directory is.
     _nats: Option<PrivateNats>,
 }
@@ -46,18 +50,18 @@ impl Plan {
     ) -> anyhow::Result<Self> {
         let settings = &effective.settings;
         let is_default = |key: &str| effective.origin(key) == Some("default");
-        let model = match settings.engine.as_str() {
-            "simulated" => None,
-            _ => Some(model_path(effective)?),
+        let model = match settings.engine {
+            Engine::Simulated => None,
+            Engine::Model => Some(model_path(effective)?),
         };
         let found = model.as_deref().unwrap_or("simulated, none is needed");
-        console::line(&row("model", "found", found));
+        console::line(&line("model", "found", found));
         let nats = if is_default("nats.url") { Some(private_nats()?) } else { None };
         let nats_url = nats
             .as_ref()
             .map_or_else(|| settings.nats.url.clone(), |nats| nats.server.url().into());
-        let whose = if nats.is_some() { "private" } else { "yours" };
-        console::line(&row("nats", "found", &format!("{nats_url} ({whose})")));
+        let owner = if nats.is_some() { "private" } else { "yours" };
+        console::line(&line("nats", "found", &format!("{nats_url} ({owner})")));
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match settings.threads {
@@ -79,35 +83,37 @@ impl Plan {
                 .collect(),
         };
         Ok(Self {
-            services: roster(&common, prefill, decode),
+            services: services(&common, prefill, decode),
             nats_url,
             connect_timeout: Duration::from_millis(settings.nats.connect_timeout_ms),
             base_url: base_url(&settings.gateway.listen),
             stop_limit: settings.drain_timeout() + STOP_MARGIN,
-            listen_is_default: is_default("gateway.listen"),
+            is_built_in: settings.engine == Engine::Model && settings.model.path.is_none(),
             _nats: nats,
         })
     }
 
-    /// What to try once everything is ready.
+    /// Returns what to try once everything is ready.
     pub(super) fn invitation(&self) -> String {
         let Self { base_url, .. } = self;
         let program = std::env::args().next().unwrap_or_else(|| "tandem".to_owned());
-        let at = if self.listen_is_default { String::new() } else { format!(" --url {base_url}") };
-        let at_nats = format!(" --nats {}", self.nats_url);
+        let built_in = if self.is_built_in {
+            format!(
+                "The built-in model is a smoke test of 135 million parameters: its answers are \
+                 often wrong. A real one:\n\n  {program} up --model {REAL_MODEL}\n\n"
+            )
+        } else {
+            String::new()
+        };
         format!(
             "\nReady: {base_url}\n\n  \
              {base_url}/ in a browser: the fleet, and a chat\n\n  \
              curl -N {base_url}/v1/chat/completions -H 'content-type: application/json' -d '{{\n    \
              \"messages\": [{{\"role\": \"user\", \"content\": \"Who are you?\"}}],\n    \
-             \"stream\": true}}'\n\n  {program} chat{at}\n  \
-             {program} status{at_nats}\n\nCtrl-C ends everything.\n"
+             \"temperature\": 0.2, \"top_p\": 0.9, \"max_tokens\": 200, \"stream\": true}}'\n\n  \
+             {program} chat\n  {program} status\n\n{built_in}Ctrl-C ends everything.\n"
         )
     }
-}
-
-fn row(name: &str, state: &str, detail: &str) -> String {
-    format!("{name:<10}  {state:<8}  {detail}")
 }
 
 fn model_path(effective: &Effective) -> anyhow::Result<String> {
@@ -121,17 +127,21 @@ fn model_path(effective: &Effective) -> anyhow::Result<String> {
     if let Err(error) = path.metadata() {
         bail!("model {}: {error}", path.display());
     }
+    // Opened for its errors: the services would find them one by one, after everything is started.
+    if let Err(error) = ModelFile::open(&path) {
+        bail!("cannot serve {}: {}", path.display(), chassis::error::chain(&error));
+    }
     let path = std::path::absolute(&path).context("find the model")?;
     Ok(path.display().to_string())
 }
 
-/// The default model's file names itself oddly; people know it by this.
+/// Returns the known name of the default model: its file has an odd one.
 fn default_name(settings: &Settings) -> Option<&'static str> {
     let ModelSettings { path, name } = &settings.model;
     (path.is_none() && name.is_none()).then_some(DEFAULT_NAME)
 }
 
-/// A nats-server of our own. Fields are dropped in this order.
+/// A private nats-server. Fields are dropped in this order.
 #[derive(Debug)]
 struct PrivateNats {
     server: NatsServer,
@@ -142,14 +152,15 @@ fn private_nats() -> anyhow::Result<PrivateNats> {
     let program = provision::nats_server(&console::line)
         .context("get nats-server; name one that runs with --nats URL")?;
     let root = Cache::locate()?.root().join("nats");
-    let store = StoreDir::claim(&root)
-        .with_context(|| format!("claim a directory in {}", root.display()))?;
+    let store = StoreDir::claim(&root).with_context(|| {
+        format!("claim a folder in {}; TANDEM_CACHE names another", root.display())
+    })?;
     let options = NatsOptions { store: Some(store.path().to_owned()), ..NatsOptions::new(program) };
     let server = NatsServer::start(options).context("start a private nats-server")?;
     Ok(PrivateNats { server, _store: store })
 }
 
-/// How to call a server that listens there, from this machine.
+/// Returns the base URL of a server that listens at `listen`, as seen from this machine.
 pub(crate) fn base_url(listen: &str) -> String {
     let (host, port) = listen.rsplit_once(':').unwrap_or((listen, "80"));
     let host = match host {

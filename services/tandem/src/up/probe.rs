@@ -1,4 +1,4 @@
-//! Asks every service again and again whether it is ready.
+//! Polls every service for its readiness.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,30 +8,31 @@ use protocol::{NatsUrl, StoreStatus, StoreStatusReply, WorkerState};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::board::{Probe, Snapshot};
-use super::roster::{Kind, Service};
+use super::services::{Kind, Service};
+use super::status_board::{Probe, Snapshot};
+use crate::http;
 
 const RECONNECT: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_millis(200);
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
-/// Whom to ask, and where.
+/// The services to poll, and their addresses.
 #[derive(Debug, Clone)]
-pub(super) struct Inquiry {
+pub(super) struct ProbeTargets {
     /// The services.
     pub(super) services: Vec<Service>,
-    /// Where NATS is.
+    /// The URL of NATS.
     pub(super) nats_url: NatsUrl,
-    /// How long one attempt to connect to it may take.
+    /// The timeout of one attempt to connect to it.
     pub(super) connect_timeout: Duration,
     /// Base URL of the gateway.
     pub(super) base_url: String,
 }
 
-/// Asks until nobody wants to know any more. Never ends by itself.
-pub(super) async fn probe(inquiry: Inquiry, snapshots: watch::Sender<Snapshot>) {
-    let Some(bus) = connect(&inquiry, &snapshots).await else { return };
-    let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).build().unwrap_or_default();
+/// Polls until the receiver of snapshots is dropped.
+pub(super) async fn probe(targets: ProbeTargets, snapshots: watch::Sender<Snapshot>) {
+    let Some(bus) = connect(&targets, &snapshots).await else { return };
+    let http = http::direct().timeout(ANSWER_LIMIT).build().expect("the options are valid");
     let mut workers = BTreeMap::new();
     let mut presence = bus.presence().watch();
     let mut tick = tokio::time::interval(PERIOD);
@@ -41,28 +42,30 @@ pub(super) async fn probe(inquiry: Inquiry, snapshots: watch::Sender<Snapshot>) 
             () = snapshots.closed() => return,
             event = presence.next() => note(&mut workers, event),
             _ = tick.tick() => {
-                let snapshot = ask_all(&inquiry, &bus, &http, &workers).await;
+                let snapshot = ask_all(&targets, &bus, &http, &workers).await;
                 snapshots.send_replace(snapshot);
             }
         }
     }
 }
 
-/// Tries until there is a connection; `None` when nobody wants to know any more.
-async fn connect(inquiry: &Inquiry, snapshots: &watch::Sender<Snapshot>) -> Option<Bus> {
+/// Tries until there is a connection; `None` when the receiver of snapshots is dropped.
+async fn connect(targets: &ProbeTargets, snapshots: &watch::Sender<Snapshot>) -> Option<Bus> {
     loop {
         let options = BusOptions {
-            url: inquiry.nats_url.clone(),
+            url: targets.nats_url.clone(),
             name: "tandem-up".to_owned(),
-            connect_timeout: inquiry.connect_timeout,
+            connect_timeout: targets.connect_timeout,
         };
-        let taken_ms = crate::clock::unix_ms();
+        let taken_ms = chassis::clock::now_ms();
         match Bus::connect(options).await {
             Ok(bus) => return Some(bus),
             Err(error) => {
-                let why = Probe::Waiting(error.to_string());
-                let probes = (0..inquiry.services.len()).map(|index| (index, why.clone()));
-                snapshots.send_replace(Snapshot { taken_ms, probes: probes.collect() });
+                let url = &targets.nats_url;
+                let why = chassis::error::chain(&error);
+                let nats_problem = Some(format!("for nats at {url}: {why}"));
+                let probes = BTreeMap::new();
+                snapshots.send_replace(Snapshot { taken_ms, nats_problem, probes });
             }
         }
         tokio::select! {
@@ -88,17 +91,17 @@ fn note(workers: &mut Workers, event: PresenceEvent) {
 }
 
 async fn ask_all(
-    inquiry: &Inquiry,
+    targets: &ProbeTargets,
     bus: &Bus,
     http: &reqwest::Client,
     workers: &Workers,
 ) -> Snapshot {
-    let taken_ms = crate::clock::unix_ms();
+    let taken_ms = chassis::clock::now_ms();
     let question = StoreStatus {};
     let context = Context::default();
     let (store, gateway) = tokio::join!(
         bus.ask_store(&question, &context, ANSWER_LIMIT),
-        ask_gateway(http, &inquiry.base_url),
+        ask_gateway(http, &targets.base_url),
     );
     let store = match store {
         Ok(reply) => about_store(&reply),
@@ -109,8 +112,8 @@ async fn ask_all(
         Kind::Gateway => gateway.clone(),
         Kind::Prefill | Kind::Decode => about_worker(workers.get(&service.name)),
     };
-    let probes = inquiry.services.iter().map(probe).enumerate().collect();
-    Snapshot { taken_ms, probes }
+    let probes = targets.services.iter().map(probe).enumerate().collect();
+    Snapshot { taken_ms, nats_problem: None, probes }
 }
 
 fn about_store(reply: &StoreStatusReply) -> Probe {

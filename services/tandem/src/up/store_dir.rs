@@ -1,4 +1,4 @@
-//! The directory of the private nats-server's files, also cleaned up after an owner that was killed.
+//! The directory of the private nats-server's files, removed also after an owner that was killed.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -10,8 +10,8 @@ const LOCK: &str = "lock";
 
 /// A directory of our own, removed when dropped.
 ///
-/// Its lock file is locked for as long as we live, so that whoever finds it unlocked knows that
-/// its owner is gone.
+/// Its lock file is locked for as long as this process lives. A directory without a lock has no
+/// owner.
 #[derive(Debug)]
 pub(super) struct StoreDir {
     path: PathBuf,
@@ -44,7 +44,7 @@ impl StoreDir {
         Ok(Self { path, lock_path, _lock: lock })
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -52,13 +52,13 @@ impl StoreDir {
 
 impl Drop for StoreDir {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by whoever claims next.
+        // Remains are removed by the next claim.
         let _ = fs::remove_dir_all(&self.path);
         let _ = fs::remove_file(&self.lock_path);
     }
 }
 
-/// Removes what a dead owner left; false when the owner lives.
+/// Removes the directory of a dead owner. Returns false when the owner lives.
 fn clear_if_left(lock_path: &Path) -> io::Result<bool> {
     match File::open(lock_path)?.try_lock() {
         Err(TryLockError::WouldBlock) => return Ok(false),
@@ -98,9 +98,9 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_owner_left_is_removed() {
+    fn the_directory_of_a_dead_owner_is_removed() {
         let root = tempfile::tempdir().unwrap();
-        // What remains of an owner that was killed: files, and a lock that nobody holds.
+        // The remains of an owner that was killed: files, and an unlocked lock file.
         fs::create_dir(root.path().join("0")).unwrap();
         fs::write(root.path().join("0/file"), "left").unwrap();
         fs::write(root.path().join("0.lock"), "").unwrap();

@@ -143,8 +143,13 @@ impl System {
 
     /// Starts a system whose engines are simulated and waits until it is ready.
     pub(crate) fn simulated(arguments: &[&str]) -> Self {
+        Self::simulated_in(arguments, &[])
+    }
+
+    /// The same with these variables in the environment.
+    pub(crate) fn simulated_in(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         require_nats_server();
-        Self::run(&[&["--engine", "simulated"][..], arguments].concat(), &[])
+        Self::run(&[&["--engine", "simulated"][..], arguments].concat(), environment)
     }
 
     fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Self {

@@ -7,6 +7,7 @@
 
 mod answers;
 mod commands;
+mod environment;
 mod failures;
 mod fleet;
 mod harness;

@@ -8,8 +8,8 @@ use chassis::StopToken;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::roster::Service;
-use super::supervise::{Charge, Event, What, supervise};
+use super::service_task::{Event, ServiceEvent, ServiceTask, supervise};
+use super::services::Service;
 use crate::console;
 
 const EVENTS_MAX: usize = 64;
@@ -21,41 +21,41 @@ struct Rank {
     tasks: JoinSet<()>,
 }
 
-/// Supervisors of all services.
+/// The tasks of all services.
 #[derive(Debug)]
-pub(super) struct Team {
+pub(super) struct Supervisor {
     ranks: BTreeMap<u8, Rank>,
     names: Vec<String>,
     events: mpsc::Receiver<Event>,
-    // Kept, so that waiting for an event never ends.
+    // Held, so that waiting for an event never ends.
     _sender: mpsc::Sender<Event>,
 }
 
-impl Team {
+impl Supervisor {
     /// Starts every service.
     pub(super) fn start(services: &[Service], program: PathBuf, stop_limit: Duration) -> Self {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let mut ranks: BTreeMap<u8, Rank> = BTreeMap::new();
         for (index, service) in services.iter().enumerate() {
             let rank = ranks.entry(service.kind.stop_order()).or_default();
-            let charge = Charge {
+            let task = ServiceTask {
                 index,
                 service: service.clone(),
                 program: program.clone(),
                 stop: rank.stop.clone(),
                 stop_limit,
             };
-            rank.tasks.spawn(supervise(charge, sender.clone()));
+            rank.tasks.spawn(supervise(task, sender.clone()));
         }
         let names = services.iter().map(|service| service.name.clone()).collect();
         Self { ranks, names, events, _sender: sender }
     }
 
-    /// The next event of any service.
+    /// Returns the next event of any service.
     pub(super) async fn next_event(&mut self) -> Event {
         match self.events.recv().await {
             Some(event) => event,
-            // Cannot happen while we hold a sender.
+            // Impossible while we hold a sender.
             None => std::future::pending().await,
         }
     }
@@ -74,7 +74,7 @@ impl Team {
             tokio::select! {
                 () = &mut in_order => break,
                 Some(event) = events.recv() => {
-                    if event.what == What::Killed && let Some(name) = names.get(event.service) {
+                    if event.event == ServiceEvent::Killed && let Some(name) = names.get(event.service) {
                         console::line(&format!("{name:<10}  killed    it did not stop in time"));
                     }
                 }

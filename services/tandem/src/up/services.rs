@@ -1,11 +1,11 @@
-//! Which services run, and how each of them is started.
+//! The services of one machine, and their command lines.
 
 use protocol::NatsUrl;
 
-/// What all services of one `tandem up` have in common.
+/// The options that all services of one `tandem up` have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Common {
-    /// Where NATS is.
+    /// The URL of NATS.
     pub(crate) nats_url: NatsUrl,
     /// The model file, where the engine needs one.
     pub(crate) model: Option<String>,
@@ -13,9 +13,9 @@ pub(crate) struct Common {
     pub(crate) model_name: Option<String>,
     /// Threads of each worker.
     pub(crate) threads: usize,
-    /// Appended to the workers' names where others may use the same bus.
+    /// A suffix of the workers' names, for a bus that others may use.
     pub(crate) suffix: String,
-    /// Which log lines the services write, where the user did not say.
+    /// The log filter of the services, where the user did not give one.
     pub(crate) log: Option<String>,
     /// Configuration flags that the user gave, passed on as they are.
     pub(crate) flags: Vec<String>,
@@ -24,9 +24,9 @@ pub(crate) struct Common {
 /// One service process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
-    /// How people call it.
+    /// Its name.
     pub(crate) name: String,
-    /// What it does.
+    /// Its kind.
     pub(crate) kind: Kind,
     /// Its command line, after the program.
     pub(crate) arguments: Vec<String>,
@@ -46,7 +46,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The subcommand that runs it.
+    /// Returns the subcommand that runs it.
     pub(crate) fn subcommand(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
@@ -56,7 +56,7 @@ impl Kind {
         }
     }
 
-    /// When it is stopped: lower first. Whoever sends work goes before whoever does it.
+    /// Returns the rank in which it is stopped, lower first: senders of work before those that do it.
     pub(crate) fn stop_order(self) -> u8 {
         match self {
             Self::Gateway => 0,
@@ -66,8 +66,8 @@ impl Kind {
     }
 }
 
-/// The services of one machine, in the order in which they are started.
-pub(crate) fn roster(common: &Common, prefill: usize, decode: usize) -> Vec<Service> {
+/// Returns the services of one machine, in the order in which they are started.
+pub(crate) fn services(common: &Common, prefill: usize, decode: usize) -> Vec<Service> {
     let mut services = vec![service(common, "kvstore".to_owned(), Kind::Kvstore)];
     for (kind, count) in [(Kind::Prefill, prefill), (Kind::Decode, decode)] {
         for number in 1..=count {
@@ -107,7 +107,7 @@ fn service(common: &Common, name: String, kind: Kind) -> Service {
     Service { name, kind, arguments }
 }
 
-/// The cores of the machine divided among its workers, at least one for each.
+/// Returns the threads of each worker: the cores divided among the workers, at least one.
 pub(crate) fn threads_each(cores: usize, workers: usize) -> usize {
     (cores / workers.max(1)).max(1)
 }
@@ -131,13 +131,13 @@ mod tests {
     #[test]
     fn every_service_has_a_name_of_its_own() {
         let names: Vec<String> =
-            roster(&common(), 2, 1).into_iter().map(|service| service.name).collect();
+            services(&common(), 2, 1).into_iter().map(|service| service.name).collect();
         assert_eq!(names, ["kvstore", "prefill-1", "prefill-2", "decode-1", "gateway"]);
     }
 
     #[test]
-    fn what_was_decided_here_comes_after_what_the_user_said() {
-        let services = roster(&common(), 1, 0);
+    fn decisions_of_up_come_after_the_flags_of_the_user() {
+        let services = services(&common(), 1, 0);
         let arguments = &services[1].arguments;
         let place = |text: &str| arguments.iter().position(|argument| argument == text).unwrap();
         assert!(place("threads=7") < place("threads=1"));
