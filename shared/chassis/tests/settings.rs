@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use chassis::settings::{Effective, Flag, Settings, SettingsArgs, SettingsError, Sources, load};
+use chassis::settings::{Device, Effective, Flag, Settings, SettingsArgs, SettingsError, Sources, load};
 use clap::Parser as _;
 
 #[derive(Debug, clap::Parser)]
@@ -273,7 +273,7 @@ fn named_flags_map_to_keys_and_win_over_set() {
     };
     let effective = load(&sources).unwrap();
     let settings = &effective.settings;
-    assert_eq!((settings.device.as_str(), settings.threads), ("cpu", 2));
+    assert_eq!((settings.device, settings.threads), (Device::Cpu, 2));
     assert_eq!(settings.nats.url.expose(), "nats://n:1");
     assert_eq!(settings.model.path.as_deref(), Some(Path::new("/m.gguf")));
     assert_eq!(settings.gateway.listen, "0.0.0.0:80");

@@ -110,7 +110,7 @@ impl StatusBoard {
     }
 
     /// Takes a snapshot. Returns the lines that report changes.
-    pub(super) fn probed(&mut self, snapshot: &Snapshot) -> Vec<String> {
+    pub(super) fn on_snapshot(&mut self, snapshot: &Snapshot) -> Vec<String> {
         let mut lines = Vec::new();
         if snapshot.nats_problem.is_some() && snapshot.nats_problem != self.nats_problem {
             lines.extend(snapshot.nats_problem.as_deref().map(nats_line));
@@ -118,7 +118,7 @@ impl StatusBoard {
         self.nats_problem.clone_from(&snapshot.nats_problem);
         for (index, row) in self.rows.iter_mut().enumerate() {
             if let Some(probe) = snapshot.probes.get(&index) {
-                lines.extend(row.on_snapshot(probe, snapshot.taken_ms));
+                lines.extend(row.on_probe(probe, snapshot.taken_ms));
             }
         }
         let ready = |row: &Row| matches!(row.state, State::Ready { .. });
@@ -159,7 +159,7 @@ impl Row {
         line(&self.name, state, detail)
     }
 
-    fn probed(&mut self, probe: &Probe, taken_ms: u64) -> Option<String> {
+    fn on_probe(&mut self, probe: &Probe, taken_ms: u64) -> Option<String> {
         let (since_ms, was_ready) = match self.state {
             State::Down => return None,
             State::Starting { since_ms, .. } => (since_ms, false),

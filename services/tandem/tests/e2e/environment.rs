@@ -3,7 +3,9 @@
 use std::io::Read as _;
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::{Lines, System, free_port, tandem, turn, wait_for};
+use testbed::wait_for;
+
+use crate::harness::{Lines, System, free_port, tandem, turn};
 
 /// Nothing listens there: whoever goes through it fails.
 const DEAD_PROXY: &str = "http://127.0.0.1:9";
