@@ -1,4 +1,5 @@
-//! The command and the tests compile the same dependencies: `unify` turns on what either needs.
+//! The command, the tests, and builds with graphics compile the same dependencies: `unify` turns on
+//! what any of them needs.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -22,16 +23,28 @@ fn features(arguments: &[&str]) -> BTreeMap<String, String> {
         .collect()
 }
 
-#[test]
-fn the_command_and_the_tests_share_their_dependencies() {
-    let command = features(&["-p", "tandem", "--edges", "normal,no-proc-macro"]);
-    let tests = features(&["--workspace", "--edges", "normal,dev,no-proc-macro"]);
+fn check(command: &BTreeMap<String, String>, tests: &BTreeMap<String, String>) {
     assert!(command.len() > 100, "{command:?}");
-    for (package, features) in &command {
+    for (package, features) in command {
         let wanted = tests.get(package).expect("the workspace has what one member has");
         assert_eq!(
             features, wanted,
             "{package} has other features in the tests: add them to shared/unify/Cargo.toml"
         );
     }
+}
+
+#[test]
+fn the_command_and_the_tests_share_their_dependencies() {
+    let command = features(&["-p", "tandem", "--edges", "normal,no-proc-macro"]);
+    let tests = features(&["--workspace", "--edges", "normal,dev,no-proc-macro"]);
+    check(&command, &tests);
+}
+
+#[test]
+fn builds_with_and_without_graphics_share_their_dependencies() {
+    let command = features(&["-p", "tandem", "--edges", "normal,no-proc-macro"]);
+    let all =
+        features(&["--workspace", "--all-features", "--edges", "normal,dev,no-proc-macro"]);
+    check(&command, &all);
 }
