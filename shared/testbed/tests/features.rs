@@ -44,7 +44,6 @@ fn the_command_and_the_tests_share_their_dependencies() {
 #[test]
 fn builds_with_and_without_graphics_share_their_dependencies() {
     let command = features(&["-p", "tandem", "--edges", "normal,no-proc-macro"]);
-    let all =
-        features(&["--workspace", "--all-features", "--edges", "normal,dev,no-proc-macro"]);
+    let all = features(&["--workspace", "--all-features", "--edges", "normal,dev,no-proc-macro"]);
     check(&command, &all);
 }
