@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use chassis::settings::{Device, Effective, Flag, Settings, SettingsArgs, SettingsError, Sources, load};
+use chassis::settings::{
+    Device, Effective, Flag, Settings, SettingsArgs, SettingsError, Sources, load,
+};
 use clap::Parser as _;
 
 #[derive(Debug, clap::Parser)]
