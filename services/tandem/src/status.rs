@@ -130,10 +130,11 @@ fn worker_json(state: &WorkerState) -> Value {
 /// `null` until the worker has measured it.
 fn cost_json(cost: &StepCost) -> Value {
     let StepCost { step_us, item_us, pair_us, error, steps } = cost;
-    match cost.is_measured() {
-        true => json!({ "step_us": step_us, "item_us": item_us, "pair_us": pair_us,
-                        "error": error, "steps": steps }),
-        false => Value::Null,
+    if cost.is_measured() {
+        json!({ "step_us": step_us, "item_us": item_us, "pair_us": pair_us,
+    "error": error, "steps": steps })
+    } else {
+        Value::Null
     }
 }
 
@@ -149,9 +150,10 @@ fn worker_table(workers: &BTreeMap<String, WorkerState>) -> String {
         "worker", "role", "state", "model", "device", "running", "queued", "free", "cached",
         "leased", "leaked", "of pages", "prefill", "decode",
     ]);
-    let speed = |cost: &StepCost, unit: &str| match cost.is_measured() {
-        false => "-".to_owned(),
-        true => {
+    let speed = |cost: &StepCost, unit: &str| {
+        if !cost.is_measured() {
+            "-".to_owned()
+        } else {
             let StepCost { step_us, item_us, error, .. } = cost;
             let (step_ms, item_ms) = (step_us / 1e3, item_us / 1e3);
             format!("{step_ms:.2} + {item_ms:.3} ms{unit} ± {:.0} %", error * 100.0)

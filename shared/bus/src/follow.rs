@@ -155,7 +155,7 @@ pub(crate) struct Follower {
 enum State {
     Closed,
     Opening(Opening),
-    Reading(Reader),
+    Reading(Box<Reader>),
     Waiting(Pin<Box<Sleep>>),
 }
 
@@ -212,7 +212,7 @@ impl Follower {
 /// The outcome of awaiting a [`State`].
 enum Step {
     To(State),
-    Opened(Reader),
+    Opened(Box<Reader>),
     Message(Box<jetstream::Message>),
     Failed(OpenError),
 }
@@ -222,7 +222,7 @@ impl State {
         match self {
             Self::Closed => Step::To(Self::Opening(open())),
             Self::Opening(opening) => match opening.await {
-                Ok(reader) => Step::Opened(reader),
+                Ok(reader) => Step::Opened(Box::new(reader)),
                 Err(error) => Step::Failed(error),
             },
             Self::Reading(reader) => {

@@ -109,10 +109,6 @@ impl Cpu {
     ///
     /// # Panics
     /// Panics if the widths do not fit, or there is no such row.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an operation names all that it reads and writes"
-    )]
     pub fn head(
         &mut self,
         x: &Matrix,

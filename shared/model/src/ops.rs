@@ -140,10 +140,6 @@ pub trait ServeOps: Send + 'static {
     /// Takes queries, keys and values side by side, `[rows, (heads + 2 kv_heads) head_dim]`; norms
     /// and rotates queries and keys, stores keys and values as f16, and attends over what is stored:
     /// `out` is `[rows, heads head_dim]`.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an operation names all that it reads and writes"
-    )]
     fn attend(
         &mut self,
         step: &Step,
@@ -173,10 +169,6 @@ pub trait ServeOps: Send + 'static {
     /// Computes `weight · norm(x)` of the rows in `step.wanted`. `out` gets, in that order, the most
     /// likely tokens (falling, ties by id) or the whole row. Ends the step: everything that was
     /// queued on the device is done when this returns.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "an operation names all that it reads and writes"
-    )]
     fn head(
         &mut self,
         step: &Step,

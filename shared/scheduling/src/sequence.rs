@@ -163,9 +163,10 @@ impl Sequence {
         if self.score_prompt {
             return 0;
         }
-        match self.awaits_first_token() {
-            true => self.names.len(),
-            false => (self.tokens.len() - 1) / BLOCK_TOKENS,
+        if self.awaits_first_token() {
+            self.names.len()
+        } else {
+            (self.tokens.len() - 1) / BLOCK_TOKENS
         }
     }
 

@@ -46,9 +46,10 @@ fn python(needed: bool) -> Check {
         Ok(_) => ("python3 has no pip".to_owned(), "Debian: apt install python3-pip"),
         Err(error) => (format!("python3: {error}"), "Debian: apt install python3 python3-pip"),
     };
-    match needed {
-        true => Check::fail(name, found, advice),
-        false => Check::warn(name, format!("{found}, and nothing is left to fetch"), advice),
+    if needed {
+        Check::fail(name, found, advice)
+    } else {
+        Check::warn(name, format!("{found}, and nothing is left to fetch"), advice)
     }
 }
 
@@ -175,13 +176,14 @@ fn memory(model: Option<&Path>) -> Check {
     let needed = SPARE_BYTES_MIN + 2 * model.map_or(0, stored_bytes);
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let found = format!("{cores} cores, {:.1} GiB of memory available", gib(available));
-    match needed <= available {
-        true => Check::ok(name, found),
-        false => Check::warn(
+    if needed <= available {
+        Check::ok(name, found)
+    } else {
+        Check::warn(
             name,
             found,
             format!("one prefill and one decode worker may want {:.1} GiB", gib(needed)),
-        ),
+        )
     }
 }
 

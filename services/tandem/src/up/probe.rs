@@ -117,9 +117,10 @@ async fn ask_all(
 }
 
 fn about_store(reply: &StoreStatusReply) -> Probe {
-    match reply.caught_up {
-        true => Probe::Ready { detail: format!("{} blocks stored", reply.blocks), epoch_ms: None },
-        false => Probe::Waiting("reads what is stored".to_owned()),
+    if reply.caught_up {
+        Probe::Ready { detail: format!("{} blocks stored", reply.blocks), epoch_ms: None }
+    } else {
+        Probe::Waiting("reads what is stored".to_owned())
     }
 }
 

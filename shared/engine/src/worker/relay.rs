@@ -168,7 +168,7 @@ fn observe(
     let is_first = entry.stage_times.first_token.is_none();
     if entry.trace.is_recorded() {
         entry.trace_notes.preempted(preemptions, sent);
-        if event.index % PACE_TOKENS == 0 && !is_first {
+        if event.index.is_multiple_of(PACE_TOKENS) && !is_first {
             entry.trace_notes.pace(event.index + 1, sent);
         }
     }

@@ -94,9 +94,10 @@ impl Worker {
             return;
         }
         let here = fetch.missing.iter().take_while(|block| came(block)).count();
-        let tokens = match here == fetch.missing.len() {
-            true => usize::MAX,
-            false => (fetch.first_block + here) * BLOCK_TOKENS,
+        let tokens = if here == fetch.missing.len() {
+            usize::MAX
+        } else {
+            (fetch.first_block + here) * BLOCK_TOKENS
         };
         let (first_token, finished) = (done.first_token, done.finished);
         taken.fetch = None;

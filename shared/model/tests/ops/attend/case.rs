@@ -257,9 +257,10 @@ impl Place {
         let token = self.token % 16;
         let half = case.shape.half_values();
         let layer = case.layer * 2 * half;
-        let within = match self.is_value {
-            false => (self.kv_head * head_dim + self.element) * 16 + token,
-            true => half + (self.kv_head * 16 + token) * head_dim + self.element,
+        let within = if self.is_value {
+            half + (self.kv_head * 16 + token) * head_dim + self.element
+        } else {
+            (self.kv_head * head_dim + self.element) * 16 + token
         };
         (page, layer + within)
     }

@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_request_is_found_by_each_of_its_names() {
-        let traces = span::parse(include_str!("fixtures/retried.json")).unwrap();
+        let traces = span::parse(include_str!("trace/fixtures/retried.json")).unwrap();
         let (id, spans) = traces.iter().next().unwrap();
         let root = waterfall::root(spans).unwrap();
         assert!(is(spans, id) && is(spans, root.attribute(tandem::REQUEST_ID)));
