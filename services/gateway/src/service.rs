@@ -56,14 +56,14 @@ pub async fn run(
 /// Loads the text side of the model on a blocking thread: reading and hashing its files takes a
 /// second.
 async fn load_text(settings: &Settings) -> anyhow::Result<TextModel> {
-    let name = settings.model.name.clone();
+    let model = settings.model.clone();
     if settings.engine == Engine::Simulated {
-        return Ok(TextModel::simulated(name.as_deref()));
+        return Ok(TextModel::simulated(model.name.as_deref()));
     }
-    let path = settings.model.path.clone().context("model.path is not set")?;
+    let path = model.path.clone().context("model.path is not set")?;
     let open = move || {
         let path = provision::hub::model(&path).context("get the model")?;
-        TextModel::open(&path, name.as_deref()).with_context(|| format!("open {}", path.display()))
+        TextModel::open(&path, &model).with_context(|| format!("open {}", path.display()))
     };
     tokio::task::spawn_blocking(open).await?
 }

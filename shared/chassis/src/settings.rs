@@ -23,7 +23,7 @@ pub use schema::{
     Settings, SimulatedSettings, SloSettings, TelemetrySettings, WorkerSettings,
 };
 pub use sources::{Flag, Notices, Sources};
-pub use values::{Activations, Device, Disaggregate, Engine, Isa};
+pub use values::{Activations, Device, Disaggregate, Engine, GenerationConfig, Isa};
 
 use config::{Config, Source as _};
 

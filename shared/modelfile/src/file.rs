@@ -138,6 +138,14 @@ impl ModelFile {
         }
     }
 
+    /// Returns the place of the [`sampling_defaults`](Self::sampling_defaults).
+    pub fn sampling_source(&self) -> &'static str {
+        match &self.vocabulary {
+            Vocabulary::Gguf(_) => "GGUF metadata",
+            Vocabulary::Json(_) => "generation_config.json",
+        }
+    }
+
     /// Reads a tensor; names are those of GGUF files (`blk.0.attn_q.weight`) for every format.
     pub fn tensor(&self, name: &str) -> Result<TensorData, ModelFileError> {
         self.table.read(name)

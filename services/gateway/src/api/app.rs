@@ -107,9 +107,10 @@ impl App {
     }
 
     /// Returns the limits and defaults that parsing needs.
-    pub(crate) fn parse_context(&self) -> ParseContext {
+    pub(crate) fn parse_context(&self) -> ParseContext<'_> {
         ParseContext {
             choices_max: self.limits.max_choices,
+            sampling: &self.text.sampling,
             vocabulary: u32::try_from(self.text.vocabulary.size()).unwrap_or(u32::MAX),
         }
     }

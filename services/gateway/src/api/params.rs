@@ -15,15 +15,18 @@ pub(crate) use common::{CommonParams, StreamParams};
 pub(crate) use completion::CompletionRequest;
 pub(crate) use fields::{Fields, integer, wrong};
 
+use protocol::Sampling;
 use tracing::debug;
 
-/// The limits that parsing needs beyond those of the protocol.
+/// The limits beyond those of the protocol, and the defaults, that parsing needs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ParseContext {
+pub(crate) struct ParseContext<'a> {
     /// Most choices of one request: `n` times its prompts.
     pub(crate) choices_max: u32,
     /// Size of the vocabulary in tokens.
     pub(crate) vocabulary: u32,
+    /// Sampling parameters of requests that do not set them.
+    pub(crate) sampling: &'a Sampling,
 }
 
 /// Logs the fields that were ignored.

@@ -63,6 +63,7 @@ async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Respons
 }
 
 fn model_object(app: &App) -> Value {
+    let sampling = &app.text.sampling;
     json!({
         "id": app.text.model,
         "object": "model",
@@ -72,6 +73,13 @@ fn model_object(app: &App) -> Value {
         "parent": null,
         "max_model_len": app.max_model_len(),
         "vocab_size": app.text.vocabulary.size(),
+        "default_sampling_params": {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+        },
     })
 }
 

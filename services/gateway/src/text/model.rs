@@ -4,9 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use modelfile::{ModelFile, ModelFileError};
-use protocol::{FileDigest, TokenId, simulated};
-use tracing::warn;
+use anyhow::Context as _;
+use chassis::settings::{GenerationConfig, ModelSettings};
+use modelfile::ModelFile;
+use protocol::{FileDigest, Sampling, TokenId, simulated};
+use tracing::{info, warn};
 
 use crate::error::ApiError;
 use crate::text::template::{ChatTemplate, Conversation, TemplateError};
@@ -38,6 +40,8 @@ pub struct TextModelParts {
     pub add_bos: bool,
     /// Tokens that end the output.
     pub stop_tokens: Vec<TokenId>,
+    /// Sampling parameters of requests that do not set them.
+    pub sampling: Sampling,
 }
 
 /// The text side of the served model.
@@ -47,6 +51,7 @@ pub struct TextModel {
     pub(crate) files: FileDigest,
     pub(crate) context_tokens: u32,
     pub(crate) stop_tokens: Vec<TokenId>,
+    pub(crate) sampling: Sampling,
     /// Time of loading, in seconds since the Unix epoch.
     pub(crate) created_s: u64,
     /// `system_fingerprint` of every response.
@@ -56,6 +61,42 @@ pub struct TextModel {
     template: Result<ChatTemplate, String>,
     bos: Option<TokenId>,
     add_bos: bool,
+}
+
+/// Returns the sampling parameters of requests that do not set them, and logs their source.
+fn sampling(file: &ModelFile, generation_config: GenerationConfig) -> anyhow::Result<Sampling> {
+    let neutral = Sampling::default();
+    match generation_config {
+        GenerationConfig::None => {
+            info!("ignored the model's sampling parameters, as model.generation_config says");
+            Ok(neutral)
+        }
+        GenerationConfig::File => {
+            let defaults = file.sampling_defaults().context(
+                "read the model's sampling parameters \
+                 (model.generation_config = \"none\" ignores them)",
+            )?;
+            info!(
+                source = file.sampling_source(),
+                temperature = defaults.temperature,
+                top_p = defaults.top_p,
+                top_k = defaults.top_k,
+                min_p = defaults.min_p,
+                repetition_penalty = defaults.repetition_penalty,
+                "loaded the model's sampling parameters"
+            );
+            Ok(Sampling {
+                temperature: defaults.temperature.unwrap_or(neutral.temperature),
+                top_p: defaults.top_p.unwrap_or(neutral.top_p),
+                top_k: defaults.top_k.unwrap_or(neutral.top_k),
+                min_p: defaults.min_p.unwrap_or(neutral.min_p),
+                repetition_penalty: defaults
+                    .repetition_penalty
+                    .unwrap_or(neutral.repetition_penalty),
+                ..neutral
+            })
+        }
+    }
 }
 
 /// A prompt as the client wrote it.
@@ -76,14 +117,14 @@ pub(crate) struct TokenizedPrompt {
 }
 
 impl TextModel {
-    /// Reads tokenizer and template of a model file. The model's name is `name`, or else the file's own.
-    pub fn open(path: &Path, name: Option<&str>) -> Result<Self, ModelFileError> {
+    /// Reads the text side of the model file at `path`, under the name of the settings or else its own.
+    pub fn open(path: &Path, settings: &ModelSettings) -> anyhow::Result<Self> {
         let file = ModelFile::open(path)?;
         let special = file.special();
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         Ok(Self::new(TextModelParts {
             vocabulary: Arc::new(file.tokenizer()?),
-            model: name.unwrap_or(file.name()).to_owned(),
+            model: settings.name.as_deref().unwrap_or(file.name()).to_owned(),
             aliases: stem.into_iter().chain([file.name().to_owned()]).collect(),
             files: FileDigest(file.digest()?),
             context_tokens: u32::try_from(file.spec().context_tokens).unwrap_or(u32::MAX),
@@ -92,6 +133,7 @@ impl TextModel {
             eos: special.eos,
             add_bos: special.add_bos,
             stop_tokens: special.stop.clone(),
+            sampling: sampling(&file, settings.generation_config)?,
         }))
     }
 
@@ -108,6 +150,7 @@ impl TextModel {
             eos: Some(simulated::END),
             add_bos: false,
             stop_tokens: vec![simulated::END],
+            sampling: Sampling::default(),
         })
     }
 
@@ -135,6 +178,7 @@ impl TextModel {
             bos: parts.bos,
             add_bos: parts.add_bos,
             stop_tokens: parts.stop_tokens,
+            sampling: parts.sampling,
             created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs()),
             fingerprint: format!("fp_{:08x}", u32::from_be_bytes([a, b, c, d])),
         }

@@ -300,7 +300,8 @@ pub(crate) fn limits() -> Limits {
     }
 }
 
-fn bytes_model() -> TextModel {
+/// Returns a model whose requests sample by `sampling` unless they say otherwise.
+pub(crate) fn bytes_model(sampling: Sampling) -> TextModel {
     TextModel::new(TextModelParts {
         vocabulary: Arc::new(Bytes),
         model: "bytes".to_owned(),
@@ -312,6 +313,7 @@ fn bytes_model() -> TextModel {
         eos: Some(IM_END),
         add_bos: false,
         stop_tokens: vec![IM_END],
+        sampling,
     })
 }
 
@@ -321,12 +323,17 @@ impl Bench {
     }
 
     pub(crate) async fn with(limits: Limits, tracer: Tracer) -> Self {
-        Self::serving(bytes_model(), limits, tracer).await
+        Self::serving(bytes_model(Sampling::default()), limits, tracer).await
     }
 
     /// Starts a gateway with this policy, whose spans carry contents if `record_contents`.
     pub(crate) async fn observing(slo: SloPolicy, record_contents: bool, tracer: Tracer) -> Self {
-        Self::all(bytes_model(), limits(), Observing { tracer, slo, record_contents }).await
+        Self::all(
+            bytes_model(Sampling::default()),
+            limits(),
+            Observing { tracer, slo, record_contents },
+        )
+        .await
     }
 
     /// Starts a gateway with the text side of another model.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use chassis::Tracer;
+use chassis::settings::ModelSettings;
 use gateway::TextModel;
 use protocol::{Finish, TokenId};
 use serde_json::{Value, json};
@@ -18,7 +19,8 @@ fn golden() -> Vec<Value> {
 
 async fn bench() -> Option<Bench> {
     let path = tokio::task::spawn_blocking(testbed::model_path).await.unwrap()?;
-    let text = TextModel::open(&path, Some("smollm2")).unwrap();
+    let settings = ModelSettings { name: Some("smollm2".to_owned()), ..ModelSettings::default() };
+    let text = TextModel::open(&path, &settings).unwrap();
     Some(Bench::serving(text, limits(), Tracer::off()).await)
 }
 

@@ -1,9 +1,11 @@
 //! Parameters: what reaches the workers, what is refused and by which name, what is ignored.
 
+use chassis::Tracer;
 use proptest::prelude::*;
+use protocol::Sampling;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, chat_body, merged};
+use crate::bench::{Bench, bytes_model, chat_body, limits, merged};
 
 #[tokio::test]
 async fn parameters_reach_the_workers() {
@@ -26,6 +28,39 @@ async fn parameters_reach_the_workers() {
     assert_eq!((stopping.min_tokens, stopping.max_tokens), (2, 7));
     assert_eq!(stopping.stop_tokens, [10, 257]);
     assert_eq!((generation.top_logprobs, generation.prompt_logprobs), (Some(3), None));
+}
+
+#[tokio::test]
+async fn a_request_that_sets_nothing_samples_as_the_model_recommends() {
+    let recommended = Sampling {
+        temperature: 0.2,
+        top_p: 0.8,
+        top_k: 20,
+        min_p: 0.1,
+        repetition_penalty: 1.1,
+        ..Sampling::default()
+    };
+    let text = bytes_model(recommended.clone());
+    let bench = Bench::serving(text, limits(), Tracer::off()).await;
+    bench.chat(json!({})).await;
+    bench.complete(json!({ "temperature": null })).await;
+    let own = json!({
+        "temperature": 1, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1,
+    });
+    bench.chat(own).await;
+    bench.chat(json!({ "temperature": 0 })).await;
+    let sampled: Vec<Sampling> = bench
+        .backend
+        .generations()
+        .into_iter()
+        .map(|generation| Sampling { seed: 0, ..generation.sampling })
+        .collect();
+    let greedy = Sampling { temperature: 0.0, ..recommended.clone() };
+    assert_eq!(sampled, [recommended.clone(), recommended, Sampling::default(), greedy]);
+    let (_, models) = bench.get("/v1/models").await;
+    let models: Value = serde_json::from_str(&models).unwrap();
+    let shown = &models["data"][0]["default_sampling_params"];
+    assert_eq!(shown["top_k"], 20, "{shown}");
 }
 
 #[tokio::test]

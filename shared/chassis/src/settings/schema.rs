@@ -13,7 +13,9 @@ use super::key::{
     HasKind, Key, Section, above_zero_to, anything, at_least, between, join, nats_urls, optional,
     section, text,
 };
-use super::values::{Activations, Device, Disaggregate, Engine, Isa, one_of};
+use super::values::{
+    Activations, Device, Disaggregate, Engine, GenerationConfig, Isa, one_of,
+};
 
 const HOUR_MS: u64 = 3_600_000;
 const HOUR: f64 = HOUR_MS as f64;
@@ -81,6 +83,10 @@ section! {
         path: Option<PathBuf> = None, anything("a path, or hf:owner/repo[:file]");
         /// The name under which the model is served; by default its own.
         name: Option<String> = None, anything("text");
+        /// The source of the sampling parameters that a request leaves out: `file` takes the model's
+        /// own (`generation_config.json`, or `general.sampling.*` of a GGUF file), `none` the
+        /// defaults of the API.
+        generation_config: GenerationConfig = GenerationConfig::File, one_of();
     }
 }
 

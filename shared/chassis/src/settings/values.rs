@@ -56,6 +56,16 @@ pub enum Disaggregate {
     Auto,
 }
 
+/// The source of the sampling parameters that a request leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationConfig {
+    /// The model's files.
+    File,
+    /// None: the defaults of the API.
+    None,
+}
+
 macro_rules! choices {
     ($($name:ident),*) => {$(
         impl HasKind for $name {
@@ -70,7 +80,7 @@ macro_rules! choices {
     )*};
 }
 
-choices!(Engine, Isa, Activations, Disaggregate);
+choices!(Engine, Isa, Activations, Disaggregate, GenerationConfig);
 
 /// Returns the limit of a type that has a word for each of its values.
 pub(super) fn one_of<T: ValueEnum>() -> impl Fn(&T) -> Limit {

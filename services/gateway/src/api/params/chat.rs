@@ -25,7 +25,7 @@ pub(crate) struct ChatRequest {
 }
 
 impl ChatRequest {
-    pub(crate) fn parse(body: &[u8], context: ParseContext) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8], context: ParseContext<'_>) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         unsupported::refuse(&mut fields)?;
         let names = ["max_completion_tokens", "max_tokens"];

@@ -52,7 +52,7 @@ impl CommonParams {
     pub(crate) fn take(
         fields: &mut Fields,
         max_tokens_names: &[&str],
-        context: ParseContext,
+        context: ParseContext<'_>,
     ) -> Result<Self, ApiError> {
         let mut max_tokens = None;
         for name in max_tokens_names {
@@ -84,21 +84,22 @@ impl CommonParams {
     }
 }
 
-fn sampling(fields: &mut Fields, context: ParseContext) -> Result<Sampling, ApiError> {
-    let default = Sampling::default();
+/// Takes the sampling parameters; one that the client leaves out is the model's default.
+fn sampling(fields: &mut Fields, context: ParseContext<'_>) -> Result<Sampling, ApiError> {
+    let default = context.sampling;
+    let top_p = positive("top_p", fields.number("top_p", 0.0..=1.0)?)?;
+    let top_k = fields.integer("top_k", -1..=i64::from(i32::MAX))?;
+    let repetition_penalty = fields.number("repetition_penalty", 0.0..=100.0)?;
+    let repetition_penalty = positive("repetition_penalty", repetition_penalty)?;
     Ok(Sampling {
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
-        top_p: positive("top_p", fields.number("top_p", 0.0..=1.0)?)?.unwrap_or(default.top_p),
-        top_k: fields.integer("top_k", -1..=i64::from(i32::MAX))?.unwrap_or(0).max(0) as u32,
+        top_p: top_p.unwrap_or(default.top_p),
+        top_k: top_k.map_or(default.top_k, |top_k| top_k.max(0) as u32),
         min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
         seed: 0,
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
-        repetition_penalty: positive(
-            "repetition_penalty",
-            fields.number("repetition_penalty", 0.0..=100.0)?,
-        )?
-        .unwrap_or(default.repetition_penalty),
+        repetition_penalty: repetition_penalty.unwrap_or(default.repetition_penalty),
         logit_bias: logit_bias(fields, context)?,
     })
 }
@@ -121,7 +122,10 @@ fn seed(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
     integer("seed", &value, i64::MIN..=i64::MAX).map(|seed| Some(seed as u64))
 }
 
-fn logit_bias(fields: &mut Fields, context: ParseContext) -> Result<Vec<(TokenId, f32)>, ApiError> {
+fn logit_bias(
+    fields: &mut Fields,
+    context: ParseContext<'_>,
+) -> Result<Vec<(TokenId, f32)>, ApiError> {
     const NAME: &str = "logit_bias";
     let map = match fields.take(NAME) {
         None => return Ok(Vec::new()),
@@ -136,7 +140,7 @@ fn logit_bias(fields: &mut Fields, context: ParseContext) -> Result<Vec<(TokenId
     map.iter().map(|(key, value)| bias(key, value, context)).collect()
 }
 
-fn bias(key: &str, value: &Value, context: ParseContext) -> Result<(TokenId, f32), ApiError> {
+fn bias(key: &str, value: &Value, context: ParseContext<'_>) -> Result<(TokenId, f32), ApiError> {
     let vocabulary = context.vocabulary;
     let token =
         key.parse::<TokenId>().ok().filter(|&token| token < vocabulary).ok_or_else(|| {
@@ -155,7 +159,7 @@ fn bias(key: &str, value: &Value, context: ParseContext) -> Result<(TokenId, f32
     }
 }
 
-fn stop_rules(fields: &mut Fields, context: ParseContext) -> Result<StopRules, ApiError> {
+fn stop_rules(fields: &mut Fields, context: ParseContext<'_>) -> Result<StopRules, ApiError> {
     let min_tokens = fields.integer("min_tokens", 0..=SEQUENCE_TOKENS_MAX as i64)?;
     Ok(StopRules {
         strings: stop_strings(fields)?,
@@ -194,7 +198,7 @@ fn stop_strings(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     values.into_iter().map(text).collect()
 }
 
-fn stop_tokens(fields: &mut Fields, context: ParseContext) -> Result<Vec<TokenId>, ApiError> {
+fn stop_tokens(fields: &mut Fields, context: ParseContext<'_>) -> Result<Vec<TokenId>, ApiError> {
     const NAME: &str = "stop_token_ids";
     const MAX: usize = STOP_TOKENS_MAX - MODEL_STOP_TOKENS_MAX;
     let values = match fields.take(NAME) {

@@ -28,7 +28,7 @@ impl CompletionRequest {
     /// Most output tokens unless the client says.
     pub(crate) const MAX_TOKENS_DEFAULT: u32 = MAX_TOKENS_DEFAULT;
 
-    pub(crate) fn parse(body: &[u8], context: ParseContext) -> Result<Self, ApiError> {
+    pub(crate) fn parse(body: &[u8], context: ParseContext<'_>) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
         unsupported::refuse(&mut fields)?;
         let common = CommonParams::take(&mut fields, &["max_tokens"], context)?;
@@ -64,7 +64,7 @@ fn best_of(fields: &mut Fields, choices: u32) -> Result<(), ApiError> {
     }
 }
 
-fn prompts(fields: &mut Fields, context: ParseContext) -> Result<Vec<Prompt>, ApiError> {
+fn prompts(fields: &mut Fields, context: ParseContext<'_>) -> Result<Vec<Prompt>, ApiError> {
     const NAME: &str = "prompt";
     const EXPECTED: &str = "a string, an array of strings, or token ids";
     let values = match fields.take(NAME) {
@@ -90,7 +90,7 @@ fn prompts(fields: &mut Fields, context: ParseContext) -> Result<Vec<Prompt>, Ap
     values.into_iter().map(prompt).collect()
 }
 
-fn tokens(values: Vec<Value>, context: ParseContext) -> Result<Prompt, ApiError> {
+fn tokens(values: Vec<Value>, context: ParseContext<'_>) -> Result<Prompt, ApiError> {
     if values.len() > SEQUENCE_TOKENS_MAX {
         let count = values.len();
         let message = format!("prompt has {count} tokens, expected at most {SEQUENCE_TOKENS_MAX}");
