@@ -149,7 +149,15 @@ fn device(device: Device) -> Check {
         Err(error) => return Check::fail("device", error.to_string(), "auto, cpu, wgpu or wgpu:N"),
     };
     match choice.resolve() {
-        Ok(device) => Check::ok("device", format!("{}: {}", device.name, device.reason)),
+        Ok(device) => {
+            let found = format!("{}: {}", device.name, device.reason);
+            match model::unused_graphics() {
+                Some(_) if choice == model::DeviceChoice::Auto => {
+                    Check::warn("device", found, "cargo build -p tandem --features wgpu")
+                }
+                _ => Check::ok("device", found),
+            }
+        }
         Err(error) => Check::fail("device", error.to_string(), "--device cpu works everywhere"),
     }
 }

@@ -56,6 +56,15 @@ impl Plan {
         };
         let found = model.as_deref().unwrap_or("simulated, none is needed");
         console::line(&line("model", "found", found));
+        if settings.engine == Engine::Model
+            && let Some(sign) = model::unused_graphics()
+        {
+            let advice = format!(
+                "{sign}, but this program was built without graphics: \
+                 cargo run -p tandem --features wgpu -- up"
+            );
+            console::line(&line("graphics", "unused", &advice));
+        }
         let nats = if is_default("nats.url") { Some(private_nats()?) } else { None };
         let nats_url = nats
             .as_ref()

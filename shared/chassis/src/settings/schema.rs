@@ -13,9 +13,7 @@ use super::key::{
     HasKind, Key, Section, above_zero_to, anything, at_least, between, join, nats_urls, optional,
     section, text,
 };
-use super::values::{
-    Activations, Device, Disaggregate, Engine, GenerationConfig, Isa, one_of,
-};
+use super::values::{Activations, Device, Disaggregate, Engine, GenerationConfig, Isa, one_of};
 
 const HOUR_MS: u64 = 3_600_000;
 const HOUR: f64 = HOUR_MS as f64;
