@@ -2,7 +2,7 @@
 
 use crate::activation::{Activations, Block, PrepareRow, Quant, RmsNorm, Targets};
 use crate::attend::AttentionMemory;
-use crate::format::BLOCK;
+use crate::format::{BLOCK, Format};
 use crate::gate_up::GateUp;
 use crate::head::TopMemory;
 use crate::isa::{Available, Isa};
@@ -11,6 +11,7 @@ use crate::matrix::Matrix;
 use crate::memory::Shared;
 use crate::pool::Pool;
 use crate::precision::Precision;
+use crate::self_check;
 
 /// Rows that a thread prepares at a time.
 const PREPARE_ROWS: usize = 4;
@@ -21,6 +22,17 @@ pub enum SetupError {
     /// The machine lacks the instructions.
     #[error("this machine has no {0} instructions")]
     Isa(Isa),
+    /// The machine computes other values with these instructions than without them.
+    #[error(
+        "the {isa} kernels compute wrong products of {format:?} on this machine; \
+         choose other instructions, such as isa=portable, and report this"
+    )]
+    Wrong {
+        /// The instruction set.
+        isa: Isa,
+        /// Storage of the weights.
+        format: Format,
+    },
     /// A thread was refused.
     #[error("start {threads} threads")]
     Threads {
@@ -41,9 +53,19 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Starts `threads` threads; linear layers round their inputs to `precision`.
+    /// Starts `threads` threads; linear layers round their inputs to `precision`. Checks first that
+    /// the instructions compute on this machine what portable code computes.
     pub fn new(threads: usize, isa: Isa, precision: Precision) -> Result<Self, SetupError> {
         let isa = Available::new(isa).ok_or(SetupError::Isa(isa))?;
+        self_check::check(isa, precision)?;
+        Self::start(threads, isa, precision)
+    }
+
+    pub(crate) fn start(
+        threads: usize,
+        isa: Available,
+        precision: Precision,
+    ) -> Result<Self, SetupError> {
         let pool = Pool::new(threads).map_err(|source| SetupError::Threads { threads, source })?;
         Ok(Self {
             isa,

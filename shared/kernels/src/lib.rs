@@ -17,6 +17,7 @@ mod pool;
 mod precision;
 mod probe;
 mod rotate;
+mod self_check;
 mod tile;
 
 pub use activation::{RmsNorm, Vector};
