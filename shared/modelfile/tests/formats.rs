@@ -68,7 +68,7 @@ fn sampling_defaults_come_from_the_generation_config() {
     std::fs::write(dir.path().join("generation_config.json"), config).unwrap();
     let defaults = ModelFile::open(dir.path()).unwrap().sampling_defaults().unwrap();
     assert_eq!((defaults.temperature, defaults.top_k, defaults.top_p), (Some(0.2), Some(40), None));
-    // What is wrong there costs the defaults, not the model.
+    // A mistake there costs the defaults, not the model.
     let config = r#"{ "temperature": "warm" }"#;
     std::fs::write(dir.path().join("generation_config.json"), config).unwrap();
     let error = ModelFile::open(dir.path()).unwrap().sampling_defaults().unwrap_err();

@@ -9,7 +9,6 @@ use crate::tokens::{Kind, Token, closing};
 const WITH_TUPLE_PARAMETERS: &[&str] = &[
     "bench",
     "loadgen",
-    "services/gateway",
     "services/tandem",
     "shared/chassis",
     "shared/engine",
@@ -24,7 +23,6 @@ const CONSTANT_FIRST: &[&str] = &[
     "services/gateway",
     "services/tandem",
     "shared/bus",
-    "shared/chassis",
     "shared/model",
     "shared/modelfile",
 ];

@@ -1,6 +1,6 @@
 //! Licenses and sources of everything the workspace is built from, by the list in `deny.toml`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use crate::source::root;
@@ -14,6 +14,20 @@ fn allowed() -> BTreeSet<String> {
     let (list, _) = list.split_once(']').expect("the list ends");
     let licenses = list.split(',').map(|license| license.trim().trim_matches('"').to_owned());
     licenses.filter(|license| !license.is_empty()).collect()
+}
+
+/// Returns the licenses that `deny.toml` states for crates whose manifest names none.
+fn clarified() -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml can be read");
+    let tables = text.split("[[licenses.clarify]]").skip(1).map(|table| {
+        let value = |key: &str| {
+            let line = table.lines().find_map(|line| line.strip_prefix(key));
+            let value = line.and_then(|line| line.trim().strip_prefix('='));
+            value.expect("a clarification has this key").trim().trim_matches('"').to_owned()
+        };
+        (value("crate"), value("expression"))
+    });
+    tables.collect()
 }
 
 /// Returns whether an SPDX expression can be met by the allowed licenses alone.
@@ -72,7 +86,7 @@ fn host() -> String {
 
 #[test]
 fn dependencies_have_allowed_licenses_and_come_from_the_registry() {
-    let allowed = allowed();
+    let (allowed, clarified) = (allowed(), clarified());
     let mut command = cargo_metadata::MetadataCommand::new();
     command.manifest_path(root().join("Cargo.toml"));
     let options = ["--locked", "--all-features", "--filter-platform"].map(str::to_owned);
@@ -83,7 +97,8 @@ fn dependencies_have_allowed_licenses_and_come_from_the_registry() {
     for package in &metadata.packages {
         let Some(source) = &package.source else { continue };
         checked += 1;
-        let license = package.license.as_deref().unwrap_or_default();
+        let license = package.license.as_ref().or_else(|| clarified.get(package.name.as_str()));
+        let license = license.map(String::as_str).unwrap_or_default();
         if !is_met(license, &allowed) {
             breaches.push(format!("{} {}: license `{license}`", package.name, package.version));
         }

@@ -5,12 +5,11 @@ use crate::tokens::{Kind, tokens};
 
 /// Packages with comments that begin with a clause without a head.
 const HEADLESS: &[&str] =
-    &["services/gateway", "services/tandem", "shared/chassis", "shared/provision", "shared/traces"];
+    &["services/tandem", "shared/chassis", "shared/provision", "shared/traces"];
 /// Packages that still use banned words.
 const WORDY: &[&str] = &[
     "loadgen",
     "services/gateway",
-    "services/kvstore",
     "services/tandem",
     "shared/bus",
     "shared/chassis",
