@@ -146,7 +146,7 @@ fn model_path(effective: &Effective) -> anyhow::Result<String> {
 
 /// Returns the known name of the default model: its file has an odd one.
 fn default_name(settings: &Settings) -> Option<&'static str> {
-    let ModelSettings { path, name } = &settings.model;
+    let ModelSettings { path, name, .. } = &settings.model;
     (path.is_none() && name.is_none()).then_some(DEFAULT_NAME)
 }
 
