@@ -16,7 +16,7 @@ const BAR: &str = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ({eta}
 /// The model, and its directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct FetchModelArgs {
-    /// A model on a Hugging Face hub, which goes into the hub's own cache: hf:owner/repo[:file]
+    /// A model on a Hugging Face hub, which goes into the hub's own cache: `hf:owner/repo[:file]`
     #[arg(long, value_name = "HF")]
     model: Option<HubRef>,
     /// Directory that receives the default model

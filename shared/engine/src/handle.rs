@@ -77,7 +77,7 @@ pub(crate) enum Command {
 pub struct EngineGone(&'static str);
 
 /// A cheap handle on the step loop. No call waits for a step, except that sending blocks and notices
-/// waits while [`COMMANDS_MAX`] of them are queued.
+/// waits while `COMMANDS_MAX` of them are queued.
 #[derive(Clone)]
 pub struct EngineHandle {
     pub(crate) gate: Gate,

@@ -1,6 +1,6 @@
 //! The operations of a step, fused as serving wants them, behind one trait.
 //!
-//! Three implementations: [`reference`] (stock Burn operations in f32, any device), [`cpu`] (the
+//! Three implementations: [`mod@reference`] (stock Burn operations in f32, any device), [`cpu`] (the
 //! `kernels` crate) and [`wgpu`] (CubeCL kernels). One suite of tests (`tests/ops`) runs all of them.
 //!
 //! **Invariant**: what an operation writes for a row depends on that row, and on the KV of its

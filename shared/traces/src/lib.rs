@@ -11,7 +11,7 @@
 //! ```
 //!
 //! [`edit`] cuts, scales, thins and spreads a trace; [`shape`] makes the load of one run of it;
-//! [`write`] saves it in another format. [`prefix`] holds the cache models behind the reuse
+//! [`mod@write`] saves it in another format. [`prefix`] holds the cache models behind the reuse
 //! figures, [`gaps`] and [`rate`] the arrival processes that generated traces and synthetic loads
 //! share.
 

@@ -18,7 +18,7 @@ pub struct SettingsArgs {
     /// NATS server to connect to [default: a private one for `up`, else nats://127.0.0.1:4222]
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
-    /// Model file (GGUF), directory (safetensors), or hf:owner/repo[:file] from a Hugging Face hub
+    /// Model file (GGUF), directory (safetensors), or `hf:owner/repo[:file]` from a Hugging Face hub
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// Computation of the workers: model, or simulated, which needs no model
