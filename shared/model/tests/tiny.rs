@@ -230,7 +230,7 @@ fn exact(device: &str) -> f32 {
 #[testbed::test]
 fn every_precision_names_its_blocks_apart() {
     let file = gguf(&TinyLlama::default());
-    let files = FileDigest(file.digest().unwrap());
+    let files = FileDigest([7; 32]);
     let tokens: Vec<u32> = (0..16).collect();
     let mut names = Vec::new();
     for (device, computed) in [("cpu", "int8"), ("cpu int16", "int16"), ("reference", "f32")] {

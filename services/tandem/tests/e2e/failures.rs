@@ -130,7 +130,9 @@ fn a_model_that_cannot_be_read_ends_up_at_once() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{said}");
     assert!(begun.elapsed() < Duration::from_secs(60), "it tried for {:?}", begun.elapsed());
-    assert!(said.contains("broken.gguf") && said.contains("before it was ever ready"), "{said}");
+    assert!(said.contains("cannot serve") && said.contains("broken.gguf"), "{said}");
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(!shown.contains("nats"), "the model is opened before anything starts: {shown}");
 }
 
 #[testbed::test]
