@@ -6,7 +6,7 @@ mod repeat;
 mod reporting;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
@@ -116,10 +116,9 @@ async fn choose_model(client: &Client, target: &TargetArgs) -> Result<ModelInfo>
 }
 
 fn describe(args: &RunArgs, load: &Load, model: &ModelInfo, client: &Client) -> Workload {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Workload {
         run_id: client.run_id().to_owned(),
-        started_unix_ms: since.as_millis() as u64,
+        started_unix_ms: chassis::clock::now_ms(),
         url: client.base().to_owned(),
         endpoint: args.target.endpoint.path().to_owned(),
         model: model.id.clone(),

@@ -17,7 +17,7 @@ mod task;
 mod verdicts;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bus::{Bus, SubscribeError};
 use chassis::Tasks;
@@ -278,14 +278,6 @@ impl Shared {
         self.fleet.gone(worker);
         self.table.broadcast(|_| Input::Gone { worker: worker.clone() });
     }
-}
-
-fn epoch_ms(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
-fn epoch_us(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
 }
 
 /// A generation in flight. Dropping it cancels it as [`CancelReason::ClientGone`].

@@ -1,7 +1,7 @@
 //! The handler of the two generation endpoints: from the request to the response.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -9,6 +9,7 @@ use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use chassis::clock::since_epoch;
 use chassis::telemetry::{SpanKind, names};
 use protocol::{ErrorClass, Refusal, RequestId};
 
@@ -107,7 +108,7 @@ async fn prepare(
     let head = ResponseHead {
         endpoint,
         id: format!("{}{id}", endpoint.id_prefix()),
-        created_s: arrived.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        created_s: since_epoch(arrived).as_secs(),
         model: app.text.model.clone(),
         fingerprint: app.text.fingerprint.clone(),
         vocabulary: Arc::clone(&app.text.vocabulary),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bus::Context;
+use chassis::clock::{epoch_ms, epoch_us};
 use chassis::telemetry::names;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -19,7 +20,7 @@ use tokio::time::sleep;
 
 use super::client::{Client, send_end};
 use super::spans::{self, LostAttempt, Publishing};
-use super::{Admission, Generation, GenerationEvent, Shared, epoch_ms, epoch_us};
+use super::{Admission, Generation, GenerationEvent, Shared};
 use crate::dispatch::fleet::Load;
 
 mod prediction;

@@ -6,9 +6,10 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use axum::http::HeaderMap;
+use chassis::clock::epoch_us;
 use chassis::telemetry::names::stage;
 use protocol::{LegStages, Role, WorkerId};
 use serde_json::{Value, json};
@@ -222,13 +223,9 @@ fn ms(us: u64) -> f64 {
     us as f64 / 1e3
 }
 
-fn epoch_us(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 

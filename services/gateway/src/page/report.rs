@@ -4,8 +4,9 @@
 //! and a figure that was not measured yet is `null`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use chassis::clock::epoch_ms;
 use chassis::settings::LinksSettings;
 use protocol::{PoolState, Role, StepCost, StoreStatusReply, WorkerState};
 use serde::Serialize;
@@ -209,10 +210,6 @@ impl<'a> FleetReport<'a> {
     }
 }
 
-fn epoch_ms(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
 impl WorkerReport {
     /// Returns the report of a worker that published `state` an `age` ago.
     pub fn new(state: &WorkerState, age: Duration) -> Self {
@@ -357,6 +354,8 @@ impl HistogramReport {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use chassis::Trace;
     use chassis::metrics::Registry;
     use protocol::Speed;

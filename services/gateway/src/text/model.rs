@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
+use chassis::clock::since_epoch;
 use chassis::settings::{GenerationConfig, ModelSettings};
 use modelfile::ModelFile;
 use protocol::{FileDigest, Sampling, TokenId, simulated};
@@ -179,7 +180,7 @@ impl TextModel {
             add_bos: parts.add_bos,
             stop_tokens: parts.stop_tokens,
             sampling: parts.sampling,
-            created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs()),
+            created_s: since_epoch(SystemTime::now()).as_secs(),
             fingerprint: format!("fp_{:08x}", u32::from_be_bytes([a, b, c, d])),
         }
     }
