@@ -24,10 +24,10 @@ pub(crate) fn check(isa: Available, precision: Precision) -> Result<(), SetupErr
     if isa == portable {
         return Ok(());
     }
+    let mut checked = Cpu::start(1, isa, precision)?;
+    let mut reference = Cpu::start(1, portable, precision)?;
     for format in FORMATS {
-        let found = products(isa, precision, format)?;
-        let expected = products(portable, precision, format)?;
-        if !is_same(&found, &expected) {
+        if !is_same(&products(&mut checked, format), &products(&mut reference, format)) {
             return Err(SetupError::Wrong { isa: isa.isa(), format });
         }
     }
@@ -38,7 +38,7 @@ fn is_same(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-fn products(isa: Available, precision: Precision, format: Format) -> Result<Vec<f32>, SetupError> {
+fn products(cpu: &mut Cpu, format: Format) -> Vec<f32> {
     let count = OUTPUTS * INPUTS / format.block_values() * format.block_bytes();
     // The mask keeps every half precision number among them finite.
     let bytes: Vec<u8> = numbers().map(|number| number as u8 & 0x3b).take(count).collect();
@@ -49,8 +49,8 @@ fn products(isa: Available, precision: Precision, format: Format) -> Result<Vec<
     let mut x = Matrix::new();
     x.write(INPUTS, &values);
     let mut out = Matrix::new();
-    Cpu::start(1, isa, precision)?.norm_linear(&x, None, &weight, &mut out);
-    Ok(out.to_vec())
+    cpu.norm_linear(&x, None, &weight, &mut out);
+    out.to_vec()
 }
 
 /// Returns numbers of 12 bits without an order: a linear congruence, its upper bits.
@@ -77,8 +77,9 @@ mod tests {
     #[test]
     fn products_differ_from_row_to_row_and_are_finite() {
         let portable = Available::new(Isa::Portable).unwrap();
+        let mut cpu = Cpu::start(1, portable, Precision::Int8).unwrap();
         for format in FORMATS {
-            let products = products(portable, Precision::Int8, format).unwrap();
+            let products = products(&mut cpu, format);
             assert!(products.iter().all(|value| value.is_finite()), "{format:?}");
             assert_ne!(products[..OUTPUTS], products[OUTPUTS..2 * OUTPUTS], "{format:?}");
         }
