@@ -1,5 +1,7 @@
 //! Ids of a run and its requests: run id, `x-request-id`, W3C trace context.
 
+use protocol::{Traceparent, hex};
+
 /// Ids of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestIds {
@@ -34,19 +36,19 @@ impl Identity {
     pub fn of(&self, index: usize) -> RequestIds {
         let digest = blake3::keyed_hash(&self.nonce, &(index as u64).to_le_bytes());
         let bytes = digest.as_bytes();
-        let (trace, span) = (&bytes[..16], &bytes[16..24]);
         let draw = u32::from_le_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]);
         let sampled = f64::from(draw) < self.trace_ratio * 4_294_967_296.0;
+        let traceparent = Traceparent {
+            trace_id: std::array::from_fn(|at| bytes[at]),
+            parent_id: std::array::from_fn(|at| bytes[16 + at]),
+            flags: u8::from(sampled),
+        };
         RequestIds {
             request_id: format!("loadgen-{}-{index}", self.run_id()),
-            trace_id: hex(trace),
-            traceparent: format!("00-{}-{}-0{}", hex(trace), hex(span), u8::from(sampled)),
+            trace_id: hex(&traceparent.trace_id),
+            traceparent: traceparent.to_string(),
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

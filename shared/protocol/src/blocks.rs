@@ -151,7 +151,8 @@ fn first_16(hash: &blake3::Hash) -> [u8; 16] {
     truncate(hash.as_bytes()).0
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Writes bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

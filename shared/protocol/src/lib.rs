@@ -23,7 +23,7 @@ pub mod url;
 pub mod wire;
 
 pub use backoff::Backoff;
-pub use blocks::{BLOCK_TOKENS, BlockChain, BlockHash, FileDigest, ModelFingerprint, Scope};
+pub use blocks::{BLOCK_TOKENS, BlockChain, BlockHash, FileDigest, ModelFingerprint, Scope, hex};
 pub use control::{Acknowledged, Cancel, CancelReason, Keep, KeepReply, Missed, PromptDone};
 pub use error::{ErrorClass, Refusal};
 pub use frame::{BlockFrame, FrameError};

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use protocol::hex;
 use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
 
@@ -300,8 +301,4 @@ impl Response<'_> {
 
 fn status(stream: &mut TcpStream, code: u16) -> io::Result<()> {
     write!(stream, "HTTP/1.1 {code} Said\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

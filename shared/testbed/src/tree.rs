@@ -5,6 +5,7 @@ use std::fmt;
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span, span, status};
+use protocol::hex;
 
 /// The role of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,10 +119,6 @@ fn kind_of(kind: span::SpanKind) -> SpanKind {
         span::SpanKind::Consumer => SpanKind::Consumer,
         span::SpanKind::Unspecified => SpanKind::Unspecified,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn text_map(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {

@@ -43,9 +43,6 @@ const WITH_NAMED_CLOSURES: &[&str] = &[
     "shared/tinymodel",
     "shared/traces",
 ];
-/// Helpers that still have several homes.
-const SCATTERED: &[&str] =
-    &["0xbf58_476d_1ce4_e5b9", "epoch_ms", "epoch_us", "eventually", "hex", "unix_ms"];
 /// Packages with constants called `MAX_…`.
 const MISNAMED_LIMITS: &[&str] = &["services/gateway"];
 
@@ -255,7 +252,7 @@ fn small_helpers_have_one_home() {
         }
     }
     assert!(!homes.is_empty(), "none of {helpers:?} is found");
-    homes.retain(|name, places| places.len() > 1 && !SCATTERED.contains(&name.as_str()));
+    homes.retain(|_, places| places.len() > 1);
     assert!(homes.is_empty(), "more than one home: {homes:#?}");
 }
 
