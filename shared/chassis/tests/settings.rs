@@ -297,7 +297,7 @@ fn links_are_web_addresses_or_nothing() {
 
 #[test]
 fn kubernetes_service_variables_are_no_settings() {
-    // What the kubelet sets in each pod for Services named `tandem` and `tandem-gateway`.
+    // The variables that the kubelet sets in each pod for Services named `tandem` and `tandem-gateway`.
     let variables = [
         ("TANDEM_PORT", "tcp://10.0.0.1:8080"),
         ("TANDEM_SERVICE_HOST", "10.0.0.1"),

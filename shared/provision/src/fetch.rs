@@ -83,7 +83,7 @@ fn download(pin: &Pin, folder: &Path, progress: &dyn Fn(&str)) -> Result<PathBuf
         .args(["--disable-pip-version-check", "--quiet", "--dest"])
         .arg(folder)
         .arg(pin.requirement)
-        // What has arrived lies here, where its size can be seen.
+        // The parts that have arrived lie here, where their size can be seen.
         .env("TMPDIR", folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

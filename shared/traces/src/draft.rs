@@ -12,7 +12,7 @@ pub const TOKENS_MAX: u32 = 1 << 24;
 /// Largest number of block references of all prompts together.
 const BLOCK_REFS_MAX: usize = 200_000_000;
 
-/// How far a time stamp may go back behind an earlier one.
+/// The most that a time stamp may go back behind an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Never.

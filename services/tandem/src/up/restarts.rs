@@ -1,4 +1,4 @@
-//! How long to wait before a service that ended is started again.
+//! The delay before a service that ended is started again.
 
 use std::time::Duration;
 

@@ -92,7 +92,7 @@ impl Lines {
     }
 }
 
-/// What both tests and services need.
+/// Programs and files that both tests and services need.
 pub(crate) struct Needs {
     /// The model file.
     pub(crate) model: PathBuf,
@@ -120,9 +120,9 @@ pub(crate) struct System {
     pub(crate) base: String,
     /// Where its private nats-server is.
     pub(crate) nats_url: String,
-    /// What it said on standard output.
+    /// Lines of its standard output.
     pub(crate) said: Lines,
-    /// What the services logged.
+    /// Log lines of the services.
     pub(crate) logged: Lines,
 }
 

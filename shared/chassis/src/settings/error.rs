@@ -29,7 +29,7 @@ pub enum SettingsError {
     #[error("configuration file {}: {reason}", path.display())]
     NotToml {
         path: PathBuf,
-        /// What the parser said, with the line.
+        /// The parser's message, with the line.
         reason: String,
     },
     /// The layers could not be put together.

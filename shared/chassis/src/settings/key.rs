@@ -1,4 +1,4 @@
-//! What is known about each key: its meaning, its type, its unit and the values it takes.
+//! The description of each key: its meaning, its type, its unit and the values it takes.
 
 use std::fmt::Display;
 use std::path::PathBuf;

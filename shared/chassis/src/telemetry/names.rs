@@ -23,7 +23,7 @@ pub const URL_PATH: &str = "url.path";
 
 /// `chat` or `text_completion`.
 pub const GEN_AI_OPERATION_NAME: &str = "gen_ai.operation.name";
-/// Who serves the model: [`PROVIDER`].
+/// The system that serves the model: [`PROVIDER`].
 pub const GEN_AI_PROVIDER_NAME: &str = "gen_ai.provider.name";
 /// The value of [`GEN_AI_PROVIDER_NAME`].
 pub const PROVIDER: &str = "tandem";
@@ -39,13 +39,13 @@ pub const GEN_AI_REQUEST_TOP_P: &str = "gen_ai.request.top_p";
 pub const GEN_AI_REQUEST_TOP_K: &str = "gen_ai.request.top_k";
 /// Sampling seed.
 pub const GEN_AI_REQUEST_SEED: &str = "gen_ai.request.seed";
-/// Whether the answer is streamed.
+/// True if the answer is streamed.
 pub const GEN_AI_REQUEST_STREAM: &str = "gen_ai.request.stream";
 /// The answer's id.
 pub const GEN_AI_RESPONSE_ID: &str = "gen_ai.response.id";
 /// The model that answered.
 pub const GEN_AI_RESPONSE_MODEL: &str = "gen_ai.response.model";
-/// Why each choice ended.
+/// The reason for which each choice ended.
 pub const GEN_AI_RESPONSE_FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
 /// Seconds to the first chunk, as the client sees it.
 pub const GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK: &str = "gen_ai.response.time_to_first_chunk";
@@ -56,9 +56,9 @@ pub const GEN_AI_USAGE_OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
 /// Tokens of the prompt whose KV was reused.
 pub const GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: &str = "gen_ai.usage.cache_read.input_tokens";
 
-/// What was asked, as the model is given it: JSON, only with `telemetry.contents`.
+/// The input, as the model gets it: JSON, only with `telemetry.contents`.
 pub const GEN_AI_INPUT_MESSAGES: &str = "gen_ai.input.messages";
-/// What was answered: JSON, only with `telemetry.contents`.
+/// The output: JSON, only with `telemetry.contents`.
 pub const GEN_AI_OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
 
 /// The messaging system: [`NATS`].
@@ -80,7 +80,7 @@ pub mod tandem {
     pub const ATTEMPT: &str = "tandem.attempt";
     /// The class of what ended an attempt.
     pub const LOST_CLASS: &str = "tandem.lost.class";
-    /// What ended an attempt.
+    /// The event that ended an attempt.
     pub const LOST_REASON: &str = "tandem.lost.reason";
     /// A worker's id.
     pub const WORKER: &str = "tandem.worker";
@@ -104,29 +104,29 @@ pub mod tandem {
     pub const CHUNKS: &str = "tandem.chunks";
     /// Tokens of the answer when this stage ended.
     pub const OUTPUT_TOKENS: &str = "tandem.output_tokens";
-    /// Why a sequence ended: `stop` or `length`.
+    /// The reason for which a sequence ended: `stop` or `length`.
     pub const FINISH: &str = "tandem.finish";
-    /// Why a stage ended early.
+    /// The reason for which a stage ended early.
     pub const ENDED: &str = "tandem.ended";
     /// KV blocks that could not be stored.
     pub const UNSTORED_BLOCKS: &str = "tandem.unstored_blocks";
     /// A model's namespace in the store.
     pub const NAMESPACE: &str = "tandem.kv.namespace";
-    /// Which part of a request: `prefill`, `decode` or `whole`.
+    /// The part of a request: `prefill`, `decode` or `whole`.
     pub const LEG: &str = "tandem.leg";
     /// Milliseconds between the sending of a message and its receipt.
     pub const BROKER_WAIT_MS: &str = "tandem.broker_wait_ms";
-    /// How a worker answered a job: `accepted`, or the class of its refusal.
+    /// The answer of a worker to a job: `accepted`, or the class of its refusal.
     pub const ANSWER: &str = "tandem.answer";
     /// The load run that a request belongs to, from its baggage.
     pub const RUN_ID: &str = "loadgen.run_id";
-    /// Whether the store had any of the blocks that were asked for.
+    /// True if the store had any of the blocks that were asked for.
     pub const HIT: &str = "tandem.kv.hit";
     /// Blocks that the store had.
     pub const STORED_BLOCKS: &str = "tandem.kv.stored_blocks";
-    /// Where reused KV came from: `pool`, `store`, `both` or `none`.
+    /// The source of reused KV: `pool`, `store`, `both` or `none`.
     pub const TIER: &str = "tandem.kv.tier";
-    /// How blocks came: `listen`, `fetch` or `pull`.
+    /// The way in which blocks came: `listen`, `fetch` or `pull`.
     pub const PATH: &str = "tandem.kv.path";
     /// Megabytes of KV per second.
     pub const MB_PER_S: &str = "tandem.kv.mb_per_s";
@@ -148,11 +148,11 @@ pub mod tandem {
     pub const ROUTE_CHOSEN: &str = "tandem.route.chosen";
     /// The price of that, in milliseconds.
     pub const ROUTE_PRICE_MS: &str = "tandem.route.price_ms";
-    /// What the price is made of.
+    /// The parts of the price.
     pub const ROUTE_PARTS: &str = "tandem.route.parts";
     /// The best alternatives, with their prices.
     pub const ROUTE_CANDIDATES: &str = "tandem.route.candidates";
-    /// How many alternatives were priced.
+    /// The number of alternatives that were priced.
     pub const ROUTE_CONSIDERED: &str = "tandem.route.considered";
     /// Prompt tokens that the price takes for reused.
     pub const ROUTE_EXPECTED_CACHED_TOKENS: &str = "tandem.route.expected_cached_tokens";

@@ -141,7 +141,7 @@ impl Tracer {
         causes: &[Trace],
     ) -> OpenSpan {
         let Some(exporting) = &self.exporting else {
-            // Who records nothing must not put itself between its caller and its callees.
+            // A service that records nothing must not put itself between its caller and its callees.
             let context = parent.unwrap_or_else(unrecorded);
             let trace = Trace { tracer: self.clone(), context, held: false };
             return OpenSpan { span: None, trace };

@@ -18,7 +18,7 @@ use crate::sample::Sample;
 use crate::trace::{BlockSizes, Trace};
 
 const BLOCK_TOKENS: u32 = 64;
-/// How far a time stamp may go back within a session. Pairs of a streamed and a plain request are
+/// The most that a time stamp may go back within a session. Pairs of a streamed and a plain request are
 /// written in either order.
 const BACKWARDS_NS: i64 = 60_000_000_000;
 

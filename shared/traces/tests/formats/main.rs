@@ -153,7 +153,7 @@ fn ragpulse_has_chunks_of_their_own_length() {
     let tokens =
         |at: usize| trace.sizes.split(&trace.records[at]).map(|(_, t)| t).collect::<Vec<_>>();
     assert_eq!(tokens(0), [20, 4, 16, 12, 10, 8]);
-    // What the chunks of the second row lack of its length is filled up.
+    // The second row is filled up to its length, which its chunks do not reach.
     assert_eq!(tokens(1), [20, 4, 16, 25, 9, 6]);
     let sum = |at: usize| trace.sizes.split(&trace.records[at]).map(|(_, t)| t).sum::<u32>();
     assert!((0..3).all(|at| sum(at) == trace.records[at].input_tokens));
