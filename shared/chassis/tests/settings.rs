@@ -124,10 +124,24 @@ fn empty_variables_and_those_that_are_no_settings_are_passed_over() {
         ("TANDEM_CONFIG", "x.toml"),
         ("TANDEM_CACHE", "/tmp/x"),
         ("TANDEM_REQUIRE", "all"),
+        ("TANDEM_TESTS", "exhaustive"),
+        ("TANDEM_TRACES", "/tmp/traces"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
     ]))
     .unwrap();
     assert_eq!(effective.settings, Settings::default());
+}
+
+#[test]
+fn what_the_gate_exports_stops_no_service() {
+    let gate = include_str!("../../../.ci/run");
+    let exported: Vec<_> = gate
+        .lines()
+        .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
+        .filter(|(name, _)| name.starts_with("TANDEM_"))
+        .collect();
+    assert!(exported.len() >= 3, "{exported:?}");
+    assert_eq!(load(&environment(&exported)).unwrap().settings, Settings::default());
 }
 
 #[test]

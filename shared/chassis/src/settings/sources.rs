@@ -14,7 +14,8 @@ const PREFIX: &str = "TANDEM_";
 /// The file that is read when none is named and it exists.
 const DEFAULT_FILE: &str = "tandem.toml";
 /// Variables with our prefix that are not settings of a service.
-const NOT_SETTINGS: [&str; 3] = ["TANDEM_CONFIG", "TANDEM_CACHE", "TANDEM_REQUIRE"];
+const NOT_SETTINGS: [&str; 5] =
+    ["TANDEM_CONFIG", "TANDEM_CACHE", "TANDEM_REQUIRE", "TANDEM_TESTS", "TANDEM_TRACES"];
 /// Variables of OpenTelemetry that stand for settings, weaker than our own; the later one wins.
 const OPENTELEMETRY: [(&str, &str); 8] = [
     ("OTEL_EXPORTER_OTLP_ENDPOINT", ENDPOINT_KEY),
