@@ -1,9 +1,6 @@
 """Is it healthy?"""
 
-from panels import (
-    CHOSEN, GREEN, INSTANCE, JOB, MODEL, MODELS, ORANGE, RED, SERVICES,
-    among, board, heat, latency, level, lines, quantile, query, row, stat, total,
-)
+from panels import CHOSEN, GREEN, INSTANCE, JOB, MODEL, MODELS, ORANGE, RED, SERVICES, among, board, heat, latency, level, lines, quantile, query, row, stat, total
 
 TTFT = "vllm:time_to_first_token_seconds"
 ITL = "vllm:inter_token_latency_seconds"

@@ -1,7 +1,6 @@
 """Where does the time to first token go?"""
 
-from panels import CHOSEN, MODEL, board, choice, heat, latency, lines, quantile, quantiles, query, row, stat, total
-from panels import INSTANCE, JOB, MODELS
+from panels import CHOSEN, INSTANCE, JOB, MODEL, MODELS, board, choice, heat, latency, lines, quantile, quantiles, query, row, stat, total
 
 TTFT = "vllm:time_to_first_token_seconds"
 PROMPT = "vllm:request_prompt_tokens"

@@ -103,7 +103,7 @@ class JaegerCheck(unittest.TestCase):
         sent = trace(damage)
         id = sent["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["traceId"]
         body, kind = json.dumps(sent).encode(), {"content-type": "application/json"}
-        since = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=60)
+        since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=60)
         urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{self.otlp_http}/v1/traces", body, kind)).close()
         for _ in range(100):
             spans = check.query_traces(self.url, since, 100).get(id)

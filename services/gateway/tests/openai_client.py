@@ -2,12 +2,11 @@
 
     python openai_client.py --base-url http://127.0.0.1:8080/v1
 
-Every check prints one line; the first that fails ends the run with exit status 1. The checks hold
+Every check prints one line; the first that fails ends the run with its traceback. The checks hold
 for any chat model: they look at shapes, counts and equalities, never at what the model says.
 """
 
 import argparse
-import sys
 
 import openai
 
@@ -220,15 +219,10 @@ def main():
     gateway = Gateway(root + "/v1")
     gateway.root = root
     for check in CHECKS:
-        try:
-            check(gateway)
-        except Exception as error:
-            print(f"{check.__name__}: FAILED: {error!r}", flush=True)
-            return 1
+        check(gateway)
         print(f"{check.__name__}: ok", flush=True)
     print(f"all {len(CHECKS)} checks passed with openai {openai.__version__}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
