@@ -41,11 +41,6 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_may_have_more_fields() {
-        assert!(parse(&format!("cc-{TRACE}-{SPAN}-01-what-the-future-will-be"), None).is_some());
-    }
-
-    #[test]
     fn a_broken_tracestate_does_not_cost_the_parent() {
         let context = parse(&format!("00-{TRACE}-{SPAN}-00"), Some("no equals sign")).unwrap();
         assert!(!context.is_sampled());
@@ -53,22 +48,8 @@ mod tests {
     }
 
     #[test]
-    fn malformed_headers_are_refused() {
-        let zero_trace = "0".repeat(32);
-        for text in [
-            String::new(),
-            "00".to_owned(),
-            format!("00-{TRACE}-{SPAN}"),
-            format!("00-{TRACE}-{SPAN}-01-more"),
-            format!("ff-{TRACE}-{SPAN}-01"),
-            format!("00-{zero_trace}-{SPAN}-01"),
-            format!("00-{TRACE}-0000000000000000-01"),
-            format!("00-{}-{SPAN}-01", TRACE.to_uppercase()),
-            format!("00-{TRACE}x-{SPAN}-01"),
-            format!("00-{TRACE}-{SPAN}-1"),
-            format!("00-+{}-{SPAN}-01", &TRACE[1..]),
-        ] {
-            assert!(parse(&text, None).is_none(), "{text:?}");
-        }
+    fn spaces_and_unknown_flags_are_dropped() {
+        let context = parse(&format!(" 00-{TRACE}-{SPAN}-ff\t"), None).unwrap();
+        assert_eq!(context.trace_flags(), TraceFlags::SAMPLED);
     }
 }
