@@ -1,8 +1,10 @@
 //! The clock of a run, and the CPU times of its threads.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
+
+use procfs::ProcResult;
+use procfs::process::{Process, Task};
 
 /// A monotonic clock that counts from one instant, which may be in the future.
 #[derive(Clone, Copy, Debug)]
@@ -43,28 +45,14 @@ pub const SENDER_THREADS: &str = "loadgen-send";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ThreadTimes {
     /// Nanoseconds on a CPU, and nanoseconds of waiting for one, by thread id.
-    by_id: BTreeMap<String, (u64, u64)>,
+    by_id: BTreeMap<i32, (u64, u64)>,
 }
 
 impl ThreadTimes {
     /// Reads the times of the threads named [`SENDER_THREADS`], or of the current thread if there
     /// are none. Empty where `/proc` does not have them.
     pub fn of_senders() -> Self {
-        let mut by_id = BTreeMap::new();
-        let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        for path in tasks.map(|task| task.path()) {
-            let is_sender = std::fs::read_to_string(path.join("comm"))
-                .is_ok_and(|name| name.trim_end() == SENDER_THREADS);
-            if is_sender && let Some(times) = schedstat(&path) {
-                by_id.insert(path.to_string_lossy().into_owned(), times);
-            }
-        }
-        if by_id.is_empty()
-            && let Some(times) = schedstat(Path::new("/proc/thread-self"))
-        {
-            by_id.insert(String::new(), times);
-        }
-        Self { by_id }
+        Self { by_id: sender_times().unwrap_or_default() }
     }
 
     /// Returns the largest share of the time until `later`, `span_ns` afterwards, that a thread was
@@ -86,29 +74,34 @@ fn max(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     one.into_iter().chain(other).reduce(f64::max)
 }
 
-/// Reads the time on a CPU and the time of waiting for one of the thread at `path`.
-fn schedstat(path: &Path) -> Option<(u64, u64)> {
-    let text = std::fs::read_to_string(path.join("schedstat")).ok()?;
-    let mut numbers = text.split_whitespace().map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
+fn sender_times() -> ProcResult<BTreeMap<i32, (u64, u64)>> {
+    let process = Process::myself()?;
+    // A thread may end before it is read.
+    let is_sender = |task: &Task| task.stat().is_ok_and(|stat| stat.comm == SENDER_THREADS);
+    let mut senders: Vec<Task> = process.tasks()?.flatten().filter(is_sender).collect();
+    if senders.is_empty() {
+        senders.push(process.task_from_tid(rustix::thread::gettid().as_raw_pid())?);
+    }
+    let times = senders.into_iter().filter_map(|task| {
+        let times = task.schedstat().ok()?;
+        Some((task.tid, (times.sum_exec_runtime, times.run_delay)))
+    });
+    Ok(times.collect())
 }
 
 /// Returns the CPU seconds of this process, where `/proc` has them.
 pub fn cpu_seconds() -> Option<f64> {
-    cpu_of_stat(&std::fs::read_to_string("/proc/self/stat").ok()?)
+    cpu_of(&Process::myself().ok()?)
 }
 
 /// Returns the CPU seconds of another process, where `/proc` has them.
 pub fn cpu_seconds_of(pid: u32) -> Option<f64> {
-    cpu_of_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    cpu_of(&Process::new(pid.try_into().ok()?).ok()?)
 }
 
-/// Parses user and system time of a `/proc/…/stat` line. Linux has 100 ticks per second.
-fn cpu_of_stat(stat: &str) -> Option<f64> {
-    // The name in parentheses may contain anything, so the fields count from its end.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    Some((ticks(11)? + ticks(12)?) as f64 / 100.0)
+fn cpu_of(process: &Process) -> Option<f64> {
+    let stat = process.stat().ok()?;
+    Some((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
 #[cfg(test)]
@@ -116,20 +109,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_time_is_found_behind_any_name() {
-        let stat = "12 (a) b) R 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 2 0 99";
-        assert_eq!(cpu_of_stat(stat), Some(3.0));
-        assert_eq!(cpu_of_stat("12 (a"), None);
+    fn cpu_time_is_that_of_the_process() {
+        let before = cpu_seconds().unwrap();
+        assert!(cpu_seconds_of(std::process::id()).unwrap() >= before);
+        assert_eq!(cpu_seconds_of(0), None);
+    }
+
+    #[test]
+    fn the_current_thread_counts_where_no_thread_is_a_sender() {
+        let own_id = rustix::thread::gettid().as_raw_pid();
+        assert!(ThreadTimes::of_senders().by_id.keys().eq([&own_id]));
     }
 
     #[test]
     fn the_busiest_thread_counts() {
-        let times = |all: [(&str, u64, u64); 2]| {
-            let by_id = all.into_iter().map(|(id, ran, waited)| (id.to_owned(), (ran, waited)));
-            ThreadTimes { by_id: by_id.collect() }
-        };
-        let before = times([("1", 100, 0), ("2", 500, 50)]);
-        let after = times([("1", 900, 100), ("2", 700, 350)]);
+        let times = |all: [_; 2]| ThreadTimes { by_id: BTreeMap::from(all) };
+        let before = times([(1, (100, 0)), (2, (500, 50))]);
+        let after = times([(1, (900, 100)), (2, (700, 350))]);
         assert_eq!(before.until(&after, 1000), (Some(0.8), Some(0.3)));
         assert_eq!(before.until(&ThreadTimes::default(), 1000), (None, None));
     }

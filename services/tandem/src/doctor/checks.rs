@@ -8,6 +8,7 @@ use bus::{Bus, BusOptions};
 use chassis::settings::Device;
 use chassis::{Effective, Settings};
 use modelfile::ModelFile;
+use procfs::{Current as _, Meminfo};
 use provision::Cache;
 use provision::hub::{self, HubOptions, HubRef};
 use provision::pins::{self, Pin};
@@ -176,8 +177,7 @@ fn port(listen: &str) -> Check {
 fn memory(model: Option<&Path>) -> Check {
     let name = "memory";
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let Some(available) = available_bytes(&meminfo) else {
+    let Some(available) = Meminfo::current().ok().and_then(|meminfo| meminfo.mem_available) else {
         return Check::warn(name, format!("{cores} cores; memory unknown"), "have 2 GiB free");
     };
     // Each of two workers keeps the weights as the file stores them; the rest is KV and spare.
@@ -204,22 +204,9 @@ fn stored_bytes(path: &Path) -> u64 {
     files.filter(|meta| meta.is_file()).map(|meta| meta.len()).sum()
 }
 
-fn available_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn available_memory_is_read_from_the_kernel() {
-        let meminfo = "MemTotal:  100 kB\nMemAvailable:   24 kB\nCached: 1 kB\n";
-        assert_eq!(available_bytes(meminfo), Some(24 * 1024));
-        assert_eq!(available_bytes("MemTotal: 1 kB\n"), None);
-    }
 
     #[test]
     fn a_model_that_is_none_fails_with_its_path() {

@@ -3,8 +3,9 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use procfs::process::Process;
 use provision::{Tethered, tether};
 
 /// Says its process id, then sleeps under that id.
@@ -12,27 +13,25 @@ const SLEEPER: [&str; 3] = ["sh", "-c", "echo $$; exec sleep 300"];
 /// The same, but deaf to SIGTERM.
 const DEAF: [&str; 3] = ["sh", "-c", "trap '' TERM; echo $$; while :; do sleep 0.05; done"];
 
-fn is_alive(pid: u32) -> bool {
+fn is_alive(pid: i32) -> bool {
     // A process that nobody has reaped yet is in state Z; it is not alive.
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    let stat = Process::new(pid).and_then(|process| process.stat());
+    stat.is_ok_and(|stat| stat.state != 'Z')
 }
 
-fn assert_gone(pid: u32) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while is_alive(pid) {
-        assert!(Instant::now() < deadline, "process {pid} outlived its owner");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+fn assert_gone(pid: i32) {
+    testbed::wait_for(testbed::PATIENCE, || {
+        if is_alive(pid) { Err(format!("process {pid} outlives its owner")) } else { Ok(()) }
+    });
 }
 
-fn read_pid(stdout: ChildStdout) -> u32 {
+fn read_pid(stdout: ChildStdout) -> i32 {
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line).unwrap();
     line.trim().parse().unwrap()
 }
 
-fn owner_of(command: [&str; 3]) -> (Child, u32) {
+fn owner_of(command: [&str; 3]) -> (Child, i32) {
     let tests = std::env::current_exe().unwrap();
     let target: PathBuf = tests.parent().unwrap().parent().unwrap().into();
     let mut owner = Command::new(target.join("examples/tethered"))
@@ -96,13 +95,8 @@ fn the_childs_own_end_and_environment_come_through() {
     let mut command = Command::new("sh");
     command.args(["-c", "exit $CODE"]).env("CODE", "7");
     let mut child = Tethered::spawn(&mut tether(&command, patience), patience).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "the child did not end");
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let status = testbed::wait_for(testbed::PATIENCE, || {
+        child.try_wait().unwrap().ok_or("the child still runs".to_owned())
+    });
     assert_eq!(status.code(), Some(7));
 }
