@@ -194,6 +194,9 @@ async fn read_start(stream: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) 
 
 #[cfg(test)]
 mod tests {
+    use procfs::process::Process;
+    use testbed::eventually;
+
     use super::*;
 
     fn at(ms: i64, text: &str, command: bool) -> Planned {
@@ -238,10 +241,8 @@ mod tests {
             .run(clock, ended.clone());
         let later = at(3_600_000, "never", true).run(clock, ended);
         let end = async {
-            let told = std::path::Path::new(&told);
-            while std::fs::read(told).is_ok_and(|text| text.is_empty()) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let has_started = async || !std::fs::read(&told).unwrap().is_empty();
+            eventually("the command starts", has_started).await;
             running.send_replace(true);
         };
         let (slept, later, ()) = tokio::join!(sleeps, later, end);
@@ -251,17 +252,10 @@ mod tests {
         let sleeper: i32 = ran.output.trim().parse().unwrap();
         // The process has closed its output, and may still be exiting. Its parent has ended as
         // well, so it may remain as a zombie.
-        let is_gone = || {
-            let stat = std::fs::read_to_string(format!("/proc/{sleeper}/stat")).unwrap_or_default();
-            let state = stat.rsplit(") ").next().unwrap_or_default().chars().next();
-            matches!(state, None | Some('Z' | 'X'))
+        let is_gone = async || {
+            let stat = Process::new(sleeper).and_then(|process| process.stat());
+            stat.map_or(true, |stat| matches!(stat.state, 'Z' | 'X'))
         };
-        for _ in 0..500 {
-            if is_gone() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{sleeper} still runs");
+        eventually("the process that the command started ends", is_gone).await;
     }
 }

@@ -4,7 +4,7 @@
 
 use std::future::pending;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use chassis::Tasks;
@@ -67,7 +67,7 @@ async fn a_failure_while_stopping_is_the_result() {
     assert_eq!(format!("{error:#}"), "task store failed while stopping: disk full");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_task_that_will_not_stop_is_aborted_and_named() {
     struct Dropped(Option<tokio::sync::oneshot::Sender<()>>);
     impl Drop for Dropped {
@@ -103,14 +103,9 @@ fn run_service(arguments: &[&str], stop: impl FnOnce(&mut std::process::Child)) 
     let mut said = String::new();
     stdout.read_line(&mut said).unwrap();
     stop(&mut child);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "the service did not stop");
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let status = testbed::wait_for(testbed::PATIENCE, || {
+        child.try_wait().unwrap().ok_or("the service still runs".to_owned())
+    });
     stdout.read_to_string(&mut said).unwrap();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     (said, status.success())

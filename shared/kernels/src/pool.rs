@@ -243,6 +243,7 @@ fn wait(sleeps: &AtomicBool, is_done: impl Fn() -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn every_chunk_runs_once() {
@@ -265,7 +266,11 @@ mod tests {
     fn sleeping_threads_are_woken() {
         let mut pool = Pool::new(3).unwrap();
         for _ in 0..5 {
-            thread::sleep(std::time::Duration::from_millis(5));
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while pool.shared.sleepers.load(Ordering::SeqCst).count_ones() < 2 {
+                assert!(Instant::now() < deadline, "the threads do not fall asleep");
+                thread::yield_now();
+            }
             let sum = AtomicUsize::new(0);
             pool.run(64, &|chunk, _| {
                 sum.fetch_add(chunk, Ordering::Relaxed);
