@@ -67,12 +67,13 @@ fn check(device: &str, tokens: usize, allowed: &Allowed) {
 
 #[testbed::test]
 fn integer_activations_change_no_clear_choice() {
-    check("cpu", Extent::from_env().pick(2, 8) * WINDOW, &EIGHT_BITS);
+    let tokens = Extent::from_env().pick(WINDOW / 2, 8 * WINDOW);
+    check("cpu", tokens, &EIGHT_BITS);
 }
 
 #[testbed::test]
 fn sixteen_bits_cost_nothing() {
-    let tokens = Extent::from_env().pick(WINDOW / 2, 2 * WINDOW);
+    let tokens = Extent::from_env().pick(WINDOW / 4, 2 * WINDOW);
     check("cpu int16", tokens, &SINGLE);
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testbed::Extent;
 
 use crate::fleet::assert_at_rest;
 use crate::harness::{System, block_on, shared, turn, workspace_file};
@@ -55,21 +56,23 @@ fn a_streamed_answer_is_the_whole_one_in_pieces() {
 fn greedy_text_over_http_is_the_reference() {
     let _turn = turn();
     let system = System::start(&["--device", "reference"], &[]);
-    let compared = compare_greedy(&system, UNDECIDED);
-    assert!(compared > 150, "only {compared} tokens could be compared");
+    // Every fourth case has both kinds of requests, and not the long prompt.
+    let (every, compared_min) = Extent::from_env().pick((4, 50), (1, 150));
+    let compared = compare_greedy(&system, UNDECIDED, every);
+    assert!(compared > compared_min, "only {compared} tokens could be compared");
 }
 
 #[testbed::test]
 fn greedy_text_in_8_bits_is_the_reference_where_that_is_clear() {
     let _turn = turn();
     let (system, _) = shared();
-    let compared = compare_greedy(system, UNCLEAR);
+    let compared = compare_greedy(system, UNCLEAR, 1);
     assert!(compared > 40, "only {compared} tokens could be compared");
 }
 
-/// Compares greedy answers with the golden continuations, each up to the first choice whose margin is
-/// below `least`; returns the number of tokens.
-fn compare_greedy(system: &System, least: f64) -> usize {
+/// Compares greedy answers with `every` nth golden continuation, up to the first choice whose margin
+/// is below `least`; returns the number of tokens.
+fn compare_greedy(system: &System, least: f64, every: usize) -> usize {
     let model = testbed::smollm2();
     let file = modelfile::ModelFile::open(&model).expect("the model opens");
     let tokenizer = file.tokenizer().expect("it has a tokenizer");
@@ -77,7 +80,7 @@ fn compare_greedy(system: &System, least: f64) -> usize {
     let golden: Value =
         serde_json::from_slice(&std::fs::read(golden).expect("readable")).expect("JSON");
     let mut compared = 0;
-    for case in golden["cases"].as_array().expect("cases") {
+    for case in golden["cases"].as_array().expect("cases").iter().step_by(every) {
         let ids: Vec<u32> = numbers(&case["greedy_ids"]);
         let clear = case["steps"]
             .as_array()

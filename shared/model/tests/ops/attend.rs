@@ -7,13 +7,14 @@ use crate::random::Random;
 use crate::target::Target;
 use case::{Case, Options, Run};
 use model::ops::ServeOps;
+use testbed::Extent;
 
 const HEAD_DIMS: [usize; 7] = [8, 16, 20, 34, 64, 80, 128];
 
 pub(crate) fn attention_is_that_of_plain_loops<O: ServeOps>(target: &mut Target<O>) {
     let mut random = Random(31);
     for head_dim in HEAD_DIMS {
-        for _ in 0..4 {
+        for _ in 0..Extent::from_env().pick(2, 4) {
             let options = Options { head_dim, sequences: random.between(1, 5), context: 200 };
             let case = Case::any(&mut random, options);
             let mut run = Run::new(target, &case);
@@ -30,11 +31,12 @@ pub(crate) fn attention_is_that_of_plain_loops<O: ServeOps>(target: &mut Target<
 
 pub(crate) fn long_contexts_are_read_to_their_end<O: ServeOps>(target: &mut Target<O>) {
     let mut random = Random(32);
+    let chunk = Extent::from_env().pick(4, 42);
     for window in [None, Some(4096), Some(77)] {
         let options = Options { head_dim: 64, sequences: 0, context: 0 };
         let mut case = Case::any(&mut random, options);
         case.window = window;
-        for (position, rows) in [(8191, 1), (8150, 42), (4095, 2)] {
+        for (position, rows) in [(8191, 1), (8150, chunk), (4095, 2)] {
             case.add_sequence(&mut random, position, rows);
         }
         let mut run = Run::new(target, &case);
@@ -49,7 +51,7 @@ pub(crate) fn long_contexts_are_read_to_their_end<O: ServeOps>(target: &mut Targ
 
 pub(crate) fn chunks_and_company_change_nothing<O: ServeOps>(target: &mut Target<O>) {
     let mut random = Random(33);
-    for round in 0..8 {
+    for round in (0..8).step_by(Extent::from_env().pick(3, 1)) {
         let head_dim = HEAD_DIMS[round % HEAD_DIMS.len()];
         let options = Options { head_dim, sequences: random.between(2, 5), context: 700 };
         let case = Case::any(&mut random, options);

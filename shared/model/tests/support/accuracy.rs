@@ -1,6 +1,6 @@
 //! The distance of a model from the golden continuations and from the reference path.
 
-use super::golden::{Case, golden};
+use super::golden::{Case, golden_of_extent};
 use super::{Fed, forward};
 use model::sampling::{argmax, logprobs};
 use model::{Model, Wanted};
@@ -69,7 +69,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 /// Computes all rows of logits of the golden cases.
 pub(crate) fn golden_rows(model: &mut Model) -> Vec<Vec<Vec<f32>>> {
-    golden().iter().map(|case| forced(model, case)).collect()
+    golden_of_extent().iter().map(|case| forced(model, case)).collect()
 }
 
 /// Measures `model` against the golden continuations, against `reference`'s rows of them, and on
@@ -87,7 +87,7 @@ pub(crate) fn measure_rows(
     text: &[u32],
 ) -> Accuracy {
     let (mut cosines, mut errors, mut wrong, mut agreed) = (Vec::new(), Vec::new(), 0, 0);
-    for ((case, rows), reference) in golden().iter().zip(rows).zip(reference) {
+    for ((case, rows), reference) in golden_of_extent().iter().zip(rows).zip(reference) {
         errors.extend(case.errors(rows));
         for (index, (row, step)) in rows.iter().zip(&case.steps).enumerate() {
             cosines.push(cosine(row, &reference[index]));

@@ -3,6 +3,7 @@
 
 use model::sampling::logprobs;
 use serde::Deserialize;
+use testbed::Extent;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -31,6 +32,16 @@ pub(crate) fn golden() -> Vec<Case> {
     let golden: Golden = serde_json::from_str(text).unwrap();
     assert_eq!(golden.cases.len(), 11);
     golden.cases
+}
+
+/// The cases to compute: the representative ones leave out the long prompt, which costs as much as
+/// all others together.
+pub(crate) fn golden_of_extent() -> Vec<Case> {
+    let mut cases = golden();
+    if Extent::from_env() == Extent::Representative {
+        cases.retain(|case| case.prompt_ids.len() < 100);
+    }
+    cases
 }
 
 impl Case {
