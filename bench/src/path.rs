@@ -20,7 +20,6 @@ use crate::console;
 const FREE_ENGINES: [(&str, &str); 1] = [("engine", "simulated")];
 const CONCURRENCY: [usize; 4] = [1, 16, 64, 256];
 const WARM_UP: Duration = Duration::from_secs(1);
-const IDLE: Duration = Duration::from_secs(3);
 
 /// One round of a case.
 struct Measured {
@@ -59,12 +58,13 @@ struct IdleUsage {
 pub(super) async fn run(common: CommonArgs) -> anyhow::Result<()> {
     let fleets: &[usize] = if common.quick { &[1] } else { &[1, 4, 16] };
     let duration = Duration::from_secs(if common.quick { 2 } else { 4 });
+    let idle_time = Duration::from_secs(if common.quick { 1 } else { 3 });
     let rounds = if common.quick { 1 } else { common.rounds };
     let mut cases = Vec::new();
     let mut idle = Vec::new();
     for &workers in fleets {
         let fleet = Fleet::start(&common.settings, &FREE_ENGINES, workers).await?;
-        idle.push(idle_usage(&fleet, workers).await?);
+        idle.push(idle_usage(&fleet, workers, idle_time).await?);
         let client = Arc::new(LoadClient::connect(&fleet.base).await?);
         let mut measured: Vec<Vec<Measured>> = CONCURRENCY.map(|_| Vec::new()).into();
         for round in 1..=rounds {
@@ -90,10 +90,11 @@ pub(super) async fn run(common: CommonArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn idle_usage(fleet: &Fleet, workers: usize) -> anyhow::Result<IdleUsage> {
-    tokio::time::sleep(IDLE).await;
+/// Measures for `time`, after as long a rest.
+async fn idle_usage(fleet: &Fleet, workers: usize, time: Duration) -> anyhow::Result<IdleUsage> {
+    tokio::time::sleep(time).await;
     let (before, started) = (fleet.usage()?, Instant::now());
-    tokio::time::sleep(IDLE).await;
+    tokio::time::sleep(time).await;
     let (after, seconds) = (fleet.usage()?, started.elapsed().as_secs_f64());
     let both = |usage: &BTreeMap<String, Usage>| {
         let of = |kind: &str| usage.get(kind).copied().unwrap_or_default();

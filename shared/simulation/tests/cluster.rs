@@ -1,9 +1,17 @@
 //! Whole clusters under load and faults: nothing is lost, nothing leaks, nothing differs.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
 use protocol::{ErrorClass, Role};
 use scheduling::route::Disaggregate;
 use simulation::{Cluster, End, Fault, Load, Network, Outcome};
+use testbed::Extent;
+
+/// Returns the seeds of `count` clusters, of which the representative extent tries a quarter.
+fn seeds(count: u64) -> Range<u64> {
+    0..Extent::from_env().pick(count / 4, count)
+}
 
 /// Checks what holds whatever goes wrong: every request ends, no token is wrong, no page is held.
 fn check(end: &End, seed: u64) {
@@ -28,7 +36,7 @@ fn hung(end: &End) -> bool {
 
 #[test]
 fn an_undisturbed_cluster_answers_everything() {
-    for seed in 0..50 {
+    for seed in seeds(50) {
         let cluster = Cluster::seeded(seed).prefill(1).decode(1);
         let end = cluster.offer(Load::poisson(20.0, 5_000)).run_until_quiet();
         check(&end, seed);
@@ -41,7 +49,7 @@ fn an_undisturbed_cluster_answers_everything() {
 #[test]
 fn no_request_is_lost_when_a_worker_dies() {
     let mut retries = 0;
-    for seed in 0..200 {
+    for seed in seeds(200) {
         let role = if seed % 2 == 0 { Role::Decode } else { Role::Prefill };
         let cluster = Cluster::seeded(seed).prefill(2).decode(2);
         let cluster = cluster.offer(Load::poisson(20.0, 4_000)).at_ms(2_000, Fault::Kill(role, 0));
@@ -55,7 +63,7 @@ fn no_request_is_lost_when_a_worker_dies() {
 
 #[test]
 fn the_last_worker_of_a_role_may_die_and_come_back() {
-    for seed in 0..100 {
+    for seed in seeds(100) {
         let role = if seed % 2 == 0 { Role::Decode } else { Role::Prefill };
         let cluster = Cluster::seeded(seed).prefill(1).decode(1);
         let end = cluster
@@ -70,7 +78,7 @@ fn the_last_worker_of_a_role_may_die_and_come_back() {
 
 #[test]
 fn with_everybody_dead_every_request_ends_with_an_error() {
-    for seed in 0..50 {
+    for seed in seeds(50) {
         let cluster = Cluster::seeded(seed).prefill(1).decode(1);
         let end = cluster
             .offer(Load::poisson(20.0, 4_000))
@@ -84,7 +92,7 @@ fn with_everybody_dead_every_request_ends_with_an_error() {
 
 #[test]
 fn clients_that_leave_free_what_they_held() {
-    for seed in 0..100 {
+    for seed in seeds(100) {
         let load = Load { leaving: 0.5, ..Load::poisson(20.0, 4_000) };
         let end = Cluster::seeded(seed).prefill(1).decode(2).offer(load).run_until_quiet();
         check(&end, seed);
@@ -96,7 +104,7 @@ fn clients_that_leave_free_what_they_held() {
 #[test]
 fn small_pools_preempt_and_nothing_differs() {
     let mut preemptions = 0;
-    for seed in 0..100 {
+    for seed in seeds(100) {
         let load = Load { output_tokens_max: 200, ..Load::poisson(15.0, 3_000) };
         let cluster = Cluster::seeded(seed).pages(36).prefill(1).decode(1).offer(load);
         let end = cluster.run_until_quiet();
@@ -108,7 +116,7 @@ fn small_pools_preempt_and_nothing_differs() {
 
 #[test]
 fn requests_that_cannot_be_met_in_time_end_at_their_deadline() {
-    for seed in 0..50 {
+    for seed in seeds(50) {
         let load = Load { deadline_ms: 400, ..Load::poisson(60.0, 3_000) };
         let end = Cluster::seeded(seed).prefill(1).decode(1).offer(load).run_until_quiet();
         check(&end, seed);
@@ -119,7 +127,7 @@ fn requests_that_cannot_be_met_in_time_end_at_their_deadline() {
 #[test]
 fn a_network_that_loses_and_repeats_costs_time_but_no_token() {
     let network = Network { repeated: 0.1, lost: 0.02, ..Network::default() };
-    for seed in 0..100 {
+    for seed in seeds(100) {
         let load = Load { leaving: 0.1, ..Load::poisson(15.0, 4_000) };
         let cluster = Cluster::seeded(seed).prefill(2).decode(2).network(network).offer(load);
         let end = cluster.run_until_quiet();
@@ -134,7 +142,7 @@ fn a_network_that_loses_and_repeats_costs_time_but_no_token() {
 /// have, and when the network is back everybody works again.
 #[test]
 fn a_partition_ends_with_leases_and_leaves_nothing_behind() {
-    for seed in 0..50 {
+    for seed in seeds(50) {
         let cut = Network { lost: 1.0, ..Network::default() };
         let load = Load { output_tokens_max: 300, ..Load::poisson(15.0, 25_000) };
         let end = Cluster::seeded(seed)
@@ -178,7 +186,7 @@ fn fault() -> impl Strategy<Value = Fault> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(Extent::from_env().pick(16, 64)))]
 
     /// Any sequence of deaths, returns and network weather, under any policy.
     #[test]

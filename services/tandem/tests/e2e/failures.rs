@@ -4,7 +4,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use testbed::wait_for;
+use testbed::{Extent, wait_for};
 
 use crate::fleet::{assert_at_rest, status, workers};
 use crate::harness::{Lines, Needs, System, block_on, free_port, shared, tandem, turn};
@@ -39,11 +39,12 @@ fn a_client_that_goes_away_frees_both_legs() {
 fn killed_in_mid_stream(kind: &str) {
     let _turn = turn();
     let system = System::start(&[], &[]);
-    let undisturbed = block_on(ask(&system.base, "/v1/completions", &story(120)));
+    let story = story(Extent::from_env().pick(60, 120));
+    let undisturbed = block_on(ask(&system.base, "/v1/completions", &story));
     let victim = service_below(system.pid(), kind).expect("it runs");
     let begun = Instant::now();
     let events = block_on(async {
-        let mut stream = Stream::open(&system.base, "/v1/completions", &story(120)).await;
+        let mut stream = Stream::open(&system.base, "/v1/completions", &story).await;
         let mut events = Vec::new();
         for _ in 0..5 {
             events.push(stream.next().await.expect("it has only begun"));
@@ -77,7 +78,7 @@ fn killed_in_mid_stream(kind: &str) {
     assert_ne!(ready_again.pid, victim.pid);
     let told = system.said.find(|line| line.contains("signal 9").then(|| line.clone()));
     assert!(told.is_some_and(|line| line.contains(kind)), "{}", system.everything());
-    let again = block_on(ask(&system.base, "/v1/completions", &story(120)));
+    let again = block_on(ask(&system.base, "/v1/completions", &story));
     assert_eq!(again["choices"][0]["text"], expected);
     assert_at_rest(&system, REST_LIMIT);
 }
@@ -97,13 +98,14 @@ fn prefill_killed_before_the_first_token() {
     let _turn = turn();
     let system = System::start(&[], &[]);
     // Long enough that the kill comes while it is being computed.
-    let prompt: Vec<u32> = (0..3000).map(|place| 1000 + (place * 7919) % 39_000).collect();
+    let (tokens, kill_after_ms) = Extent::from_env().pick((1200, 300), (3000, 1000));
+    let prompt: Vec<u32> = (0..tokens).map(|place| 1000 + (place * 7919) % 39_000).collect();
     let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 8, "ignore_eos": true });
     let victim = service_below(system.pid(), "prefill").expect("it runs");
     let text = block_on(async {
         let asking = ask(&system.base, "/v1/completions", &body);
         tokio::pin!(asking);
-        let early = tokio::time::timeout(Duration::from_secs(1), &mut asking).await;
+        let early = tokio::time::timeout(Duration::from_millis(kill_after_ms), &mut asking).await;
         assert!(early.is_err(), "the prompt was too short to kill anybody in the midst of it");
         victim.kill();
         asking.await["choices"][0]["text"].clone()
