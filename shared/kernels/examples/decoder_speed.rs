@@ -77,22 +77,25 @@ fn weight(format: Format, outputs: &[usize], inputs: usize) -> Result<Linear, Bo
     Ok(Linear::pack(&parts, None)?)
 }
 
+impl Layer {
+    fn new(format: Format) -> Result<Self, Box<dyn Error>> {
+        Ok(Self {
+            qkv: weight(format, &[HIDDEN, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM], HIDDEN)?,
+            output: weight(format, &[HIDDEN], HIDDEN)?,
+            gate_up: weight(format, &[FFN, FFN], HIDDEN)?,
+            down: weight(format, &[HIDDEN], FFN)?,
+        })
+    }
+}
+
 impl Decoder {
     fn new(cpu: Cpu, format: Format) -> Result<Self, Box<dyn Error>> {
-        let layer = || -> Result<Layer, Box<dyn Error>> {
-            Ok(Layer {
-                qkv: weight(format, &[HIDDEN, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM], HIDDEN)?,
-                output: weight(format, &[HIDDEN], HIDDEN)?,
-                gate_up: weight(format, &[FFN, FFN], HIDDEN)?,
-                down: weight(format, &[HIDDEN], FFN)?,
-            })
-        };
         let shape =
             KvShape { layers: LAYERS, kv_heads: KV_HEADS, head_dim: HEAD_DIM, pages: 32 * 20 };
         Ok(Self {
             cpu,
             norm: Vector::new(&[1.0; HIDDEN]),
-            layers: (0..LAYERS).map(|_| layer()).collect::<Result<_, _>>()?,
+            layers: (0..LAYERS).map(|_| Layer::new(format)).collect::<Result<_, _>>()?,
             head: weight(Format::Q8_0, &[VOCAB], HIDDEN)?,
             kv: Kv::new(shape),
             frequencies: (0..HEAD_DIM / 2).map(|pair| 0.75f64.powi(pair as i32)).collect(),
@@ -108,11 +111,11 @@ impl Decoder {
         &mut self,
         tokens: &[u32],
         positions: &[u32],
-        rows: (&[Span], &[u32]),
+        spans: &[Span],
+        pages: &[u32],
         wanted: &[HeadRow],
     ) {
         let norm = Some(RmsNorm { weight: &self.norm, eps: 1e-5 });
-        let (spans, pages) = rows;
         self.cpu.begin(positions, &self.frequencies, spans.iter().copied(), pages);
         self.cpu.embed(tokens, &self.head, &mut self.x);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -141,7 +144,7 @@ impl Decoder {
             let span = Span { first_row: 0, rows, position, first_page: 0 };
             let pages = &pages[..(position + rows).div_ceil(16)];
             let wanted = [HeadRow { row: positions.len() - 1, top: 1 }];
-            self.step(&vec![7; positions.len()], &positions, (&[span], pages), &wanted);
+            self.step(&vec![7; positions.len()], &positions, &[span], pages, &wanted);
         }
     }
 
@@ -151,9 +154,10 @@ impl Decoder {
         let wanted: Vec<HeadRow> = (0..batch).map(|row| HeadRow { row, top: 1 }).collect();
         for step in 0..STEPS {
             let position = CONTEXT + step;
-            let span = |row| Span { first_row: row, rows: 1, position, first_page: row * 18 };
-            let spans: Vec<Span> = (0..batch).map(span).collect();
-            self.step(&vec![7; batch], &vec![position as u32; batch], (&spans, &pages), &wanted);
+            let spans: Vec<Span> = (0..batch)
+                .map(|row| Span { first_row: row, rows: 1, position, first_page: row * 18 })
+                .collect();
+            self.step(&vec![7; batch], &vec![position as u32; batch], &spans, &pages, &wanted);
         }
     }
 

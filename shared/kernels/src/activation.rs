@@ -1,8 +1,7 @@
 //! Inputs of linear layers: rows, normed where a norm stands in front, as integers or in f32.
 
 use crate::format::BLOCK;
-use crate::isa::Kernel;
-use crate::lanes::{LANES, Lanes, Pairs};
+use crate::lanes::{Kernel, LANES, Lanes, Pairs};
 use crate::memory::{Aligned, Shared};
 use crate::precision::Precision;
 

@@ -12,9 +12,8 @@
 
 mod items;
 
-use crate::isa::Kernel;
 use crate::kv::{Kv, PAGE_TOKENS};
-use crate::lanes::{self, LANES, Lanes};
+use crate::lanes::{self, Kernel, LANES, Lanes};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
 use items::ItemRow;
@@ -114,7 +113,7 @@ impl Attend<'_> {
         &self.kv.data.as_padded_slice()[start..][..shape.head_values() + LANES]
     }
 
-    /// Computes one tile of the context for all rows of the item; `WIDE` where so many rows share it
+    /// Computes one tile of the context for all rows of the item; `WIDE` where enough rows share it
     /// that it pays to widen its keys and values once for all of them.
     ///
     /// # Safety
@@ -350,7 +349,7 @@ impl Attend<'_> {
         // SAFETY: the instructions are promised by the caller; there are `R` rows of scores, and of
         // sums in whole vectors; widened values are padded. Others have `head_dim` elements for each
         // token, and vectors that run over the last one read the next page, or the line behind the
-        // pool, into lanes that nobody looks at.
+        // pool, into lanes that are not read.
         unsafe {
             let sums = sums.as_mut_ptr().add(column);
             let mut mixed = [[L::splat(0.0); N]; R];

@@ -1,17 +1,25 @@
 //! The operations of a decoder step: the safe face of this crate.
 
+mod attend;
+mod head;
+mod probe;
+mod self_check;
+
+pub use attend::Attention;
+pub use head::{Candidate, HeadOutput, HeadRow};
+pub use probe::Peak;
+
 use crate::activation::{Activations, Block, PrepareRow, Quant, RmsNorm, Targets};
-use crate::attend::AttentionMemory;
 use crate::format::{BLOCK, Format};
 use crate::gate_up::GateUp;
-use crate::head::TopMemory;
 use crate::isa::{Available, Isa};
 use crate::linear::{Linear, Product, Rows, Sink};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
 use crate::pool::Pool;
 use crate::precision::Precision;
-use crate::self_check;
+use attend::AttentionMemory;
+use head::TopMemory;
 
 /// Rows that a thread prepares at a time.
 const PREPARE_ROWS: usize = 4;
@@ -45,11 +53,11 @@ pub enum SetupError {
 
 /// A set of threads with an instruction set, and the memory that its operations share.
 pub struct Cpu {
-    pub(crate) isa: Available,
-    pub(crate) pool: Pool,
-    pub(crate) activations: Activations,
-    pub(crate) attention: AttentionMemory,
-    pub(crate) top: TopMemory,
+    isa: Available,
+    pool: Pool,
+    activations: Activations,
+    attention: AttentionMemory,
+    top: TopMemory,
 }
 
 impl Cpu {
@@ -61,11 +69,7 @@ impl Cpu {
         Self::start(threads, isa, precision)
     }
 
-    pub(crate) fn start(
-        threads: usize,
-        isa: Available,
-        precision: Precision,
-    ) -> Result<Self, SetupError> {
+    fn start(threads: usize, isa: Available, precision: Precision) -> Result<Self, SetupError> {
         let pool = Pool::new(threads).map_err(|source| SetupError::Threads { threads, source })?;
         Ok(Self {
             isa,
@@ -165,7 +169,7 @@ impl Cpu {
     }
 
     /// Norms and quantizes rows of `x`, all of them or those selected.
-    pub(crate) fn prepare(
+    fn prepare(
         &mut self,
         x: &Matrix,
         selected: Option<&[usize]>,
@@ -189,7 +193,7 @@ impl Cpu {
     }
 
     /// Multiplies the prepared rows.
-    pub(crate) fn multiply<S: Sink>(&mut self, weight: &Linear, rows: usize, sink: &S) {
+    fn multiply<S: Sink>(&mut self, weight: &Linear, rows: usize, sink: &S) {
         let product = Product {
             weight,
             activations: self.activations.view(),

@@ -2,11 +2,10 @@
 
 use crate::activation::View;
 use crate::format::PANEL_ROWS;
-use crate::isa::Kernel;
-use crate::lanes::{self, LANES, Lanes};
-use crate::linear::{CHUNK_ROWS, Segment, TILE_ROWS, chunk_rows, tile_rows};
+use crate::lanes::{self, Kernel, LANES, Lanes};
+use crate::linear::{CHUNK_ROWS, Segment, chunk_rows, tile_rows};
 use crate::memory::Shared;
-use crate::tile::{self, Inputs, Outputs, PANELS};
+use crate::tile::{self, Inputs, Outputs, PANELS, TILE_ROWS};
 use std::ops::Range;
 
 /// The multiplication of prepared rows with gate and up, and their combination.

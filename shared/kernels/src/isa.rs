@@ -1,6 +1,6 @@
 //! Instruction sets of the kernels, chosen at run time.
 
-use crate::lanes::{Lanes, Portable};
+use crate::lanes::{Kernel, Lanes, Portable};
 use std::fmt;
 use std::str::FromStr;
 
@@ -102,14 +102,4 @@ impl Available {
             _ => unsafe { Portable::call(kernel) },
         }
     }
-}
-
-/// A computation that is compiled once for every instruction set.
-pub(crate) trait Kernel {
-    type Output;
-
-    /// # Safety
-    /// The machine has the instructions of `L`. Implementations are `#[inline(always)]`, so that
-    /// they are compiled with them.
-    unsafe fn run<L: Lanes>(self) -> Self::Output;
 }

@@ -15,8 +15,6 @@ pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 pub(crate) use portable::Portable;
 
-use crate::isa::Kernel;
-
 /// Lanes in a vector.
 pub(crate) const LANES: usize = 16;
 
@@ -106,6 +104,16 @@ pub(crate) trait Lanes: Copy + 'static {
     /// Adds to each lane the dot product of its four unsigned bytes and the four signed 16-bit
     /// numbers of `x`.
     unsafe fn dot_16(sum: Self::I, bytes: Self::B, x: Pairs) -> Self::I;
+}
+
+/// A computation that is compiled once for every instruction set.
+pub(crate) trait Kernel {
+    type Output;
+
+    /// # Safety
+    /// The machine has the instructions of `L`. Implementations are `#[inline(always)]`, so that
+    /// they are compiled with them.
+    unsafe fn run<L: Lanes>(self) -> Self::Output;
 }
 
 /// Below this the exponential counts as zero.

@@ -2,16 +2,13 @@
 
 use crate::activation::View;
 use crate::format::{self, Format, PANEL_ROWS};
-use crate::isa::Kernel;
-use crate::lanes::Lanes;
+use crate::lanes::{Kernel, Lanes};
 use crate::memory::{Aligned, Shared};
-use crate::tile::{self, Inputs, Outputs, PANELS};
+use crate::tile::{self, Inputs, Outputs, PANELS, TILE_ROWS};
 
 /// Rows that a chunk multiplies with its panels: few enough to stay in a core's second-level cache,
 /// and a multiple of every tile.
 pub(crate) const CHUNK_ROWS: usize = 96;
-/// Most rows of a tile, of all instruction sets.
-pub(crate) const TILE_ROWS: usize = 6;
 
 /// A matrix as a file stores it.
 #[derive(Clone, Copy, Debug)]

@@ -96,7 +96,7 @@ impl<'a, T> Shared<'a, T> {
     /// The values from `start` on.
     ///
     /// # Safety
-    /// Nobody else uses them meanwhile.
+    /// No other thread uses them meanwhile.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "that is what it is for")]
     pub(crate) unsafe fn part(&self, start: usize, length: usize) -> &'a mut [T] {

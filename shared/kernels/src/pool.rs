@@ -1,7 +1,7 @@
 //! A few threads that share the chunks of one operation after the other.
 //!
 //! An operation is done when its chunks are, whoever did them: a thread that the system has put
-//! aside holds nobody up unless it sits on a chunk. Waiting spins for a moment and then sleeps, so
+//! aside delays the others only while it has a chunk. Waiting spins for a moment and then sleeps, so
 //! that shared cores go to whoever has work.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -142,7 +142,7 @@ unsafe fn call<T: Fn(usize, usize) + Sync>(context: *mut (), chunk: usize, threa
     task(chunk, thread);
 }
 
-/// Counts a chunk as done even when it panics, so that nobody waits for it for ever.
+/// Counts a chunk as done even when it panics, so that no thread waits for it forever.
 struct Done<'a>(&'a Shared);
 
 impl Drop for Done<'_> {

@@ -2,9 +2,8 @@
 //! KV pages.
 
 use crate::activation::{RmsNorm, norm_row};
-use crate::isa::Kernel;
 use crate::kv::{KvShape, PAGE_TOKENS};
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{Kernel, LANES, Lanes};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
 

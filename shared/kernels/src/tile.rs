@@ -14,15 +14,15 @@ mod quantized;
 
 use crate::activation::{Block, Blocks, Quant, View};
 use crate::format::{Format, PANEL_ROWS};
-use crate::isa::Kernel;
-use crate::lanes::{LANES, Lanes};
-use crate::linear::TILE_ROWS;
+use crate::lanes::{Kernel, LANES, Lanes};
 use dots::{Reads, Sums};
 use quantized::{Q4_0, Q4_1, Q4K, Q6K, Q8_0};
 use std::marker::PhantomData;
 
 /// Panels of a tile: every activation that is loaded meets both.
 pub(crate) const PANELS: usize = 2;
+/// Most rows of a tile, of all instruction sets.
+pub(crate) const TILE_ROWS: usize = 6;
 
 /// Operands of a tile.
 #[derive(Clone, Copy)]

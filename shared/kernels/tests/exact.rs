@@ -317,20 +317,19 @@ fn reference(case: &Case, qkv: &[f32], frequencies: &[f64]) -> Vec<f64> {
     let (mut keys, mut values, mut out) = (Vec::new(), Vec::new(), Vec::new());
     for (position, row) in qkv.chunks(width).enumerate() {
         let heads: Vec<&[f32]> = row.chunks(head_dim).collect();
-        let key = |head: usize| {
-            rotate(heads[case.heads + head], position, 1)
-                .into_iter()
-                .map(stored)
-                .collect::<Vec<_>>()
-        };
-        keys.push((0..kv_heads).map(key).collect::<Vec<_>>());
-        let value = |head: usize| {
-            heads[case.heads + kv_heads + head]
+        let (key_heads, value_heads) = heads[case.heads..].split_at(kv_heads);
+        keys.push(
+            key_heads
                 .iter()
-                .map(|&v| stored(f64::from(v)))
-                .collect::<Vec<_>>()
-        };
-        values.push((0..kv_heads).map(value).collect::<Vec<_>>());
+                .map(|head| rotate(head, position, 1).into_iter().map(stored).collect::<Vec<_>>())
+                .collect::<Vec<_>>(),
+        );
+        values.push(
+            value_heads
+                .iter()
+                .map(|head| head.iter().map(|&v| stored(f64::from(v))).collect::<Vec<_>>())
+                .collect::<Vec<_>>(),
+        );
         let from = case.window.map_or(0, |window| (position + 1).saturating_sub(window));
         for head in 0..case.heads {
             let shared = head * kv_heads / case.heads;

@@ -1,7 +1,6 @@
 //! Lanes in two 256-bit registers.
 
-use super::{Lanes, Pairs};
-use crate::isa::Kernel;
+use super::{Kernel, Lanes, Pairs};
 use std::arch::x86_64::*;
 
 /// AVX2 with FMA and F16C.

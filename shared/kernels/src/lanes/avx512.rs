@@ -1,7 +1,6 @@
 //! Lanes in one 512-bit register.
 
-use super::{Lanes, Pairs};
-use crate::isa::Kernel;
+use super::{Kernel, Lanes, Pairs};
 use std::arch::x86_64::*;
 
 /// AVX-512 with VNNI.

@@ -1,7 +1,6 @@
 //! Lanes in arrays, for every machine.
 
-use super::{LANES, Lanes, Pairs};
-use crate::isa::Kernel;
+use super::{Kernel, LANES, Lanes, Pairs};
 use half::f16;
 
 /// Plain Rust.

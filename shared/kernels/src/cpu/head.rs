@@ -1,7 +1,7 @@
 //! The head: logits of the wanted rows, of which each thread keeps the best that it computes.
 
+use super::Cpu;
 use crate::activation::RmsNorm;
-use crate::cpu::Cpu;
 use crate::linear::{Linear, Sink};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
@@ -30,7 +30,7 @@ pub struct HeadOutput {
 
 /// The memory of the head between steps.
 #[derive(Default)]
-pub(crate) struct TopMemory {
+pub(super) struct TopMemory {
     selected: Vec<usize>,
     places: Vec<Place>,
     /// Per thread, the candidates of all rows.

@@ -1,8 +1,8 @@
 //! The attention operation: rotation and storing, then the items of all sequences.
 
+use super::Cpu;
 use crate::activation::RmsNorm;
 use crate::attention::{self, Attend, Heads, Item, Scratch, Span};
-use crate::cpu::Cpu;
 use crate::kv::{Kv, KvShape, PAGE_TOKENS};
 use crate::matrix::Matrix;
 use crate::memory::Shared;
@@ -28,7 +28,7 @@ pub struct Attention<'a> {
 
 /// The memory of attention: the rows of the step, and room.
 #[derive(Default)]
-pub(crate) struct AttentionMemory {
+pub(super) struct AttentionMemory {
     angles: Angles,
     /// They cover the rows in their order.
     spans: Vec<Span>,

@@ -1,8 +1,7 @@
 //! The limits of the machine, to which measured rates are compared.
 
-use crate::cpu::Cpu;
-use crate::isa::Kernel;
-use crate::lanes::{LANES, Lanes};
+use super::Cpu;
+use crate::lanes::{Kernel, LANES, Lanes};
 use std::hint::black_box;
 use std::time::Instant;
 

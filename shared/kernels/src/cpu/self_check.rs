@@ -3,7 +3,7 @@
 //! Tests run only the instruction sets of the machines that they run on. A processor that computes
 //! something else must not serve wrong answers, so it is asked before the first of them.
 
-use crate::cpu::{Cpu, SetupError};
+use super::{Cpu, SetupError};
 use crate::format::{Format, PANEL_ROWS};
 use crate::isa::{Available, Isa};
 use crate::linear::{Linear, Part};
@@ -19,7 +19,7 @@ const OUTPUTS: usize = 2 * PANEL_ROWS + 5;
 const ROWS: usize = 7;
 
 /// Compares the products of every quantized format, bit by bit.
-pub(crate) fn check(isa: Available, precision: Precision) -> Result<(), SetupError> {
+pub(super) fn check(isa: Available, precision: Precision) -> Result<(), SetupError> {
     let Some(portable) = Available::new(Isa::Portable) else { return Ok(()) };
     if isa == portable {
         return Ok(());
