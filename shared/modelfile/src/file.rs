@@ -1,11 +1,12 @@
 //! A model file, opened and checked; tensors are read one at a time.
 
-use crate::dtype::{DType, TensorData};
+use crate::dtype::DType;
 use crate::error::ModelFileError;
 use crate::sampling::SamplingDefaults;
 use crate::shards::{INDEX, Shards};
 use crate::spec::{ModelSpec, STOP_TEXTS, SpecialTokens};
 use crate::table::TensorTable;
+use crate::tensor::TensorData;
 use crate::tokenizer::Tokenizer;
 use crate::value::Metadata;
 use crate::{companion, families, gguf, safetensors, tokenizer_gguf};

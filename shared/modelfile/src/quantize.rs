@@ -1,5 +1,7 @@
 //! Rounds single precision into ggml's block formats: what tests and tools need to write them.
 
+use std::ops::RangeInclusive;
+
 use crate::dtype::DType;
 use half::{bf16, f16};
 
@@ -31,9 +33,9 @@ fn put_half(out: &mut Vec<u8>, scale: f32) -> f32 {
 }
 
 /// Returns the step closest to `value / scale` within `range`; where there is no scale, the step of zero.
-fn step(value: f32, scale: f32, range: (i32, i32)) -> i32 {
+fn step(value: f32, scale: f32, range: RangeInclusive<i32>) -> i32 {
     let steps = if scale == 0.0 { 0.0 } else { value / scale };
-    (steps.round() as i32).clamp(range.0, range.1)
+    (steps.round() as i32).clamp(*range.start(), *range.end())
 }
 
 /// Returns the value farthest from zero, with its sign.
@@ -48,13 +50,13 @@ fn extremes(values: &[f32]) -> (f32, f32) {
 
 fn q8_0(values: &[f32], out: &mut Vec<u8>) {
     let scale = put_half(out, farthest(values).abs() / 127.0);
-    out.extend(values.iter().map(|&v| step(v, scale, (-128, 127)) as i8 as u8));
+    out.extend(values.iter().map(|&v| step(v, scale, -128..=127) as i8 as u8));
 }
 
 fn q4_0(values: &[f32], out: &mut Vec<u8>) {
     // The sixteen levels run from -8 to 7: the value farthest from zero gets the odd one out.
     let scale = put_half(out, farthest(values) / -8.0);
-    let level = |v: f32| (step(v, scale, (-8, 7)) + 8) as u8;
+    let level = |v: f32| (step(v, scale, -8..=7) + 8) as u8;
     out.extend((0..16).map(|i| level(values[i]) | level(values[i + 16]) << 4));
 }
 
@@ -63,7 +65,7 @@ fn q4_1(values: &[f32], out: &mut Vec<u8>) {
     let high = values.iter().copied().fold(f32::MIN, f32::max);
     let scale = put_half(out, (high - low) / 15.0);
     let minimum = put_half(out, low);
-    let level = |v: f32| step(v - minimum, scale, (0, 15)) as u8;
+    let level = |v: f32| step(v - minimum, scale, 0..=15) as u8;
     out.extend((0..16).map(|i| level(values[i]) | level(values[i + 16]) << 4));
 }
 
@@ -76,8 +78,8 @@ fn q4_k(values: &[f32], out: &mut Vec<u8>) {
     let six_bits: Vec<(u8, u8)> = ranges
         .iter()
         .map(|(low, high)| {
-            let scale = step((high - low) / 15.0, d, (0, 63));
-            (scale as u8, step(-low, d_minimum, (0, 63)) as u8)
+            let scale = step((high - low) / 15.0, d, 0..=63);
+            (scale as u8, step(-low, d_minimum, 0..=63) as u8)
         })
         .collect();
     let mut packed = [0u8; 12];
@@ -95,7 +97,7 @@ fn q4_k(values: &[f32], out: &mut Vec<u8>) {
     let level = |sub: usize, lane: usize| {
         let (scale, minimum) = six_bits[sub];
         let shifted = values[sub * 32 + lane] + d_minimum * f32::from(minimum);
-        step(shifted, d * f32::from(scale), (0, 15)) as u8
+        step(shifted, d * f32::from(scale), 0..=15) as u8
     };
     for pair in 0..4 {
         out.extend((0..32).map(|lane| level(2 * pair, lane) | level(2 * pair + 1, lane) << 4));
@@ -106,10 +108,10 @@ fn q6_k(values: &[f32], out: &mut Vec<u8>) {
     let wanted: Vec<f32> = values.chunks_exact(16).map(|v| farthest(v) / -32.0).collect();
     let d = f16::from_f32(farthest(&wanted) / -128.0);
     let scales: Vec<i8> =
-        wanted.iter().map(|&scale| step(scale, d.to_f32(), (-128, 127)) as i8).collect();
+        wanted.iter().map(|&scale| step(scale, d.to_f32(), -128..=127) as i8).collect();
     let level = |index: usize| {
         let scale = d.to_f32() * f32::from(scales[index / 16]);
-        (step(values[index], scale, (-32, 31)) + 32) as u8
+        (step(values[index], scale, -32..=31) + 32) as u8
     };
     let (mut low, mut high) = ([0u8; 128], [0u8; 64]);
     for index in 0..256 {
@@ -133,11 +135,12 @@ mod tests {
     /// Draws values within `-1..1`, the same every time.
     fn some_values(count: usize) -> Vec<f32> {
         let mut state = 7u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
     }
 
     #[test]

@@ -23,11 +23,10 @@ impl Shards {
     /// Finds the files of the model in `directory`, or of the one that `file` in it belongs to.
     pub(crate) fn find(directory: &Path, file: Option<&Path>) -> Result<Self, ModelFileError> {
         let index = directory.join(INDEX);
-        if let Some(shards) = Self::by_index(directory, &index)? {
-            let is_ours = |file: &Path| file == index || shards.files.iter().any(|own| own == file);
-            if file.is_none_or(is_ours) {
-                return Ok(shards);
-            }
+        if let Some(shards) = Self::by_index(directory, &index)?
+            && file.is_none_or(|file| file == index || shards.files.iter().any(|own| own == file))
+        {
+            return Ok(shards);
         }
         let files = match file {
             Some(file) => vec![file.to_path_buf()],

@@ -26,7 +26,7 @@ impl Split {
             let problem = format!("is {index}, not below split.count {count}");
             return Err(ModelFileError::field("split.no", problem));
         }
-        let tensors = metadata.count_or_zero("split.tensors.count", usize::MAX >> 1)?;
+        let tensors = metadata.count_or_zero("split.tensors.count", usize::MAX / 2)?;
         Ok((count > 1).then_some(Self { index, count, tensors }))
     }
 
@@ -57,18 +57,21 @@ fn suffix(index: usize, count: usize) -> String {
 /// Returns the names of all parts of the file called `name`, or `name` alone when it is not called like a
 /// part.
 pub fn gguf_part_names(name: &str) -> Vec<String> {
-    let parsed = || {
-        let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-        let (stem, index) = rest.rsplit_once('-')?;
-        let five_digits = |text: &str| {
-            let digits = text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| text.parse::<usize>().ok()).flatten()
-        };
-        let (index, count) = (five_digits(index)?, five_digits(count)?);
-        let is_one = (1..=count).contains(&index) && count <= PARTS_MAX;
-        is_one.then(|| (0..count).map(|part| format!("{stem}{}", suffix(part, count))).collect())
-    };
-    parsed().unwrap_or_else(|| vec![name.to_owned()])
+    sibling_names(name).unwrap_or_else(|| vec![name.to_owned()])
+}
+
+/// Returns the names of all parts, if `name` is that of a part.
+fn sibling_names(name: &str) -> Option<Vec<String>> {
+    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    let (stem, index) = rest.rsplit_once('-')?;
+    let (index, count) = (five_digits(index)?, five_digits(count)?);
+    let is_part = (1..=count).contains(&index) && count <= PARTS_MAX;
+    is_part.then(|| (0..count).map(|part| format!("{stem}{}", suffix(part, count))).collect())
+}
+
+fn five_digits(text: &str) -> Option<usize> {
+    let is_number = text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The places of all tensors of a model, checked, and the way to read one.
 
-use crate::dtype::{DType, TensorData};
+use crate::dtype::DType;
 use crate::error::ModelFileError;
+use crate::tensor::TensorData;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
@@ -106,9 +107,10 @@ impl TensorTable {
 
     /// Counts the values of all tensors.
     pub(crate) fn values(&self) -> u64 {
-        let of_tensor =
-            |entry: &Entry| entry.shape.iter().map(|&size| size as u64).product::<u64>();
-        self.entries.values().map(of_tensor).sum()
+        self.entries
+            .values()
+            .map(|entry| entry.shape.iter().map(|&size| size as u64).product::<u64>())
+            .sum()
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {

@@ -132,9 +132,9 @@ impl Spelling {
     pub(crate) fn bytes(self, text: &str) -> Box<[u8]> {
         match self {
             Self::ByteLevel => {
-                let byte = |c: char| BYTE_OF.get(&c).copied();
+                let bytes = text.chars().map(|c| BYTE_OF.get(&c).copied());
                 // A character outside the alphabet can only come from an added text: kept as it is.
-                match text.chars().map(byte).collect::<Option<Vec<u8>>>() {
+                match bytes.collect::<Option<Vec<u8>>>() {
                     Some(bytes) => bytes.into(),
                     None => text.as_bytes().into(),
                 }

@@ -1,8 +1,9 @@
 //! Writes model files in the formats this crate reads.
 
-use crate::dtype::{DType, TensorData};
+use crate::dtype::DType;
 use crate::error::ModelFileError;
 use crate::gguf::{ALIGNMENT, MAGIC};
+use crate::tensor::TensorData;
 pub use crate::value::Value;
 use safetensors::tensor::{Dtype as SafeDtype, TensorView, serialize};
 

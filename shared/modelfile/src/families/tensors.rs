@@ -19,15 +19,17 @@ pub(super) fn check(spec: &ModelSpec, table: &TensorTable) -> Result<(), ModelFi
         }
     }
     // A tensor that is not used would be a model that is not computed as it was trained.
-    let is_known =
-        |name: &str| match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+    let unknown = table.names().find(|name| {
+        let is_known = match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
             Some((layer, part)) => {
                 parts.contains_key(part)
                     && layer.parse::<usize>().is_ok_and(|layer| layer < spec.layers)
             }
             None => is_known_global(name),
         };
-    match table.names().find(|name| !is_known(name)) {
+        !is_known
+    });
+    match unknown {
         Some(name) => {
             let family = spec.family;
             Err(ModelFileError::unsupported(format!("tensor {name} in a {family} model")))
