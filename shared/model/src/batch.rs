@@ -5,6 +5,7 @@ use protocol::BLOCK_TOKENS;
 
 use crate::error::StepError;
 use crate::ops::{HeadRow, Span, Step};
+use crate::output::Wanted;
 
 /// The tokens that one sequence adds in a step: a chunk of its prompt, or its latest token.
 #[derive(Clone, Copy, Debug)]
@@ -17,19 +18,6 @@ pub struct BatchSequence<'a> {
     pub pages: &'a [u32],
     /// Logits that the caller needs.
     pub logits: Wanted,
-}
-
-/// The results of the head that are wanted of a sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// None: a chunk in the middle of a prompt.
-    None,
-    /// The so many most likely tokens after the last token; 1 or more.
-    Top(usize),
-    /// All logits after the last token.
-    Last,
-    /// All logits after every token.
-    All,
 }
 
 /// Makes steps out of batches, in memory that is used again.

@@ -131,10 +131,11 @@ impl<R: Runner> Runner for InPool<R> {
 
 /// Returns the rotary frequency of each pair of elements, in radians per position.
 fn frequencies(spec: &ModelSpec) -> Vec<f64> {
-    let frequency = |pair: usize| {
-        let power = -2.0 * pair as f64 / spec.head_dim as f64;
-        let factor = spec.rope_factors.as_ref().map_or(1.0, |factors| f64::from(factors[pair]));
-        f64::from(spec.rope_theta).powf(power) / factor
-    };
-    (0..spec.head_dim / 2).map(frequency).collect()
+    (0..spec.head_dim / 2)
+        .map(|pair| {
+            let power = -2.0 * pair as f64 / spec.head_dim as f64;
+            let factor = spec.rope_factors.as_ref().map_or(1.0, |factors| f64::from(factors[pair]));
+            f64::from(spec.rope_theta).powf(power) / factor
+        })
+        .collect()
 }

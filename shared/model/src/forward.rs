@@ -1,6 +1,5 @@
 //! A loaded model: one mixed step at a time, blocks out and in.
 
-use crate::Wanted;
 use crate::activations::{ActivationsChoice, ResolvedActivations};
 use crate::batch::{BatchSequence, StepBuilder};
 use crate::decoder::{Decoder, Runner, kv_shape};
@@ -13,7 +12,7 @@ use crate::ops::cpu::CpuOps;
 use crate::ops::reference::ReferenceOps;
 #[cfg(feature = "wgpu")]
 use crate::ops::wgpu::WgpuOps;
-use crate::output::StepOutput;
+use crate::output::{StepOutput, Wanted};
 use modelfile::{ModelFile, ModelSpec};
 use protocol::BLOCK_TOKENS;
 

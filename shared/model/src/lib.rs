@@ -22,10 +22,10 @@ mod weights;
 pub use activations::{
     ActivationsChoice, INT8_PARAMETERS_MIN, ParseActivationsError, ResolvedActivations,
 };
-pub use batch::{BatchSequence, Wanted};
+pub use batch::BatchSequence;
 pub use device::{DeviceChoice, ParseDeviceError, ResolvedDevice, unused_graphics};
 pub use error::{LoadError, StepError};
 pub use forward::{Model, ModelLimits};
 pub use isa::{IsaChoice, ParseIsaChoiceError};
-pub use kernels::Precision;
-pub use output::{Candidate, RowOutput, StepOutput};
+pub use kernels::{Isa, Precision};
+pub use output::{Candidate, RowOutput, StepOutput, Wanted};

@@ -2,6 +2,19 @@
 
 pub use kernels::Candidate;
 
+/// The results of the head that are wanted of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// None: a chunk in the middle of a prompt.
+    None,
+    /// This number of most likely tokens after the last token; 1 or more.
+    Top(usize),
+    /// All logits after the last token.
+    Last,
+    /// All logits after every token.
+    All,
+}
+
 /// Results of one step. Filling it again does not allocate once it has grown.
 #[derive(Clone, Debug, Default)]
 pub struct StepOutput {

@@ -11,7 +11,7 @@ use protocol::SplitMix64;
 
 pub use self::weights::argmax;
 use self::weights::{Scale, Weights};
-use crate::{Candidate, RowOutput, Wanted};
+use crate::output::{Candidate, RowOutput, Wanted};
 
 /// Longest list of candidates worth asking the head for; beyond it the whole row is cheaper to
 /// handle than to rank.
@@ -98,10 +98,10 @@ impl Chooser {
     }
 
     fn among(&mut self, candidates: &[Candidate], of: &Choice<'_>) -> u32 {
-        let allowed = |candidate: &&Candidate| {
-            candidate.1 > f32::NEG_INFINITY && !of.banned.contains(&candidate.0)
-        };
-        let mut candidates = candidates.iter().filter(allowed).copied().peekable();
+        let allowed = candidates
+            .iter()
+            .filter(|(token, logit)| *logit > f32::NEG_INFINITY && !of.banned.contains(token));
+        let mut candidates = allowed.copied().peekable();
         let Some(best) = candidates.peek().copied() else { return 0 };
         if of.sampling.temperature <= 0.0 {
             return best.0;

@@ -27,7 +27,7 @@ pub(crate) struct Layer<O: ServeOps> {
 }
 
 impl<O: ServeOps> Weights<O> {
-    /// Reads and packs; `progress` is told the share that is done.
+    /// Reads and packs; `progress` receives the share that is done.
     pub(crate) fn load(
         file: &ModelFile,
         ops: &mut O,

@@ -31,8 +31,8 @@ struct Allowed {
     mean: f32,
 }
 
-/// The CPU's kernels round activations to 8 bits (`tests/accuracy.rs` says what that costs) unless
-/// told otherwise; everything else is as good as single precision.
+/// The CPU's kernels round activations to 8 bits by default, and `tests/accuracy.rs` says what that
+/// costs; everything else is as good as single precision.
 fn allowed(device: &str) -> Allowed {
     match device {
         "cpu" => Allowed { margin: 1.0, most: 2.0, mean: 0.15 },

@@ -134,9 +134,8 @@ proptest! {
         let all_banned = (0..logits.len() as u32).all(|id| banned.contains(&id));
         prop_assert!(!banned.contains(&chosen) || all_banned);
         if top_k > 0 {
-            let allowed = |id: &usize| !banned.contains(&(*id as u32));
             let better = (0..logits.len())
-                .filter(allowed)
+                .filter(|&id| !banned.contains(&(id as u32)))
                 .filter(|&id| logits[id] > logits[chosen as usize])
                 .count();
             prop_assert!(better < top_k as usize || all_banned);
@@ -169,7 +168,7 @@ proptest! {
             }
             other => {
                 prop_assert_eq!(other, Wanted::Last);
-                prop_assert!(temperature > 0.0 && 64 < top_k);
+                prop_assert!(temperature > 0.0 && top_k > 64);
             }
         }
     }

@@ -65,13 +65,15 @@ struct Going {
 
 impl Going {
     fn start(schedule: &Schedule, free: &mut Vec<u32>) -> Vec<Self> {
-        let start = |(index, &length): (usize, &usize)| Self {
-            tokens: some_tokens(length, TinyModel::vocab(), schedule.seed ^ index as u64),
-            pages: free.split_off(free.len() - PAGES_EACH as usize),
-            done: 0,
-            rows: Vec::new(),
-        };
-        schedule.lengths.iter().enumerate().map(start).collect()
+        let lengths = schedule.lengths.iter().enumerate();
+        lengths
+            .map(|(index, &length)| Self {
+                tokens: some_tokens(length, TinyModel::vocab(), schedule.seed ^ index as u64),
+                pages: free.split_off(free.len() - PAGES_EACH as usize),
+                done: 0,
+                rows: Vec::new(),
+            })
+            .collect()
     }
 
     fn left(&self) -> usize {

@@ -187,14 +187,14 @@ fn unfilled_places_of_an_exported_page_are_zero() {
         let part = model.export_block(5, 3).unwrap();
         let spec = model.spec();
         let (head_dim, half) = (spec.head_dim, spec.kv_heads * spec.head_dim * BLOCK_TOKENS);
-        // Keys have tokens across, values have them below each other.
-        let token = |index: usize| match index % (2 * half) {
-            key if key < half => key % BLOCK_TOKENS,
-            value => (value - half) / head_dim % BLOCK_TOKENS,
-        };
         let mut kept = 0;
         for (index, (whole, part)) in whole.chunks(2).zip(part.chunks(2)).enumerate() {
-            if token(index) < 3 {
+            // Keys have tokens across, values have them below each other.
+            let token = match index % (2 * half) {
+                key if key < half => key % BLOCK_TOKENS,
+                value => (value - half) / head_dim % BLOCK_TOKENS,
+            };
+            if token < 3 {
                 assert_eq!(part, whole, "value {index}");
                 kept += usize::from(part != [0, 0]);
             } else {

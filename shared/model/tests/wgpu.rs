@@ -64,8 +64,10 @@ fn normed(row: &[f32], gain: &[f32], eps: f64) -> Vec<f64> {
 }
 
 fn times(weight: &[f32], row: &[f64]) -> Vec<f64> {
-    let product = |w: &[f32]| w.iter().zip(row).map(|(w, x)| f64::from(*w) * x).sum();
-    weight.chunks_exact(row.len()).map(product).collect()
+    weight
+        .chunks_exact(row.len())
+        .map(|w| w.iter().zip(row).map(|(w, x)| f64::from(*w) * x).sum())
+        .collect()
 }
 
 #[testbed::test]
@@ -212,11 +214,12 @@ impl Sequence {
             let first = window.map_or(0, |window| (token + 1).saturating_sub(window));
             for head in 0..heads {
                 let key = heads + head / (heads / kv_heads);
-                let dot = |other: usize| {
-                    let pairs = all[token][head].iter().zip(&all[other][key]);
-                    pairs.map(|(q, k)| q * k).sum::<f64>() * 0.125
-                };
-                let scores: Vec<f64> = (first..=token).map(dot).collect();
+                let scores: Vec<f64> = (first..=token)
+                    .map(|other| {
+                        let pairs = all[token][head].iter().zip(&all[other][key]);
+                        pairs.map(|(q, k)| q * k).sum::<f64>() * 0.125
+                    })
+                    .collect();
                 let best = scores.iter().copied().fold(f64::MIN, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|s| (s - best).exp()).collect();
                 let total: f64 = weights.iter().sum();

@@ -15,7 +15,7 @@ pub struct CpuOps {
 }
 
 impl CpuOps {
-    /// Starts `threads` threads that compute with the instructions given, and round as told.
+    /// Starts `threads` threads that compute with `isa` and round to `precision`.
     pub fn new(threads: usize, isa: Isa, precision: Precision) -> Result<Self, LoadError> {
         let cpu = Cpu::new(threads, isa, precision)?;
         Ok(Self { cpu, head: HeadOutput::default() })

@@ -24,7 +24,7 @@ pub use weights::WgpuLinear;
 use crate::error::{LoadError, StepError};
 use crate::ops::{Attention, KvShape, Norm, ServeOps, Step};
 use crate::output::StepOutput;
-use append::Heads;
+use append::{HeadNorm, Heads};
 use attend::Attended;
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device};
@@ -194,8 +194,8 @@ impl ServeOps for WgpuOps {
     fn embed(&mut self, _step: &Step, table: &WgpuLinear, x: &mut WgpuBuffer) {
         let frame = self.frame();
         x.resize(&self.gpu, frame.rows, table.inputs);
-        let tokens = (&frame.tokens, frame.rows);
-        rows::embed(&self.gpu.client, tokens, &table.parts[0], table.inputs, &x.values);
+        let (client, matrix) = (&self.gpu.client, &table.parts[0]);
+        rows::embed(client, &frame.tokens, frame.rows, matrix, table.inputs, &x.values);
     }
 
     fn norm_linear(
@@ -222,15 +222,15 @@ impl ServeOps for WgpuOps {
         let &Attention { heads, kv_heads, head_dim, .. } = attention;
         let heads = Heads { heads, kv_heads, head_dim, normed: attention.head_norms.is_some() };
         let norm = |which: usize| match attention.head_norms {
-            Some(norms) => (&norms[which].weight.0, norms[which].eps),
-            None => (&self.nothing, 0.0),
+            Some(norms) => HeadNorm { gain: &norms[which].weight.0, eps: norms[which].eps },
+            None => HeadNorm { gain: &self.nothing, eps: 0.0 },
         };
         let frame = self.frame.as_mut().expect("operations come after begin");
         self.tile_rows = attend::tile_rows(heads);
         frame.cut(&self.gpu, step, self.tile_rows);
         out.resize(&self.gpu, frame.rows, heads.heads * head_dim);
         let pages = &kv.layers[attention.layer];
-        append::launch(&self.gpu.client, &qkv.values, norm(1), (frame, pages), heads);
+        append::launch(&self.gpu.client, &qkv.values, norm(1), frame, pages, heads);
         let attended = Attended {
             qkv: &qkv.values,
             norm: norm(0),
@@ -267,7 +267,7 @@ impl ServeOps for WgpuOps {
         self.scratch.resize(&self.gpu, rows, weight.outputs);
         let linear = Linear { x, rows, norm, weight, finish: Finish::Store };
         self.multiply(&linear, &self.scratch.values);
-        rows::gate(&self.gpu.client, &self.scratch.values, &out.values, (rows, width));
+        rows::gate(&self.gpu.client, &self.scratch.values, &out.values, rows, width);
     }
 
     fn head(
@@ -283,19 +283,15 @@ impl ServeOps for WgpuOps {
             return self.gpu.wait();
         }
         let rows = step.wanted.len();
-        let wanted = (&self.frame().wanted, rows);
+        let wanted = &self.frame().wanted;
         let picked = self.gpu.empty(rows * x.width, DType::F32);
-        rows::gather(&self.gpu.client, wanted, &x.values, x.width, &picked);
+        rows::gather(&self.gpu.client, wanted, rows, &x.values, x.width, &picked);
         let values = self.gpu.empty(rows * weight.outputs, DType::F32);
         let (norm, finish) = (Some(norm), Finish::Store);
         self.multiply(&Linear { x: &picked, rows, norm, weight, finish }, &values);
-        let logits = Logits {
-            values: &values,
-            words: &self.frame().wanted,
-            vocab: weight.outputs,
-            wanted: &step.wanted,
-        };
-        logits.tell(&self.gpu, out)
+        let logits =
+            Logits { values: &values, words: wanted, vocab: weight.outputs, wanted: &step.wanted };
+        logits.read(&self.gpu, out)
     }
 
     fn export(&mut self, kv: &WgpuKv, page: u32, out: &mut [u8]) -> Result<(), StepError> {

@@ -12,7 +12,7 @@ const EPS: f32 = 1e-5;
 
 /// The result of the head for a wanted row.
 #[derive(Debug, PartialEq)]
-enum Told {
+enum Found {
     Whole(Vec<f32>),
     Top(Vec<Candidate>),
 }
@@ -24,12 +24,13 @@ struct Head<O: ServeOps> {
 }
 
 impl<O: ServeOps> Head<O> {
-    fn tell(
+    fn compute(
         &self,
         target: &mut Target<O>,
-        (x, width): (&[f32], usize),
+        x: &[f32],
+        width: usize,
         wanted: &[HeadRow],
-    ) -> Vec<Told> {
+    ) -> Vec<Found> {
         let mut step = plain_step(&vec![0; x.len() / width]);
         step.wanted = wanted.to_vec();
         target.ops.begin(&step, &[1.0]).unwrap();
@@ -37,21 +38,22 @@ impl<O: ServeOps> Head<O> {
         let mut out = StepOutput::default();
         out.clear(self.vocab);
         target.ops.head(&step, &buffer, &self.norm, &self.weight, &mut out).unwrap();
-        let told = |row: RowOutput| match row {
-            RowOutput::Whole(logits) => Told::Whole(logits.to_vec()),
-            RowOutput::Top(candidates) => Told::Top(candidates.to_vec()),
-        };
-        out.rows().map(told).collect()
+        out.rows()
+            .map(|row| match row {
+                RowOutput::Whole(logits) => Found::Whole(logits.to_vec()),
+                RowOutput::Top(candidates) => Found::Top(candidates.to_vec()),
+            })
+            .collect()
     }
 
     fn whole(&self, target: &mut Target<O>, x: &[f32], width: usize) -> Vec<Vec<f32>> {
         let wanted: Vec<HeadRow> =
             (0..x.len() / width).map(|row| HeadRow { row, top: 0 }).collect();
-        let told = self.tell(target, (x, width), &wanted);
-        told.into_iter()
-            .map(|told| match told {
-                Told::Whole(logits) => logits,
-                Told::Top(_) => panic!("whole rows were wanted"),
+        self.compute(target, x, width, &wanted)
+            .into_iter()
+            .map(|found| match found {
+                Found::Whole(logits) => logits,
+                Found::Top(_) => panic!("whole rows were wanted"),
             })
             .collect()
     }
@@ -65,7 +67,7 @@ fn best(logits: &[f32], count: usize) -> Vec<Candidate> {
     all
 }
 
-pub(crate) fn the_most_likely_tokens_are_told<O: ServeOps>(target: &mut Target<O>) {
+pub(crate) fn the_most_likely_tokens_are_found<O: ServeOps>(target: &mut Target<O>) {
     let mut random = Random(41);
     for format in FORMATS {
         let (width, vocab) = (random.width(format), random.between(150, 5000));
@@ -90,29 +92,30 @@ pub(crate) fn the_most_likely_tokens_are_told<O: ServeOps>(target: &mut Target<O
                 .into_iter()
                 .map(|row| HeadRow { row, top: tops[random.below(tops.len())] })
                 .collect();
-            let told = head.tell(target, (&x, width), &wanted);
-            assert_eq!(told.len(), wanted.len());
-            for (wanted, told) in wanted.iter().zip(told) {
+            let found = head.compute(target, &x, width, &wanted);
+            assert_eq!(found.len(), wanted.len());
+            for (wanted, found) in wanted.iter().zip(found) {
                 let what = format!("{format:?} {wanted:?}");
-                check_told(target, &whole[wanted.row], (wanted.top, told), &what);
+                check_found(target, &whole[wanted.row], wanted.top, found, &what);
             }
         }
-        assert!(head.tell(target, (&x, width), &[]).is_empty());
+        assert!(head.compute(target, &x, width, &[]).is_empty());
     }
 }
 
-fn check_told<O: ServeOps>(
+fn check_found<O: ServeOps>(
     target: &Target<O>,
     logits: &[f32],
-    (top, told): (usize, Told),
+    top: usize,
+    found: Found,
     what: &str,
 ) {
-    match told {
-        Told::Whole(told) => {
+    match found {
+        Found::Whole(row) => {
             assert_eq!(top, 0, "{what}");
-            target.check_same(logits, &told, what);
+            target.check_same(logits, &row, what);
         }
-        Told::Top(candidates) => {
+        Found::Top(candidates) => {
             let expected = best(logits, top);
             let values = |list: &[Candidate]| list.iter().map(|one| one.1).collect::<Vec<f32>>();
             target.check_same(&values(&expected), &values(&candidates), what);
@@ -144,9 +147,9 @@ pub(crate) fn ties_go_to_the_lower_token<O: ServeOps>(target: &mut Target<O>) {
         let whole = head.whole(target, &x, width);
         for top in [1, 8, 60, 64, 1000] {
             let wanted = [HeadRow { row: 0, top }, HeadRow { row: 1, top }];
-            for (row, told) in head.tell(target, (&x, width), &wanted).into_iter().enumerate() {
+            for (row, found) in head.compute(target, &x, width, &wanted).into_iter().enumerate() {
                 let expected = best(&whole[row], top);
-                assert_eq!(told, Told::Top(expected.clone()), "{} {format:?}", target.name);
+                assert_eq!(found, Found::Top(expected.clone()), "{} {format:?}", target.name);
                 // The most likely kind occurs some 428 times: its first tokens, in their order.
                 let same = expected.iter().take_while(|one| one.1 == expected[0].1).count();
                 assert!(same >= top.min(428), "{} {format:?}: {same} ties", target.name);
@@ -165,7 +168,7 @@ fn nothing_to_choose<O: ServeOps>(target: &mut Target<O>) {
         norm: target.norm(&vec![1.0; width], EPS),
         vocab,
     };
-    let told = head.tell(target, (&vec![0.0; width], width), &[HeadRow { row: 0, top: 5 }]);
+    let found = head.compute(target, &vec![0.0; width], width, &[HeadRow { row: 0, top: 5 }]);
     let expected = (0..5).map(|token| (token, 0.0)).collect();
-    assert_eq!(told, [Told::Top(expected)], "{}", target.name);
+    assert_eq!(found, [Found::Top(expected)], "{}", target.name);
 }

@@ -40,7 +40,7 @@ macro_rules! suite {
             suite!(@each $open, attend: attention_is_that_of_plain_loops);
             suite!(@each $open, attend: long_contexts_are_read_to_their_end);
             suite!(@each $open, attend: chunks_and_company_change_nothing);
-            suite!(@each $open, head: the_most_likely_tokens_are_told);
+            suite!(@each $open, head: the_most_likely_tokens_are_found);
             suite!(@each $open, head: ties_go_to_the_lower_token);
             suite!(@each $open, kv: pages_leave_and_enter_bit_by_bit);
             suite!(@each $open, kv: keys_and_values_lie_where_the_layout_says);

@@ -52,20 +52,26 @@ pub(crate) fn meet(x: &[f64], format: DType, activations: Activations) -> Met {
     }
     if activations == Activations::Int16 {
         // The first rounding leaves half a step of 127, the second half a step of a 127th of that.
-        let largest = |run: &[f64]| run.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-        let left = |run: &[f64]| vec![largest(run) / 127.0 / 2.0 / 127.0 / 2.0; run.len()];
-        let rounding = x.chunks(32).flat_map(left).collect();
+        let rounding = x
+            .chunks(32)
+            .flat_map(|run| vec![largest(run) / 127.0 / 2.0 / 127.0 / 2.0; run.len()])
+            .collect();
         return Met { values: x.to_vec(), steps: vec![0.0; x.len()], rounding };
     }
     let (mut values, mut steps) = (Vec::new(), Vec::new());
     for run in x.chunks(32) {
-        let most = run.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-        let scale = most / 127.0;
-        let quant = |x: &f64| if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even() };
-        values.extend(run.iter().map(|x| quant(x) * scale));
+        let scale = largest(run) / 127.0;
+        values.extend(run.iter().map(|x| {
+            let quant = if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even() };
+            quant * scale
+        }));
         steps.extend(run.iter().map(|_| scale));
     }
     Met { rounding: vec![0.0; values.len()], values, steps }
+}
+
+fn largest(run: &[f64]) -> f64 {
+    run.iter().fold(0.0, |most: f64, x| most.max(x.abs()))
 }
 
 /// One row times a matrix.
@@ -77,7 +83,7 @@ pub(crate) fn multiply(
 ) -> Vec<Wanted> {
     let met = meet(x, weight.dtype, activations);
     let weights = weight.to_f32();
-    let product = |(output, row): (usize, &[f32])| {
+    let products = weights.chunks_exact(x.len()).enumerate().map(|(output, row)| {
         let terms = row.iter().zip(&met.values).map(|(&w, x)| f64::from(w) * x);
         let magnitude: f64 = terms.clone().map(f64::abs).sum();
         // A value in the middle between two steps may go either way in single precision.
@@ -88,8 +94,8 @@ pub(crate) fn multiply(
         let slack =
             ROUNDING * (magnitude + bias.abs()) + flip.fold(0.0, f64::max) + off.sum::<f64>();
         Wanted { value, slack }
-    };
-    weights.chunks_exact(x.len()).enumerate().map(product).collect()
+    });
+    products.collect()
 }
 
 /// Panics with the worst of the numbers that are not those wanted.

@@ -9,7 +9,7 @@ use std::fmt;
 
 /// Tokens that are seen together.
 pub(crate) const WINDOW: usize = 1024;
-/// Of these, so many go in a step: their logits take 25 MB.
+/// Of these, the number that goes in a step: their logits take 25 MB.
 const CHUNK: usize = 128;
 
 /// Figures of one implementation.
@@ -121,8 +121,8 @@ fn losses(model: &mut Model, window: &[u32]) -> Vec<f64> {
         let (tokens, pages) = (&window[start..end], &pages[..]);
         let sequence = model::BatchSequence { tokens, position: start, pages, logits: Wanted::All };
         let rows = forward(model, &[sequence]).remove(0);
-        let loss = |(row, next): (&Vec<f32>, &u32)| -f64::from(logprobs(row, *next, 0).0);
-        losses.extend(rows.iter().zip(&window[start + 1..]).map(loss));
+        let predicted = rows.iter().zip(&window[start + 1..]);
+        losses.extend(predicted.map(|(row, &next)| -f64::from(logprobs(row, next, 0).0)));
     }
     losses
 }

@@ -54,10 +54,12 @@ impl Case {
     /// Errors of the log-probabilities of all steps' likeliest tokens, given the logits after the
     /// prompt and after each token of the continuation.
     pub(crate) fn errors(&self, rows: &[Vec<f32>]) -> Vec<f32> {
-        let of_step = |(row, step): (&Vec<f32>, &Step)| {
-            let error = |&(token, wanted): &(u32, f32)| (logprobs(row, token, 0).0 - wanted).abs();
-            step.top.iter().map(error).collect::<Vec<f32>>()
-        };
-        rows.iter().zip(&self.steps).flat_map(of_step).collect()
+        let mut errors = Vec::new();
+        for (row, step) in rows.iter().zip(&self.steps) {
+            for &(token, wanted) in &step.top {
+                errors.push((logprobs(row, token, 0).0 - wanted).abs());
+            }
+        }
+        errors
     }
 }

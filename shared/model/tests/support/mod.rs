@@ -117,10 +117,12 @@ pub(crate) fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 /// Tokens that are anything, the same every time.
 pub(crate) fn some_tokens(count: usize, vocab: usize, seed: u64) -> Vec<u32> {
     let mut state = seed;
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % vocab as u64) as u32
-    };
-    (0..count).map(|_| next()).collect()
+    (0..count)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % vocab as u64) as u32
+        })
+        .collect()
 }

@@ -67,8 +67,9 @@ impl KvPool {
             let wanted = "so few that a layer has below 2^31 values";
             return Err(LoadError::Limits { field: "kv_pages", value: shape.pages, wanted });
         }
-        let layer = || Tensor::zeros([shape.pages, page_values], (device, DType::F16));
-        Ok(Self { layers: (0..shape.layers).map(|_| Some(layer())).collect(), shape, is_cpu })
+        let layers = (0..shape.layers)
+            .map(|_| Some(Tensor::zeros([shape.pages, page_values], (device, DType::F16))));
+        Ok(Self { layers: layers.collect(), shape, is_cpu })
     }
 
     fn take(&mut self, layer: usize) -> Tensor<2> {
@@ -143,7 +144,7 @@ fn append_in_place(
     let entries = entries.try_into_primitive::<Flex>().expect(on_cpu).to_contiguous();
     let rows = entries.as_slice::<f32>().expect("entries are contiguous f32");
     // A shared pool would be copied behind our back, once a layer and step.
-    let stored = pool.try_storage_mut::<f16>().expect("nobody else holds the pool");
+    let stored = pool.try_storage_mut::<f16>().expect("the pool is not shared");
     let entry = 2 * shape.kv_heads * shape.head_dim;
     for (row, &(page, token)) in rows.chunks_exact(entry).zip(places) {
         for (index, &value) in entry_indices(shape, page, token).zip(row) {

@@ -26,17 +26,12 @@ impl Plan {
         let (cos, sin) = turns(&step.positions, frequencies, device);
         let places =
             step.spans.iter().flat_map(|span| span.rows.clone().map(|row| step.slot(span, row)));
-        let plan = |group: Group| PlannedGroup {
+        let groups = groups(step).into_iter().map(|group| PlannedGroup {
             pages: int_tensor(&group.pages, device),
             group,
             mask: None,
-        };
-        Self {
-            cos,
-            sin,
-            slots: Slots::new(places.collect()),
-            groups: groups(step).into_iter().map(plan).collect(),
-        }
+        });
+        Self { cos, sin, slots: Slots::new(places.collect()), groups: groups.collect() }
     }
 }
 
@@ -49,12 +44,14 @@ impl PlannedGroup {
             return mask.clone();
         }
         let context = self.group.context();
-        let seen = |end: usize| end.saturating_sub(window.unwrap_or(end))..end;
         let flags: Vec<bool> = self
             .group
             .visible
             .iter()
-            .flat_map(|&end| (0..context).map(move |token| !seen(end).contains(&token)))
+            .flat_map(|&end| {
+                let seen = end.saturating_sub(window.unwrap_or(end))..end;
+                (0..context).map(move |token| !seen.contains(&token))
+            })
             .collect();
         let shape = [self.group.sequences, 1, self.group.queries, context];
         let mask = Tensor::from_data(TensorData::new(flags, shape), &self.pages.device());

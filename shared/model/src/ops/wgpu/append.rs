@@ -140,11 +140,19 @@ fn append_kernel(
     }
 }
 
+/// The norm of each query head or of each key head.
+#[derive(Clone, Copy)]
+pub(super) struct HeadNorm<'a> {
+    pub(super) gain: &'a CubeTensor,
+    pub(super) eps: f32,
+}
+
 pub(super) fn launch(
     client: &Client,
     qkv: &CubeTensor,
-    (gain, eps): (&CubeTensor, f32),
-    (frame, kv): (&Frame, &CubeTensor),
+    norm: HeadNorm<'_>,
+    frame: &Frame,
+    kv: &CubeTensor,
     heads: Heads,
 ) {
     append_kernel::launch(
@@ -152,11 +160,11 @@ pub(super) fn launch(
         CubeCount::Static(frame.rows as u32, heads.kv_heads as u32, 1),
         CubeDim::new_1d(UNITS),
         arg(qkv),
-        arg(gain),
+        arg(norm.gain),
         arg(&frame.turns),
         arg(&frame.slots),
         arg(kv),
-        eps,
+        norm.eps,
         heads,
     );
 }

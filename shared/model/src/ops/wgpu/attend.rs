@@ -9,7 +9,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use protocol::BLOCK_TOKENS;
 
-use super::append::Heads;
+use super::append::{HeadNorm, Heads};
 use super::attend_parts::{add_values, finish, score, soften, stage};
 use super::gpu::{Gpu, arg};
 use super::step::{Frame, TILE_WORDS, Tiles};
@@ -162,8 +162,8 @@ pub(super) fn tile_rows(heads: Heads) -> usize {
 /// The arguments that a step's launches share.
 pub(super) struct Attended<'a> {
     pub(super) qkv: &'a CubeTensor,
-    /// Norm of the queries' heads, and its epsilon.
-    pub(super) norm: (&'a CubeTensor, f32),
+    /// Norm of the queries' heads.
+    pub(super) norm: HeadNorm<'a>,
     pub(super) kv: &'a CubeTensor,
     pub(super) out: &'a CubeTensor,
     pub(super) scale: f32,
@@ -178,13 +178,13 @@ pub(super) fn launch(gpu: &Gpu, frame: &Frame, tiles: &Tiles, attended: &Attende
         CubeCount::Static(tiles.count as u32, (heads.heads / group) as u32, 1),
         CubeDim::new_1d(UNITS as u32),
         arg(attended.qkv),
-        arg(attended.norm.0),
+        arg(attended.norm.gain),
         arg(&frame.turns),
         arg(&tiles.words),
         arg(&frame.pages),
         arg(attended.kv),
         arg(attended.out),
-        ReachLaunch::new(attended.scale, attended.norm.1, window),
+        ReachLaunch::new(attended.scale, attended.norm.eps, window),
         Plan { heads, group, rows: tiles.rows, planes: gpu.has_planes() },
     );
 }

@@ -142,7 +142,7 @@ pub(super) fn pack(tensor: &TensorData) -> Packed {
                 for (word, &value) in out.iter().enumerate() {
                     packed.quants[(block * words + word) * columns + column] = value;
                 }
-                packed.put_scale(scale, (block, blocks), column);
+                packed.put_scale(block, blocks, column, scale);
             }
         }
     }
@@ -161,7 +161,7 @@ enum Scale {
 }
 
 impl Packed {
-    fn put_scale(&mut self, scale: Scale, (block, blocks): (usize, usize), column: usize) {
+    fn put_scale(&mut self, block: usize, blocks: usize, column: usize, scale: Scale) {
         let columns = self.columns;
         let shift = 16 * (block % 2);
         match scale {
@@ -259,44 +259,6 @@ fn super_six(bytes: &[u8], sub: usize, out: &mut [u32]) -> Scale {
     Scale::Sub(u16::from_le_bytes([scales[0], scales[1]]), (sub == 0).then_some(opened))
 }
 
-/// Computes on the host the value that a kernel reads from a matrix, to test the packing.
-#[cfg(test)]
-fn value(packed: &Packed, blocks: usize, column: usize, input: usize) -> f32 {
-    let (block, index) = (input / BLOCK, input % BLOCK);
-    let word = |row: usize| packed.quants[row * packed.columns + column];
-    let base = block * packed.format.block_words();
-    let half = |bits: u32| half::f16::from_bits(bits as u16).to_f32();
-    let scale = |row: usize| packed.scales[row * packed.columns + column];
-    let shifted = |row: usize| scale(row) >> (16 * (block % 2));
-    let nibble = word(base + index / 8) >> (4 * (index % 8)) & 15;
-    let sub = || shifted(supers(blocks) + block / 2);
-    match packed.format {
-        Format::Nibble => half(shifted(block / 2)) * (nibble as f32 - 8.0),
-        Format::NibbleOffset => {
-            let pair = scale(block);
-            half(pair) * nibble as f32 + half(pair >> 16)
-        }
-        Format::Byte => {
-            let quant = word(base + index / 4) >> (8 * (index % 4)) & 255;
-            half(shifted(block / 2)) * (quant as f32 - 128.0)
-        }
-        Format::SuperNibble => {
-            let (pair, sub) = (scale(block / SUPER), sub());
-            half(pair) * (sub & 255) as f32 * nibble as f32
-                - half(pair >> 16) * (sub >> 8 & 255) as f32
-        }
-        Format::SuperSix => {
-            let factor = (sub() >> (8 * (index / 16))) as u8 as i8;
-            let top = word(base + 4 + index / 16) >> (2 * (index % 16)) & 3;
-            let quant = (nibble | top << 4) as f32 - 32.0;
-            half(scale(block / SUPER)) * f32::from(factor) * quant
-        }
-        Format::Half => half(word(base + index / 2) >> (16 * (index % 2))),
-        Format::BrainHalf => f32::from_bits(word(base + index / 2) >> (16 * (index % 2)) << 16),
-        Format::Single => f32::from_bits(word(base + index)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +273,43 @@ mod tests {
         DType::BF16,
         DType::F32,
     ];
+
+    /// Computes on the host the value that a kernel reads from a matrix, to test the packing.
+    fn value(packed: &Packed, blocks: usize, column: usize, input: usize) -> f32 {
+        let (block, index) = (input / BLOCK, input % BLOCK);
+        let word = |row: usize| packed.quants[row * packed.columns + column];
+        let base = block * packed.format.block_words();
+        let half = |bits: u32| half::f16::from_bits(bits as u16).to_f32();
+        let scale = |row: usize| packed.scales[row * packed.columns + column];
+        let shifted = |row: usize| scale(row) >> (16 * (block % 2));
+        let nibble = word(base + index / 8) >> (4 * (index % 8)) & 15;
+        let sub = || shifted(supers(blocks) + block / 2);
+        match packed.format {
+            Format::Nibble => half(shifted(block / 2)) * (nibble as f32 - 8.0),
+            Format::NibbleOffset => {
+                let pair = scale(block);
+                half(pair) * nibble as f32 + half(pair >> 16)
+            }
+            Format::Byte => {
+                let quant = word(base + index / 4) >> (8 * (index % 4)) & 255;
+                half(shifted(block / 2)) * (quant as f32 - 128.0)
+            }
+            Format::SuperNibble => {
+                let (pair, sub) = (scale(block / SUPER), sub());
+                half(pair) * (sub & 255) as f32 * nibble as f32
+                    - half(pair >> 16) * (sub >> 8 & 255) as f32
+            }
+            Format::SuperSix => {
+                let factor = (sub() >> (8 * (index / 16))) as u8 as i8;
+                let top = word(base + 4 + index / 16) >> (2 * (index % 16)) & 3;
+                let quant = (nibble | top << 4) as f32 - 32.0;
+                half(scale(block / SUPER)) * f32::from(factor) * quant
+            }
+            Format::Half => half(word(base + index / 2) >> (16 * (index % 2))),
+            Format::BrainHalf => f32::from_bits(word(base + index / 2) >> (16 * (index % 2)) << 16),
+            Format::Single => f32::from_bits(word(base + index)),
+        }
+    }
 
     /// Any bytes are a matrix, but scales should be finite.
     fn random(dtype: DType, columns: usize, inputs: usize) -> TensorData {

@@ -103,8 +103,8 @@ pub(super) fn device_error(error: impl std::fmt::Debug) -> StepError {
 }
 
 pub(super) fn singles(bytes: &[u8]) -> Vec<f32> {
-    let single = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    bytes.chunks_exact(size_of::<f32>()).map(single).collect()
+    let (singles, _) = bytes.as_chunks::<4>();
+    singles.iter().copied().map(f32::from_le_bytes).collect()
 }
 
 /// Turns a tensor into a kernel's argument.

@@ -21,14 +21,13 @@ pub(super) struct Logits<'a> {
 
 impl Logits<'_> {
     /// Reads in one go what `out` is to hold.
-    pub(super) fn tell(&self, gpu: &Gpu, out: &mut StepOutput) -> Result<(), StepError> {
+    pub(super) fn read(&self, gpu: &Gpu, out: &mut StepOutput) -> Result<(), StepError> {
         let most = self.wanted.iter().filter(|row| is_found(row)).map(|row| row.top).max();
         let most = most.unwrap_or(0).min(self.vocab);
         let mut handles = Vec::new();
         if most > 0 {
-            let shape = (self.wanted.len(), self.vocab);
             let all = Best { logits: self.values.clone(), tokens: self.words.clone() };
-            let Best { logits, tokens } = top::best(gpu, &all, shape, most);
+            let Best { logits, tokens } = top::best(gpu, &all, self.wanted.len(), self.vocab, most);
             handles.extend([logits.handle, tokens.handle]);
         }
         handles.extend(self.whole(gpu).map(|rows| rows.handle));
@@ -63,8 +62,8 @@ impl Logits<'_> {
             all if all == self.wanted.len() => Some(self.values.clone()),
             some => {
                 let rows = gpu.empty(some * self.vocab, DType::F32);
-                let picked = (&gpu.words(&whole), some);
-                rows::gather(&gpu.client, picked, self.values, self.vocab, &rows);
+                let picked = gpu.words(&whole);
+                rows::gather(&gpu.client, &picked, some, self.values, self.vocab, &rows);
                 Some(rows)
             }
         }

@@ -78,7 +78,8 @@ fn grid(rows: usize, items: usize) -> (CubeCount, CubeDim) {
 
 pub(super) fn embed(
     client: &Client,
-    (tokens, rows): (&CubeTensor, usize),
+    tokens: &CubeTensor,
+    rows: usize,
     matrix: &Matrix,
     inputs: usize,
     out: &CubeTensor,
@@ -98,9 +99,11 @@ pub(super) fn embed(
     );
 }
 
+/// `out[i] = x[rows[i]]`, for `count` rows.
 pub(super) fn gather(
     client: &Client,
-    (rows, count): (&CubeTensor, usize),
+    rows: &CubeTensor,
+    count: usize,
     x: &CubeTensor,
     width: usize,
     out: &CubeTensor,
@@ -114,7 +117,8 @@ pub(super) fn gate(
     client: &Client,
     both: &CubeTensor,
     out: &CubeTensor,
-    (rows, width): (usize, usize),
+    rows: usize,
+    width: usize,
 ) {
     let (count, dim) = grid(rows, width);
     gate_kernel::launch(client, count, dim, arg(both), arg(out), width as u32);

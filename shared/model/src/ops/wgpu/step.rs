@@ -52,7 +52,7 @@ impl Frame {
         }
     }
 
-    /// Cuts the step anew where its tiles are not of at most `rows` rows.
+    /// Cuts the step again where its tiles are not of at most `rows` rows.
     pub(super) fn cut(&mut self, gpu: &Gpu, step: &Step, rows: usize) {
         if self.tile_rows != rows {
             self.tiles = cut(gpu, step, rows);
@@ -63,13 +63,15 @@ impl Frame {
 
 fn cut(gpu: &Gpu, step: &Step, rows: usize) -> Vec<Tiles> {
     let parts = [(tiles(step, true, 1), 1), (tiles(step, false, rows), rows)];
-    let parts = parts.into_iter().filter(|(words, _)| !words.is_empty());
-    let upload = |(words, rows): (Vec<u32>, usize)| Tiles {
-        count: words.len() / TILE_WORDS,
-        rows,
-        words: gpu.words(&words),
-    };
-    parts.map(upload).collect()
+    parts
+        .into_iter()
+        .filter(|(words, _)| !words.is_empty())
+        .map(|(words, rows)| Tiles {
+            count: words.len() / TILE_WORDS,
+            rows,
+            words: gpu.words(&words),
+        })
+        .collect()
 }
 
 fn turns(positions: &[u32], frequencies: &[f64]) -> Vec<f32> {

@@ -133,7 +133,7 @@ pub(super) struct Best {
 
 /// Finds the `top` most likely tokens of each of `rows` rows of `vocab` logits. Of `all`, no token is
 /// read.
-pub(super) fn best(gpu: &Gpu, all: &Best, (rows, vocab): (usize, usize), top: usize) -> Best {
+pub(super) fn best(gpu: &Gpu, all: &Best, rows: usize, vocab: usize, top: usize) -> Best {
     let chunks = vocab.div_ceil(CHUNK);
     let room = |each: usize| Best {
         logits: gpu.empty(rows * each * top, DType::F32),

@@ -31,9 +31,8 @@ impl WgpuLinear {
     ) -> Result<Self, LoadError> {
         let inputs = parts.first().map_or(0, |part| part.shape[1]);
         let outputs = parts.iter().map(|part| part.shape[0]).sum();
-        let same = |a: &TensorData, b: &TensorData| a.dtype == b.dtype;
-        let parts =
-            parts.chunk_by(same).map(|run| Matrix::new(gpu, run)).collect::<Result<_, _>>()?;
+        let runs = parts.chunk_by(|a, b| a.dtype == b.dtype);
+        let parts = runs.map(|run| Matrix::new(gpu, run)).collect::<Result<_, _>>()?;
         Ok(Self { parts, inputs, outputs, bias: bias.map(|bias| gpu.singles(bias)) })
     }
 }

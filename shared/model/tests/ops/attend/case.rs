@@ -66,7 +66,9 @@ impl Case {
         let Options { head_dim, sequences, context } = options;
         let kv_heads = random.between(1, 3);
         let shape = KvShape { layers: 2, kv_heads, head_dim, pages: 0 };
-        let frequency = |pair: usize| 10_000f64.powf(-2.0 * pair as f64 / head_dim as f64);
+        let frequencies = (0..head_dim / 2)
+            .map(|pair| 10_000f64.powf(-2.0 * pair as f64 / head_dim as f64))
+            .collect();
         let weights = |random: &mut Random| {
             random.values(head_dim).into_iter().map(|value| 1.0 + value / 2.0).collect()
         };
@@ -77,7 +79,7 @@ impl Case {
             scale: 1.0 / (head_dim as f32).sqrt(),
             window: random.coin().then(|| [1, 16, random.between(2, 90)][random.below(3)]),
             norms: random.coin().then(|| [weights(random), weights(random)]),
-            frequencies: (0..head_dim / 2).map(frequency).collect(),
+            frequencies,
             sequences: Vec::new(),
             seed: random.below(1 << 30) as u64,
         };
@@ -98,7 +100,7 @@ impl Case {
         for index in 0..count {
             table.swap(index, random.below(count));
         }
-        // Swap a page with another sequence, so that nobody's are a run.
+        // Swap a page with another sequence, so that no sequence's are a run.
         if let Some(other) = self.sequences.last_mut() {
             let (mine, theirs) = (random.below(count), random.below(other.table.len()));
             std::mem::swap(&mut table[mine], &mut other.table[theirs]);
@@ -114,8 +116,11 @@ impl Case {
 
     /// All rows in one step.
     pub(crate) fn whole(&self) -> Vec<Piece> {
-        let piece = |(sequence, of): (usize, &Sequence)| Piece { sequence, rows: 0..of.rows };
-        self.sequences.iter().enumerate().map(piece).collect()
+        self.sequences
+            .iter()
+            .enumerate()
+            .map(|(sequence, of)| Piece { sequence, rows: 0..of.rows })
+            .collect()
     }
 
     /// One step for every sequence.
@@ -219,11 +224,13 @@ impl<O: ServeOps> Run<O> {
         let mut values = target.ops.read(&out);
         let width = case.heads * case.shape.head_dim;
         assert_eq!(values.len(), step.rows() * width);
-        let take = |piece: &Piece| {
-            let rest = values.split_off(piece.rows.len() * width);
-            std::mem::replace(&mut values, rest)
-        };
-        pieces.iter().map(take).collect()
+        pieces
+            .iter()
+            .map(|piece| {
+                let rest = values.split_off(piece.rows.len() * width);
+                std::mem::replace(&mut values, rest)
+            })
+            .collect()
     }
 
     pub(crate) fn export_all(&mut self, target: &mut Target<O>) -> &[Vec<u8>] {

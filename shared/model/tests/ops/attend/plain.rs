@@ -73,20 +73,24 @@ fn head<'a>(case: &Case, sequence: &'a Sequence, row: usize, head: usize) -> &'a
 
 /// The outputs of every sequence, over the keys and values that the implementation stored.
 pub(super) fn attend<O: ServeOps>(run: &Run<O>, case: &Case) -> Vec<Vec<Wanted>> {
-    let attend = |(index, sequence): (usize, &Sequence)| {
-        let rows = (0..sequence.rows).flat_map(|row| {
-            (0..case.heads).flat_map(move |query| attend_head(run, case, index, (row, query)))
-        });
-        rows.collect()
-    };
-    case.sequences.iter().enumerate().map(attend).collect()
+    case.sequences
+        .iter()
+        .enumerate()
+        .map(|(index, sequence)| {
+            let rows = (0..sequence.rows).flat_map(|row| {
+                (0..case.heads).flat_map(move |query| attend_head(run, case, index, row, query))
+            });
+            rows.collect()
+        })
+        .collect()
 }
 
 fn attend_head<O: ServeOps>(
     run: &Run<O>,
     case: &Case,
     index: usize,
-    (row, query_head): (usize, usize),
+    row: usize,
+    query_head: usize,
 ) -> Vec<Wanted> {
     let sequence = &case.sequences[index];
     let KvShape { kv_heads, head_dim, .. } = case.shape;
