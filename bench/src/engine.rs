@@ -118,7 +118,7 @@ fn start(common: &CommonArgs, args: &EngineArgs, settings: &Settings) -> anyhow:
         0 => machine::cores(),
         given => given,
     };
-    let device: DeviceChoice = settings.device.to_string().parse()?;
+    let device = ::engine::choice::device(settings.device);
     let EngineArgs { isa, activations, chunk, .. } = *args;
     let options = DeviceOptions { device, threads, isa, activations, chunk };
     let peer = match args.against {

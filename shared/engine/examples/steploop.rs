@@ -101,7 +101,9 @@ fn full_batch(sampling: &Sampling) -> (StepLoop<Free>, Ends) {
             score_prompt: false,
             deadline_ms: u64::MAX,
         };
-        ends.0.submit(new, SamplingState::new(sampling.clone(), None, None), now_ms()).unwrap();
+        ends.handle
+            .submit(new, SamplingState::new(sampling.clone(), None, None), now_ms())
+            .unwrap();
     }
     (step_loop, ends)
 }
@@ -110,7 +112,7 @@ fn full_batch(sampling: &Sampling) -> (StepLoop<Free>, Ends) {
 /// left out.
 fn measure(sampling: &Sampling) -> (Duration, f64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (mut step_loop, (handle, mut steps, mut blocks)) = full_batch(sampling);
+    let (mut step_loop, Ends { handle, mut steps, mut blocks }) = full_batch(sampling);
     let (mut times, mut allocations) = (Vec::new(), 0);
     for iteration in 0.. {
         let before = step_loop.compute().inside;

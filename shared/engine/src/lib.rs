@@ -4,6 +4,7 @@
 //! One OS thread owns the model ([`stepper`]); the shell ([`worker`]) owns every request. They
 //! communicate through bounded queues and atomics; no lock is taken by both.
 
+pub mod choice;
 pub mod compute;
 pub mod events;
 pub mod handle;

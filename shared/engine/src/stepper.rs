@@ -80,7 +80,7 @@ pub fn start<C: Compute, I: Send + 'static>(
     let (ends, info) = loaded
         .recv()
         .map_err(|_| ComputeError("the engine thread ended while loading".to_owned()))??;
-    let (mut handle, steps, blocks) = ends;
+    let Ends { mut handle, steps, blocks } = ends;
     handle.alive = alive;
     Ok(Engine { handle, steps, blocks, info, thread })
 }

@@ -32,7 +32,7 @@ struct Client {
     prompt: Vec<u32>,
     max_tokens: usize,
     comes_at: u64,
-    /// Gives up after so many tokens.
+    /// Gives up after more than this number of tokens.
     leaves_after: Option<usize>,
 }
 
@@ -59,13 +59,8 @@ fn clients(dice: &mut Dice) -> Vec<Client> {
 }
 
 /// Reads the events of an iteration and cancels for clients that leave.
-fn read(
-    (handle, steps, blocks): &mut Ends,
-    iteration: u64,
-    seen: &mut Seen,
-    clients: &[Client],
-    dice: &mut Dice,
-) {
+fn read(ends: &mut Ends, iteration: u64, seen: &mut Seen, clients: &[Client], dice: &mut Dice) {
+    let Ends { handle, steps, blocks } = ends;
     while blocks.try_recv().is_ok() {}
     while let Ok(mut events) = steps.try_recv() {
         for event in events.drain() {
@@ -88,7 +83,7 @@ fn read(
                     }
                 }
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
-                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
+                StepEvent::Stepped(step) => panic!("no request is traced, but {step:?}"),
             }
         }
     }
@@ -112,11 +107,11 @@ fn play(seed: u64, runtime: &tokio::runtime::Runtime) -> (u64, usize) {
         for (id, client) in (0..).zip(&clients).filter(|(_, client)| client.comes_at == iteration) {
             let max_tokens = client.max_tokens as u32;
             let new = sequence(id, Part::Whole, client.prompt.clone(), max_tokens);
-            ends.0.submit(new, greedy(), now_ms()).unwrap();
+            ends.handle.submit(new, greedy(), now_ms()).unwrap();
         }
         let due = seen.fetching.extract_if(.., |(at, ..)| *at <= iteration).collect::<Vec<_>>();
         for (_, key, tokens) in due {
-            runtime.block_on(ends.0.fetched(key, tokens)).unwrap();
+            runtime.block_on(ends.handle.fetched(key, tokens)).unwrap();
         }
         assert_ne!(step_loop.iterate(), Iteration::Closed);
         read(&mut ends, iteration, &mut seen, &clients, &mut dice);
@@ -136,7 +131,7 @@ fn play(seed: u64, runtime: &tokio::runtime::Runtime) -> (u64, usize) {
         assert_eq!(said, expected[..said.len()], "seed {seed}, sequence {id}");
         assert!(cancelled || said.len() == expected.len(), "seed {seed}, sequence {id}");
     }
-    every_place_is_free_again(&ends.0, limits.queue_max);
+    every_place_is_free_again(&ends.handle, limits.queue_max);
     let cancelled = seen.over.values().filter(|cancelled| **cancelled).count();
     (step_loop.planner().load().preempted, cancelled)
 }
@@ -165,7 +160,7 @@ fn company_chunks_preemption_and_leaving_change_no_token() {
 
 #[test]
 fn accepted_and_refused_at_once_whatever_the_loop_does() {
-    let (mut step_loop, (handle, mut steps, _blocks)) =
+    let (mut step_loop, Ends { handle, mut steps, blocks: _blocks }) =
         StepLoop::new(Tape::new(8), planner(LIMITS, 8), 64);
     // The loop does not iterate: every answer comes without it.
     for id in 0..LIMITS.queue_max as u128 {
@@ -187,6 +182,6 @@ fn accepted_and_refused_at_once_whatever_the_loop_does() {
     assert!(step_loop.planner().sequence(&key(0)).is_none());
     assert_eq!(step_loop.planner().waiting(), 32 - 1 - LIMITS.sequences_max);
     handle.submit(new, greedy(), now_ms()).unwrap();
-    let told = steps.try_recv().unwrap().drain().count();
-    assert_eq!(told, LIMITS.sequences_max, "as many were admitted");
+    let admitted = steps.try_recv().unwrap().drain().count();
+    assert_eq!(admitted, LIMITS.sequences_max);
 }

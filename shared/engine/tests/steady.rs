@@ -6,6 +6,7 @@ mod support;
 
 use chassis::clock::now_ms;
 use engine::compute::ComputeError;
+use engine::stepper::Ends;
 use engine::{Compute, Iteration, SamplingState, StepEvent, StepLoop};
 use model::{BatchSequence, StepOutput, Wanted};
 use protocol::Sampling;
@@ -67,7 +68,7 @@ struct Counted {
 
 fn decode(sampling: &Sampling) -> Counted {
     let limits = Limits { step_tokens: 512, sequences_max: SEQUENCES as usize, ..LIMITS };
-    let (mut step_loop, (handle, mut steps, mut blocks)) =
+    let (mut step_loop, Ends { handle, mut steps, mut blocks }) =
         StepLoop::new(Free, planner(limits, 512), 1024);
     for id in 0..SEQUENCES {
         let sampling_state = SamplingState::new(sampling.clone(), None, None);
@@ -96,7 +97,7 @@ fn decode(sampling: &Sampling) -> Counted {
                     }
                     StepEvent::Token { .. } => tokens += 1,
                     StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
-                    StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
+                    StepEvent::Stepped(step) => panic!("no request is traced, but {step:?}"),
                 }
             }
         }

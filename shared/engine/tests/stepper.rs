@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::clock::now_ms;
+use engine::stepper::Ends;
 use engine::{
     BlockEvent, Engine, EngineHandle, Iteration, Loaded, Report, StepEvent, StepLoop, StepToken,
 };
@@ -68,7 +69,7 @@ async fn sequences_in_company_say_what_they_say_alone() {
                     finished += usize::from(finish == Some(Finish::Length));
                 }
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
-                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
+                StepEvent::Stepped(step) => panic!("no request is traced, but {step:?}"),
             }
         }
     }
@@ -97,7 +98,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
                 StepEvent::Admitted { .. } => prefill.handle.fetched(key(1), 0).await.unwrap(),
                 StepEvent::Token(StepToken { token, .. }) => first = token,
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
-                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
+                StepEvent::Stepped(step) => panic!("no request is traced, but {step:?}"),
             }
         }
     }
@@ -133,7 +134,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
                     said.extend(token);
                 }
                 StepEvent::Failed { refusal, .. } => panic!("{refusal}"),
-                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
+                StepEvent::Stepped(step) => panic!("no request is traced, but {step:?}"),
             }
         }
     }
@@ -141,7 +142,7 @@ async fn blocks_carry_a_prompt_from_one_engine_to_another() {
 }
 
 #[tokio::test]
-async fn a_failing_step_is_told_and_frees_everything() {
+async fn a_failing_step_is_reported_and_frees_everything() {
     let mut broken = engine(8, true);
     broken.handle.submit(sequence(1, Part::Whole, vec![1; 20], 9), greedy(), now_ms()).unwrap();
     loop {
@@ -156,7 +157,7 @@ async fn a_failing_step_is_told_and_frees_everything() {
                     return;
                 }
                 StepEvent::Token { .. } => panic!("a token of a broken model"),
-                StepEvent::Stepped(step) => panic!("nobody asked for {step:?}"),
+                StepEvent::Stepped(step) => panic!("no request is traced, but {step:?}"),
             }
         }
     }
@@ -165,7 +166,7 @@ async fn a_failing_step_is_told_and_frees_everything() {
 #[tokio::test]
 async fn what_is_cancelled_goes_silent_and_free() {
     // Turned by hand, so that the sequence is in its midst for certain.
-    let (mut step_loop, (handle, mut steps, _blocks)) =
+    let (mut step_loop, Ends { handle, mut steps, blocks: _blocks }) =
         StepLoop::new(Tape::new(8), planner(LIMITS, 8), 64);
     handle.submit(sequence(1, Part::Whole, vec![1; 20], 100), greedy(), now_ms()).unwrap();
     assert_eq!(step_loop.iterate(), Iteration::Idle, "its blocks are to be fetched");
@@ -173,9 +174,9 @@ async fn what_is_cancelled_goes_silent_and_free() {
     for _ in 0..3 {
         assert_eq!(step_loop.iterate(), Iteration::Stepped);
     }
-    let told =
+    let counts =
         std::iter::from_fn(|| steps.try_recv().ok()).map(|mut events| events.drain().count());
-    assert_eq!(told.sum::<usize>(), 1 + 3, "admitted, three tokens");
+    assert_eq!(counts.sum::<usize>(), 1 + 3, "admitted, three tokens");
 
     assert!(handle.cancel(&key(1)));
     assert!(!handle.cancel(&key(1)));
@@ -187,8 +188,8 @@ async fn what_is_cancelled_goes_silent_and_free() {
 }
 
 #[tokio::test]
-async fn steps_of_a_traced_sequence_are_told_before_their_tokens() {
-    let (mut step_loop, (handle, mut steps, _blocks)) =
+async fn steps_of_a_traced_sequence_are_reported_before_their_tokens() {
+    let (mut step_loop, Ends { handle, mut steps, blocks: _blocks }) =
         StepLoop::new(Tape::new(16), planner(LIMITS, 16), 64);
     let mut sampling_state = greedy();
     sampling_state.traced = true;
@@ -199,14 +200,14 @@ async fn steps_of_a_traced_sequence_are_told_before_their_tokens() {
         handle.fetched(key(id), 0).await.unwrap();
     }
     while step_loop.iterate() == Iteration::Stepped {}
-    let mut told = Vec::new();
+    let mut all = Vec::new();
     while let Ok(mut events) = steps.try_recv() {
-        told.extend(events.drain());
+        all.extend(events.drain());
     }
-    let first = |is: fn(&StepEvent) -> bool| told.iter().position(is).unwrap();
+    let first = |is: fn(&StepEvent) -> bool| all.iter().position(is).unwrap();
     let stepped = first(|event| matches!(event, StepEvent::Stepped(_)));
     assert!(stepped < first(|event| matches!(event, StepEvent::Token { .. })));
-    let StepEvent::Stepped(step) = &told[stepped] else { unreachable!("found as one") };
+    let StepEvent::Stepped(step) = &all[stepped] else { unreachable!("found as one") };
     assert_eq!(step.keys, [key(1)], "the other one is in it, and not recorded");
     assert!(
         step.prefill_tokens > 0

@@ -145,10 +145,7 @@ fn check_model(path: Option<&Path>, missing: String) -> Check {
 }
 
 fn device(device: Device) -> Check {
-    let choice = match device.to_string().parse::<model::DeviceChoice>() {
-        Ok(choice) => choice,
-        Err(error) => return Check::fail("device", error.to_string(), "auto, cpu, wgpu or wgpu:N"),
-    };
+    let choice = engine::choice::device(device);
     match choice.resolve() {
         Ok(device) => {
             let found = format!("{}: {}", device.name, device.reason);

@@ -30,7 +30,14 @@ use crate::report::{Report, StepTimes};
 use crate::tickets::{Signals, Ticket, Tickets};
 
 /// The shell's ends of a step loop.
-pub type Ends = (EngineHandle, mpsc::Receiver<Events>, mpsc::Receiver<BlockEvent>);
+pub struct Ends {
+    /// The handle for the shell.
+    pub handle: EngineHandle,
+    /// The events of steps.
+    pub steps: mpsc::Receiver<Events>,
+    /// The blocks to store.
+    pub blocks: mpsc::Receiver<BlockEvent>,
+}
 
 /// The outcome of an iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +118,7 @@ impl<C: Compute> StepLoop<C> {
             chooser: Chooser::default(),
             outcomes: Vec::new(),
         };
-        (step_loop, (handle, steps, blocks))
+        (step_loop, Ends { handle, steps, blocks })
     }
 
     /// Returns the planner, for inspection.

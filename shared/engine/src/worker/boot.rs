@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use bus::Call;
 use chassis::http::axum::Router;
 use chassis::{Settings, Tasks, settings};
-use model::{ActivationsChoice, DeviceChoice, IsaChoice, Model, ModelLimits};
+use model::{Model, ModelLimits};
 use modelfile::ModelFile;
 use protocol::subject::WorkerRequest;
 use protocol::{FileDigest, ModelFingerprint, Role};
@@ -16,6 +16,7 @@ use scheduling::planner::{Limits, Planner};
 use tokio::net::TcpListener;
 
 use super::{Worker, answer, serve};
+use crate::choice;
 use crate::compute::ComputeError;
 use crate::simulated::Simulated;
 use crate::stepper::{self, Engine, Loaded};
@@ -61,23 +62,23 @@ fn load_model(settings: &Settings, role: Role) -> Result<Loaded<Model, Info>, Co
     })?;
     let path = provision::hub::model(path).map_err(|error| failed(&error))?;
     let file = ModelFile::open(&path).map_err(|error| failed(&error))?;
-    let device: DeviceChoice =
-        settings.device.to_string().parse().map_err(|error| failed(&error))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if settings.threads == 0 { cores } else { settings.threads };
-    let isa: IsaChoice = settings.isa.to_string().parse().map_err(|error| failed(&error))?;
-    let activations: ActivationsChoice =
-        settings.activations.to_string().parse().map_err(|error| failed(&error))?;
-    let limits = ModelLimits { kv_pages: settings.worker.kv_pages, threads, isa, activations };
-    let mut next_tenth = 0.0;
-    let mut progress = |share: f32| {
-        if share >= next_tenth {
-            tracing::info!(percent = (100.0 * share) as u32, "loading the model");
-            next_tenth = share + 0.25;
-        }
+    let limits = ModelLimits {
+        kv_pages: settings.worker.kv_pages,
+        threads,
+        isa: choice::isa(settings.isa),
+        activations: choice::activations(settings.activations),
     };
-    let model =
-        Model::load(&file, &device, &limits, &mut progress).map_err(|error| failed(&error))?;
+    let mut next_share = 0.0;
+    let loaded_model =
+        Model::load(&file, &choice::device(settings.device), &limits, &mut |share| {
+            if share >= next_share {
+                tracing::info!(percent = (100.0 * share) as u32, "loading the model");
+                next_share = share + 0.25;
+            }
+        });
+    let model = loaded_model.map_err(|error| failed(&error))?;
     let files = FileDigest(file.digest().map_err(|error| failed(&error))?);
     let fingerprint = ModelFingerprint::new(files, &model.kv_format());
     let info = Info {

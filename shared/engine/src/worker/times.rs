@@ -26,12 +26,11 @@ pub(super) struct Times {
 impl Default for Times {
     fn default() -> Self {
         let request = || TracedHistogram::new(&REQUEST_SECONDS);
-        let step = || TracedHistogram::new(&STEP_SECONDS);
         Self {
             queue: request(),
             prefill: request(),
             decode: request(),
-            transfer: Family::new_with_constructor(step as fn() -> _),
+            transfer: Family::new_with_constructor(|| TracedHistogram::new(&STEP_SECONDS)),
             cache_queries: Counter::default(),
             cache_hits: Counter::default(),
         }
