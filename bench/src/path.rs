@@ -174,10 +174,10 @@ mod tests {
     use super::*;
 
     fn measured(requests: u64) -> Measured {
-        let sample = |ms| Sample { ttft_ms: ms as f64, e2e_ms: 2.0 * ms as f64 };
+        let samples = (1..=requests).map(|ms| ms as f64);
         Measured {
             seconds: 2.0,
-            samples: (1..=requests).map(sample).collect(),
+            samples: samples.map(|ms| Sample { ttft_ms: ms, e2e_ms: 2.0 * ms }).collect(),
             cpu_s: KINDS.map(|kind| (kind, 0.1 * requests as f64)).into(),
             traffic: Traffic { messages: 30 * requests, bytes: 1_000 * requests },
         }

@@ -32,12 +32,13 @@ pub(super) fn of_descendants(tandem: &Path) -> ProcResult<BTreeMap<String, Usage
             all.insert(stat.pid, (process, stat));
         }
     }
+    let parents = all.iter().map(|(&pid, (_, stat))| (pid, stat.ppid)).collect();
     let own = Process::myself()?.pid;
     let mut sums: BTreeMap<String, Usage> = BTreeMap::new();
     for (&pid, (process, stat)) in &all {
         let kind = if pid == own {
             CLIENT.to_owned()
-        } else if descends(&all, pid, own) {
+        } else if descends(&parents, pid, own) {
             kind(process, stat, tandem)
         } else {
             continue;
@@ -60,13 +61,14 @@ fn kind(process: &Process, stat: &Stat, tandem: &Path) -> String {
     }
 }
 
-fn descends(all: &BTreeMap<i32, (Process, Stat)>, pid: i32, from: i32) -> bool {
+/// Returns true if `pid` descends from `from`, given the parent of every process.
+fn descends(parents: &BTreeMap<i32, i32>, pid: i32, from: i32) -> bool {
     let mut at = pid;
     // A chain is at most as long as the number of processes.
-    for _ in 0..all.len() {
-        match all.get(&at) {
-            Some((_, stat)) if stat.ppid == from => return true,
-            Some((_, stat)) => at = stat.ppid,
+    for _ in 0..parents.len() {
+        match parents.get(&at) {
+            Some(&parent) if parent == from => return true,
+            Some(&parent) => at = parent,
             None => return false,
         }
     }

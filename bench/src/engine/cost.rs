@@ -15,12 +15,12 @@ const MATRICES: [&str; 7] =
 /// The matrices of a model, as the file stores them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Weights {
-    layer_bytes: f64,
-    layer_values: f64,
-    head_bytes: f64,
-    head_values: f64,
+    pub(super) layer_bytes: f64,
+    pub(super) layer_values: f64,
+    pub(super) head_bytes: f64,
+    pub(super) head_values: f64,
     /// Bytes per value of the embedding.
-    embedding_bytes: f64,
+    pub(super) embedding_bytes: f64,
 }
 
 /// The least that a case costs.
@@ -94,20 +94,6 @@ impl Weights {
     }
 }
 
-#[cfg(test)]
-impl Weights {
-    /// Returns the weights of an invented file.
-    pub(super) fn example() -> Self {
-        Self {
-            layer_bytes: 600.0,
-            layer_values: 1000.0,
-            head_bytes: 272.0,
-            head_values: 256.0,
-            embedding_bytes: 1.0625,
-        }
-    }
-}
-
 /// Returns the bytes and values of one tensor.
 fn size(file: &ModelFile, name: &str) -> Result<(f64, f64), ModelFileError> {
     let (dtype, shape) = file.layout(name)?;
@@ -119,12 +105,12 @@ fn size(file: &ModelFile, name: &str) -> Result<(f64, f64), ModelFileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::example::spec;
+    use crate::engine::example::{spec, weights};
 
     #[test]
     fn a_decode_step_reads_the_weights_once_and_everyones_kv() {
-        let one = Weights::example().cost(&spec(), Case::Decode(1), 512);
-        let four = Weights::example().cost(&spec(), Case::Decode(4), 512);
+        let one = weights().cost(&spec(), Case::Decode(1), 512);
+        let four = weights().cost(&spec(), Case::Decode(4), 512);
         let kv = 272.5 * (2 * 2 * 8 * 2) as f64;
         assert_eq!(one.bytes_per_token, 872.0 + kv);
         assert_eq!(4.0 * four.bytes_per_token, 872.0 + 4.0 * kv);
@@ -134,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_prompt_reads_the_weights_once_per_chunk_and_has_one_row_of_logits() {
-        let cost = Weights::example().cost(&spec(), Case::Prefill(10), 4);
+        let cost = weights().cost(&spec(), Case::Prefill(10), 4);
         let kv = f64::from(4 + 8 + 10) * (2 * 2 * 8 * 2) as f64;
         assert_eq!(10.0 * cost.bytes_per_token, 3.0 * 600.0 + 272.0 + kv);
         let operations = 2.0 * (10.0 * 1000.0 + 256.0) + 55.0 * (4 * 2 * 16) as f64;

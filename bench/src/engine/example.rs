@@ -9,6 +9,17 @@ use super::cost::Weights;
 use super::machine::Resident;
 use super::report::{Machine, Report};
 
+/// Returns the matrices of an invented file.
+pub(super) fn weights() -> Weights {
+    Weights {
+        layer_bytes: 600.0,
+        layer_values: 1000.0,
+        head_bytes: 272.0,
+        head_values: 256.0,
+        embedding_bytes: 1.0625,
+    }
+}
+
 /// Returns the shape of a small model.
 pub(super) fn spec() -> ModelSpec {
     ModelSpec {
@@ -49,7 +60,7 @@ pub(super) fn report() -> Report {
         cases: Case::FULL.to_vec(),
         samples,
         peers,
-        weights: Weights::example(),
+        weights: weights(),
         spec: spec(),
         chunk: 512,
         machine: Machine {

@@ -64,13 +64,15 @@ impl Ours {
             );
         }
         let model = Model::load(file, &options.device, &limits, &mut |_| {})?;
-        let table = |index: u32| (prompt + index * each..prompt + (index + 1) * each).collect();
         Ok(Self {
             model,
             out: StepOutput::default(),
             chunk: options.chunk,
             prompt_pages: (0..prompt).collect(),
-            tables: (0..sequences).map(table).collect(),
+            tables: (0..sequences)
+                .map(|index| prompt + index * each)
+                .map(|first| (first..first + each).collect())
+                .collect(),
             filled: 0,
         })
     }

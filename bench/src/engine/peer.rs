@@ -81,15 +81,15 @@ impl Peer {
                     .args(["-npl", &sizes, "--output-format", "jsonl"])
             })?
         };
-        let rate = |case: &Case| match case {
-            Case::Prefill(tokens) => peer_output::prefill_rate(&printed.text, *tokens),
-            Case::Decode(batch) => peer_output::decode_rate(&printed.text, *batch),
-        };
-        let rates = cases.iter().map(|case| Ok((*case, rate(case)?)));
-        Ok(PeerFigures {
-            rates: rates.collect::<Result<_, peer_output::OutputError>>()?,
-            memory: printed.memory,
-        })
+        let mut rates = Vec::with_capacity(cases.len());
+        for &case in cases {
+            let rate = match case {
+                Case::Prefill(tokens) => peer_output::prefill_rate(&printed.text, tokens)?,
+                Case::Decode(batch) => peer_output::decode_rate(&printed.text, batch)?,
+            };
+            rates.push((case, rate));
+        }
+        Ok(PeerFigures { rates, memory: printed.memory })
     }
 
     /// Measures the perplexity of `text` in windows of `window` tokens, whose second halves count.

@@ -12,8 +12,7 @@ pub(super) enum OutputError {
 
 /// Returns the tokens per second of prompts of `tokens`, from `llama-bench -o jsonl`.
 pub(super) fn prefill_rate(printed: &str, tokens: usize) -> Result<f64, OutputError> {
-    let is_case = |row: &Value| row["n_prompt"] == tokens && row["n_gen"] == 0;
-    find(printed, "avg_ts", is_case)
+    find(printed, "avg_ts", |row| row["n_prompt"] == tokens && row["n_gen"] == 0)
         .ok_or_else(|| missing("llama-bench", format!("a prompt of {tokens} tokens"), printed))
 }
 

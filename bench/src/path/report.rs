@@ -61,13 +61,16 @@ pub(super) fn json(cases: &[Case], idle: &[IdleUsage], routing: &[(usize, f64)])
         json!({ "workers": usage.workers, "cpu_percent_per_worker": usage.cpu_percent,
                 "resident_mb_per_worker": usage.resident_mb })
     };
-    let decision = |(workers, us): &(usize, f64)| json!({ "workers": workers, "decision_us": us });
+    let routing = routing
+        .iter()
+        .map(|(workers, us)| json!({ "workers": workers, "decision_us": us }))
+        .collect::<Vec<_>>();
     json!({
         "prompt_words": PROMPT_WORDS,
         "output_tokens": OUTPUT_TOKENS,
         "path": cases.iter().map(case).collect::<Vec<_>>(),
         "at_rest": idle.iter().map(usage).collect::<Vec<_>>(),
-        "routing": routing.iter().map(decision).collect::<Vec<_>>(),
+        "routing": routing,
     })
 }
 
