@@ -6,41 +6,18 @@ use crate::source::{Breach, Source, hold, sources};
 use crate::tokens::{Kind, Token, closing};
 
 /// Packages in which functions still take tuples.
-const WITH_TUPLE_PARAMETERS: &[&str] = &[
-    "bench",
-    "loadgen",
-    "services/tandem",
-    "shared/chassis",
-    "shared/engine",
-    "shared/kernels",
-    "shared/model",
-    "shared/modelfile",
-    "shared/tinymodel",
-];
+const WITH_TUPLE_PARAMETERS: &[&str] = &["loadgen", "services/tandem", "shared/chassis"];
 /// Packages with comparisons that begin with a constant.
-const CONSTANT_FIRST: &[&str] = &[
-    "loadgen",
-    "services/gateway",
-    "services/tandem",
-    "shared/bus",
-    "shared/model",
-    "shared/modelfile",
-];
+const CONSTANT_FIRST: &[&str] = &["loadgen", "services/gateway", "services/tandem", "shared/bus"];
 /// Packages with closures that are named and used once.
 const WITH_NAMED_CLOSURES: &[&str] = &[
-    "bench",
     "loadgen",
     "services/gateway",
     "services/tandem",
     "shared/bus",
     "shared/chassis",
-    "shared/engine",
-    "shared/kernels",
-    "shared/model",
-    "shared/modelfile",
     "shared/protocol",
     "shared/provision",
-    "shared/tinymodel",
     "shared/traces",
 ];
 /// Packages with constants called `MAX_…`.
