@@ -274,8 +274,8 @@ fn note_event(connection: &str, counters: &Counters, event: &Event) {
 
 /// Returns `name` with every character replaced that a subject token cannot carry.
 fn subject_token(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    name.chars().take(64).map(plain).collect()
+    let chars = name.chars().take(64);
+    chars.map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use protocol::WireError;
+
 /// At most one warning per reason in this time.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -28,6 +30,14 @@ impl DropReason {
     /// Every reason, in the order of the variants.
     pub const ALL: [Self; 6] =
         [Self::TooLong, Self::Malformed, Self::NoReply, Self::Subject, Self::Frame, Self::Checksum];
+
+    /// Returns the reason to drop a message that cannot be decoded.
+    pub(crate) fn of(error: &WireError) -> Self {
+        match error {
+            WireError::TooLong { .. } => Self::TooLong,
+            _ => Self::Malformed,
+        }
+    }
 
     /// Returns the reason as a metric label.
     pub fn as_str(self) -> &'static str {

@@ -1,15 +1,17 @@
 //! Work deferred to a task of its own: consumers deleted, damage reported.
 
+use std::time::Duration;
+
 use async_nats::jetstream;
 use async_nats::{Client, Request};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::connect::JETSTREAM_TIMEOUT;
-
 /// Most work that may wait. Work that finds no room is not done: a consumer then disappears by its
 /// inactivity, and the next reader reports the damage.
 const DEFERRED_MAX: usize = 1024;
+/// Longest wait for the kvstore's reply to a report.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) enum Deferred {
     DeleteConsumer { jetstream: jetstream::Context, stream: String, consumer: String },
@@ -48,7 +50,7 @@ async fn run(work: Deferred) {
             }
         }
         Deferred::Report { client, subject, message } => {
-            let request = Request::new().payload(message.into()).timeout(Some(JETSTREAM_TIMEOUT));
+            let request = Request::new().payload(message.into()).timeout(Some(REPORT_TIMEOUT));
             if let Err(error) = client.send_request(subject.clone(), request).await {
                 tracing::warn!(subject, %error, "failed to report a damaged block");
             }

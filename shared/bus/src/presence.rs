@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep_until};
 use crate::connect::{Bus, Link};
 use crate::counters::DropReason;
 use crate::follow::{Followed, Follower, OpenError, Opening, Reader, Selection};
-use crate::serve::reason_of;
 
 /// Life of an announcement; announce every second.
 pub const PRESENCE_TTL: Duration = Duration::from_secs(3);
@@ -266,7 +265,7 @@ fn read(message: &jetstream::Message) -> Result<Entry, (DropReason, String)> {
         return Ok(Entry::Gone(worker));
     }
     let state: WorkerState = protocol::decode(&message.payload, STATE_BYTES_MAX)
-        .map_err(|error| (reason_of(&error), error.to_string()))?;
+        .map_err(|error| (DropReason::of(&error), error.to_string()))?;
     if state.worker != worker {
         return Err((DropReason::Subject, format!("state of {} under another name", state.worker)));
     }

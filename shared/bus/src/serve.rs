@@ -1,34 +1,19 @@
 //! Received requests: bounded, decoded, and replied to once.
 
 use std::marker::PhantomData;
-use std::time::Duration;
 
 use async_nats::{Client, Message, Subscriber};
 use futures::StreamExt as _;
 use protocol::subject::{Request, StoreRequest, WorkerRequest};
-use protocol::{Subject, WireError, WorkerId};
+use protocol::{Subject, WorkerId};
 
 use crate::connect::{Bus, Link};
 use crate::context::Context;
 use crate::counters::DropReason;
-use crate::tokens::{PublishError, publish};
+use crate::messages::{PublishError, SubscribeError, publish, round_trip, subscribe};
 
-/// Longest wait for the round trip after a subscription.
-const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
 /// The queue group of kvstore processes, which share the requests.
 const STORE_QUEUE: &str = "kvstore";
-
-/// A subscription that failed.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say what the fields are")]
-pub enum SubscribeError {
-    /// The subscription was refused.
-    #[error("subscribe to {subject}: {source}")]
-    Failed { subject: String, source: async_nats::SubscribeError },
-    /// The server did not answer a round trip after the subscription.
-    #[error("no round trip to the server within {timeout_ms} ms")]
-    NotSynced { timeout_ms: u64 },
-}
 
 impl Bus {
     /// Serves the requests of one kind to this worker. When it returns, the server has the
@@ -64,33 +49,6 @@ impl Bus {
     }
 }
 
-/// Waits until the server has handled everything sent before on this connection.
-pub(crate) async fn round_trip(client: &Client) -> Result<(), SubscribeError> {
-    let inbox = client.new_inbox();
-    let round_trip = async {
-        let mut echo = subscribe(client, &inbox, None).await?;
-        let sent = publish(client, inbox.clone(), async_nats::HeaderMap::new(), Vec::new());
-        let _lost_shows_as_timeout = sent.await;
-        echo.next().await;
-        Ok(())
-    };
-    tokio::time::timeout(SYNC_TIMEOUT, round_trip)
-        .await
-        .unwrap_or(Err(SubscribeError::NotSynced { timeout_ms: SYNC_TIMEOUT.as_millis() as u64 }))
-}
-
-pub(crate) async fn subscribe(
-    client: &Client,
-    subject: &str,
-    queue: Option<&str>,
-) -> Result<Subscriber, SubscribeError> {
-    let subscribed = match queue {
-        Some(queue) => client.queue_subscribe(subject.to_owned(), queue.to_owned()).await,
-        None => client.subscribe(subject.to_owned()).await,
-    };
-    subscribed.map_err(|source| SubscribeError::Failed { subject: subject.to_owned(), source })
-}
-
 /// The requests of one kind, as they arrive.
 pub struct Incoming<M> {
     bus: Bus,
@@ -117,7 +75,7 @@ impl<M: Request> Incoming<M> {
         let request = match decoded {
             Ok(request) => request,
             Err(error) => {
-                drop_message(reason_of(&error), &error.to_string());
+                drop_message(DropReason::of(&error), &error.to_string());
                 return None;
             }
         };
@@ -129,13 +87,6 @@ impl<M: Request> Incoming<M> {
         let client = self.bus.inner.control.client.clone();
         let responder = Responder { client, reply_to: reply_to.to_string(), kind: PhantomData };
         Some(Call { message: request, context, responder })
-    }
-}
-
-pub(crate) fn reason_of(error: &WireError) -> DropReason {
-    match error {
-        WireError::TooLong { .. } => DropReason::TooLong,
-        _ => DropReason::Malformed,
     }
 }
 

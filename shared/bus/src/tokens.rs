@@ -1,37 +1,18 @@
 //! Token batches to a gateway: core NATS, numbered by the sender, repaired on request.
 
-use std::time::Duration;
-
-use async_nats::{Client, HeaderMap, Subscriber};
+use async_nats::{HeaderMap, Subscriber};
 use futures::StreamExt as _;
 use protocol::token::{BATCH_EVENTS_MAX, TokenBatchRef};
-use protocol::{Event, GatewayId, Subject, TokenBatch, WireError, WorkerId};
+use protocol::{Event, GatewayId, Subject, TokenBatch, WorkerId};
 
 use crate::connect::Bus;
 use crate::counters::DropReason;
-use crate::serve::{SubscribeError, reason_of, subscribe};
+use crate::messages::{PublishError, SubscribeError, publish, subscribe};
 
 /// A batch above this size is split, so that one gateway's burst does not delay the next message.
 const SPLIT_BYTES: usize = 1 << 20;
 /// Longest batch accepted: one event with the log-probabilities of a long prompt.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Longest wait for room in the queue to the socket.
-const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A message that could not be sent.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say what the fields are")]
-pub enum PublishError {
-    /// The message cannot be encoded.
-    #[error("message to {subject}: {source}")]
-    Encode { subject: String, source: WireError },
-    /// The queue to the socket is full: NATS is disconnected or too slow.
-    #[error("no room to send to {subject} within {timeout_ms} ms")]
-    Timeout { subject: String, timeout_ms: u64 },
-    /// The message is too long for the server, or the connection is closed for good.
-    #[error("publish {bytes} bytes to {subject}: {source}")]
-    Failed { subject: String, bytes: usize, source: async_nats::PublishError },
-}
 
 impl Bus {
     /// Sends a step's events to a gateway, in several messages when they are long.
@@ -85,30 +66,6 @@ fn payloads(
     Ok(sent)
 }
 
-pub(crate) async fn publish(
-    client: &Client,
-    subject: String,
-    headers: HeaderMap,
-    payload: Vec<u8>,
-) -> Result<(), PublishError> {
-    let bytes = payload.len();
-    let publishing = async {
-        if headers.is_empty() {
-            client.publish(subject.clone(), payload.into()).await
-        } else {
-            client.publish_with_headers(subject.clone(), headers, payload.into()).await
-        }
-    };
-    match tokio::time::timeout(PUBLISH_TIMEOUT, publishing).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(source)) => Err(PublishError::Failed { subject, bytes, source }),
-        Err(_) => {
-            let timeout_ms = PUBLISH_TIMEOUT.as_millis() as u64;
-            Err(PublishError::Timeout { subject, timeout_ms })
-        }
-    }
-}
-
 /// A gateway's subscription to token batches.
 pub struct Tokens {
     bus: Bus,
@@ -129,7 +86,7 @@ impl Tokens {
                     &format!("{} events, expected at most {BATCH_EVENTS_MAX}", batch.events.len()),
                 ),
                 Err(error) => counters.drop_message(
-                    reason_of(&error),
+                    DropReason::of(&error),
                     message.subject.as_str(),
                     &error.to_string(),
                 ),
@@ -144,20 +101,20 @@ mod tests {
     use protocol::{Attempt, ErrorClass, Failure, Refusal, RequestId, RequestKey};
 
     fn events(count: u128, bytes: usize) -> Vec<Event> {
-        let failure = |request| Failure {
+        let failures = (0..count).map(|request| Failure {
             key: RequestKey { request: RequestId(request), attempt: Attempt(0) },
             refusal: Refusal::new(ErrorClass::Retry, "x".repeat(bytes)),
-        };
-        (0..count).map(|request| Event::Failed(failure(request))).collect()
+        });
+        failures.map(Event::Failed).collect()
     }
 
     fn split(events: &[Event]) -> Vec<Vec<Event>> {
         let worker = "decode-1".parse().unwrap();
-        let read = |payload: Vec<u8>| {
+        let parts = payloads(&worker, events, "s").unwrap().into_iter().map(|payload| {
             assert!(payload.len() <= SPLIT_BYTES);
             protocol::decode::<TokenBatch>(&payload, BATCH_BYTES_MAX).unwrap().events
-        };
-        payloads(&worker, events, "s").unwrap().into_iter().map(read).collect()
+        });
+        parts.collect()
     }
 
     #[test]

@@ -6,8 +6,8 @@ use protocol::trace::VERDICTS_MAX;
 use protocol::{Subject, TraceVerdicts};
 
 use crate::connect::Bus;
-use crate::serve::{SubscribeError, reason_of, subscribe};
-use crate::tokens::{PublishError, publish};
+use crate::counters::DropReason;
+use crate::messages::{PublishError, SubscribeError, publish, subscribe};
 
 /// Longest message accepted: [`VERDICTS_MAX`] ids of either kind, each at most 35 bytes.
 const BYTES_MAX: usize = 2 * 35 * VERDICTS_MAX + 64;
@@ -53,7 +53,7 @@ impl VerdictSubscription {
             match protocol::decode(&message.payload, BYTES_MAX) {
                 Ok(verdicts) => return Some(verdicts),
                 Err(error) => {
-                    let (reason, cause) = (reason_of(&error), error.to_string());
+                    let (reason, cause) = (DropReason::of(&error), error.to_string());
                     let counters = &self.bus.inner.counters;
                     counters.drop_message(reason, message.subject.as_str(), &cause);
                 }

@@ -16,7 +16,7 @@ use super::assemble::{Accepted, Assembly};
 use super::index::frame_named;
 use super::{Blocks, PullError, PulledBlock};
 use crate::connect::{JETSTREAM_TIMEOUT, Link};
-use crate::serve::subscribe;
+use crate::messages::subscribe;
 
 /// Hashes per request: the responses fit into a subscription.
 const HASHES_MAX: usize = 128;

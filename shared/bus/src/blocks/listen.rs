@@ -17,7 +17,7 @@ use super::assemble::{Accepted, Assembly};
 use super::index::frame_with_header;
 use super::{Blocks, PulledBlock};
 use crate::connect::ConnectError;
-use crate::serve::{SubscribeError, round_trip, subscribe};
+use crate::messages::{SubscribeError, round_trip, subscribe};
 
 /// Most bytes of a sequence's blocks that are listened for: there is no flow control except that the
 /// worker drops blocks, and the server cuts a slow reader off at 128 MB. Larger sequences are pulled.
