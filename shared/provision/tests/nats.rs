@@ -31,7 +31,7 @@ fn a_private_server_answers_and_comes_back_on_the_same_port() {
 
     server.stop().unwrap();
     assert!(!server.is_running());
-    echo(&url).expect_err("a stopped server answers nobody");
+    echo(&url).expect_err("a stopped server does not answer");
 
     server.restart().unwrap();
     assert_eq!(server.url(), url);
@@ -40,7 +40,7 @@ fn a_private_server_answers_and_comes_back_on_the_same_port() {
     let store = server.store();
     assert!(store.exists());
     drop(server);
-    echo(&url).expect_err("a dropped server answers nobody");
+    echo(&url).expect_err("a dropped server does not answer");
     assert!(!store.exists());
 }
 

@@ -86,11 +86,10 @@ pub(super) fn shards(index: &[u8], files: &BTreeSet<String>) -> Result<BTreeSet<
 /// The GGUF models by the name of their first part, each with all its parts. Projectors of images
 /// are no models.
 fn gguf_groups(files: &BTreeSet<String>) -> BTreeMap<String, Vec<String>> {
-    let is_model = |name: &str| {
+    let models = files.iter().filter(|name| {
         let base = name.rsplit('/').next().unwrap_or(name);
         name.ends_with(".gguf") && !base.starts_with("mmproj")
-    };
-    let models = files.iter().filter(|name| is_model(name));
+    });
     models
         .map(|name| gguf_part_names(name))
         .filter(|parts| parts.iter().all(|part| files.contains(part)))

@@ -43,30 +43,33 @@ impl FromStr for HubRef {
     type Err = ParseHubRefError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = || {
-            let rest = text.strip_prefix(SCHEME)?;
-            let (place, file) = match rest.split_once(':') {
-                Some((place, file)) => (place, Some(file)),
-                None => (rest, None),
-            };
-            let (repo, revision) = place.split_once('@').unwrap_or((place, "main"));
-            let (owner, name) = repo.split_once('/')?;
-            let is_name = |part: &str| {
-                let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-                !part.is_empty() && part.chars().all(plain) && !part.starts_with('.')
-            };
-            let is_sound = is_name(owner)
-                && is_name(name)
-                && is_relative(revision)
-                && file.is_none_or(is_relative);
-            is_sound.then(|| Self {
-                repo: repo.to_owned(),
-                revision: revision.to_owned(),
-                file: file.map(str::to_owned),
-            })
-        };
-        parsed().ok_or_else(|| ParseHubRefError { text: text.to_owned() })
+        parse(text).ok_or_else(|| ParseHubRefError { text: text.to_owned() })
     }
+}
+
+fn parse(text: &str) -> Option<HubRef> {
+    let rest = text.strip_prefix(SCHEME)?;
+    let (at, file) = match rest.split_once(':') {
+        Some((at, file)) => (at, Some(file)),
+        None => (rest, None),
+    };
+    let (repo, revision) = at.split_once('@').unwrap_or((at, "main"));
+    let (owner, name) = repo.split_once('/')?;
+    let is_sound =
+        is_name(owner) && is_name(name) && is_relative(revision) && file.is_none_or(is_relative);
+    is_sound.then(|| HubRef {
+        repo: repo.to_owned(),
+        revision: revision.to_owned(),
+        file: file.map(str::to_owned),
+    })
+}
+
+/// Returns whether a part is what a hub allows as the name of an owner or a repository.
+fn is_name(part: &str) -> bool {
+    let mut chars = part.chars();
+    !part.is_empty()
+        && !part.starts_with('.')
+        && chars.all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
 impl fmt::Display for HubRef {

@@ -121,17 +121,19 @@ fn link(blob: &Path, target: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(relative, target)
 }
 
+/// Returns whether an error comes from this machine's file system, where another try is no help.
+fn is_local(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotFound
+    )
+}
+
 fn classify(fetch: &Fetch, error: ApiError, what: &str) -> Failure {
-    let is_local = |kind: ErrorKind| {
-        matches!(
-            kind,
-            ErrorKind::StorageFull
-                | ErrorKind::QuotaExceeded
-                | ErrorKind::PermissionDenied
-                | ErrorKind::ReadOnlyFilesystem
-                | ErrorKind::NotFound
-        )
-    };
     let passes = match (&error, status_of(&error)) {
         (_, Some(status)) => matches!(status, 408 | 416 | 429 | 500..),
         (ApiError::IoError(error), _) => !is_local(error.kind()),

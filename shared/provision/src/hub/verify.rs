@@ -1,11 +1,12 @@
 //! The check of a file against the size and digest of the hub.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
 use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::digest;
 
 /// Returns what is wrong with the file at `path`, if anything: it must have `size` bytes, and the digest
 /// that `etag` is, where it is one (SHA-256 of large files, git's own of small ones).
@@ -25,17 +26,6 @@ pub(super) fn problem(path: &Path, size: u64, etag: &str) -> io::Result<Option<S
     };
     let is_same = found.eq_ignore_ascii_case(etag);
     Ok((!is_same).then(|| format!("has digest {found}, the hub says {etag}")))
-}
-
-fn digest<D: Digest>(path: &Path, mut hasher: D) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            filled => hasher.update(&buffer[..filled]),
-        }
-    }
 }
 
 #[cfg(test)]
