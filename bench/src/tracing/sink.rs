@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::post;
 use bytes::Bytes;
 use chassis::StopToken;
-use chassis::http::axum::Router;
-use chassis::http::axum::body::{Body, to_bytes};
-use chassis::http::axum::extract::{Request, State};
-use chassis::http::axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use chassis::http::axum::response::{IntoResponse as _, Response};
-use chassis::http::axum::routing::post;
 use http_body_util::{BodyExt as _, Full};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -77,7 +77,7 @@ mod tests {
 
     use chassis::Telemetry;
     use chassis::settings::TelemetrySettings;
-    use chassis::telemetry::SpanKind;
+    use chassis::telemetry::{Caller, SpanKind};
 
     use super::*;
 
@@ -91,7 +91,7 @@ mod tests {
         let tracer = telemetry.tracer().timing_stages(&mut registry);
         let metrics = chassis::metrics::Metrics::new(registry);
         let now = SystemTime::now();
-        tracer.root_span("request", SpanKind::Server, (None, None), now).end_at(now);
+        tracer.root_span("request", SpanKind::Server, Caller::default(), now).end_at(now);
         telemetry.shutdown(Duration::from_secs(10)).await;
         let text = metrics.encode().unwrap();
         assert!(text.contains("tandem_trace_spans_exported_total 1"), "{text}");

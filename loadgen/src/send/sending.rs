@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use chassis::Tracer;
-use chassis::telemetry::{OpenSpan, SpanKind, names};
+use chassis::telemetry::{Caller, OpenSpan, SpanKind, names};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -116,7 +116,7 @@ impl Sender {
     fn span(&self, ids: &mut RequestIds) -> Option<OpenSpan> {
         let tracer = self.tracer.as_ref()?;
         let name = format!("POST {}", self.options.endpoint.path());
-        let span = tracer.root_span(name, SpanKind::Client, (None, None), SystemTime::now());
+        let span = tracer.root_span(name, SpanKind::Client, Caller::default(), SystemTime::now());
         let trace = span.context();
         (ids.trace_id, ids.traceparent) = (trace.trace_id().to_string(), trace.traceparent());
         Some(span)

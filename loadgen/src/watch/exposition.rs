@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use chassis::http::{Readiness, health_router, serve};
-use chassis::metrics::prometheus_client::collector::Collector;
-use chassis::metrics::prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use chassis::metrics::prometheus_client::metrics::MetricType;
-use chassis::metrics::prometheus_client::metrics::counter::ConstCounter;
-use chassis::metrics::prometheus_client::metrics::gauge::ConstGauge;
 use chassis::metrics::{Metrics, registry};
 use chassis::{StopToken, Tasks};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::net::TcpListener;
 
 use crate::send::live::Live;

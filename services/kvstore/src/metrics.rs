@@ -2,9 +2,9 @@
 
 use bus::{BusCounters, DropReason};
 use chassis::metrics::Registry;
-use chassis::metrics::prometheus_client::metrics::counter::Counter;
-use chassis::metrics::prometheus_client::metrics::family::Family;
-use chassis::metrics::prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use scheduling::residency::ResidencyTotals;
 
 type Labels = Vec<(&'static str, &'static str)>;

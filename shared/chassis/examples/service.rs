@@ -1,4 +1,4 @@
-//! The smallest service: says `ready`, runs until told to stop, says `drained`.
+//! The smallest service: says `ready`, runs until it is stopped, says `drained`.
 
 use std::io::Write as _;
 use std::time::Duration;

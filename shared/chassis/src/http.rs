@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 
-pub use axum;
-
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -40,8 +38,8 @@ pub struct Readiness {
 impl Readiness {
     /// Returns a readiness that waits for each of `conditions`.
     pub fn waiting_for<const N: usize>(conditions: [&'static str; N]) -> Self {
-        let starting = |condition| (condition, "starting".to_owned());
-        Self { pending: Arc::new(RwLock::new(conditions.into_iter().map(starting).collect())) }
+        let pending = conditions.map(|condition| (condition, "starting".to_owned()));
+        Self { pending: Arc::new(RwLock::new(BTreeMap::from(pending))) }
     }
 
     /// Marks `condition` as met.

@@ -10,8 +10,9 @@ pub fn instance_id(configured: &str) -> String {
         return configured.to_owned();
     }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let fits = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    let mut host: String = host.trim().chars().take(32).map(fits).collect();
+    let host = host.trim().chars().take(32);
+    let mut host: String =
+        host.map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
     if host.is_empty() {
         host.push_str("host");
     }
@@ -36,7 +37,6 @@ mod tests {
     fn generated_names_differ_and_fit_into_a_subject() {
         let (one, other) = (instance_id(""), instance_id(""));
         assert_ne!(one, other);
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        assert!(one.chars().all(fits), "{one}");
+        assert!(one.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'), "{one}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -131,20 +131,25 @@ pub fn shutdown_signal(tethered: bool) -> anyhow::Result<impl Future<Output = ()
 /// Starts a thread of its own, not one of the runtime's blocking pool: a runtime waits for its
 /// blocking reads when it ends, and this one may last as long as the process.
 fn watch_standard_input(cut: StopToken) -> std::io::Result<()> {
-    let watch = move || {
-        let mut buffer = [0; 256];
-        let mut input = std::io::stdin().lock();
-        loop {
-            match input.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
+    let thread = std::thread::Builder::new().name("tether".to_owned());
+    let spawned = thread.spawn(move || {
+        read_to_end(std::io::stdin().lock());
         cut.cancel();
-    };
-    std::thread::Builder::new().name("tether".to_owned()).spawn(watch).map(drop)
+    });
+    spawned.map(drop)
+}
+
+/// Returns when the input ends or cannot be read.
+fn read_to_end(mut input: impl Read) {
+    let mut buffer = [0; 256];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
 }
 
 /// Makes every panic, in whatever thread or task, log itself and abort the process.

@@ -7,11 +7,13 @@ pub mod names;
 
 mod context;
 mod held;
+mod histogram;
 mod trace;
 mod value;
 
+pub use histogram::TracedHistogram;
 pub use opentelemetry::trace::{SpanKind, TraceId};
-pub use trace::{OpenSpan, Trace, Tracer};
+pub use trace::{Caller, OpenSpan, Trace, Tracer};
 pub use value::Value;
 
 use std::io::IsTerminal as _;

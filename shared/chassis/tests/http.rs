@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
+use axum::{Router, routing::get};
 use chassis::Tasks;
-use chassis::http::axum::{Router, routing::get};
 use chassis::http::{Readiness, health_router, serve};
-use chassis::metrics::{CONTENT_TYPE, Metrics, TTFT_SECONDS, TracedHistogram, registry};
+use chassis::metrics::{CONTENT_TYPE, Metrics, TTFT_SECONDS, registry};
 use chassis::settings::TelemetrySettings;
-use chassis::telemetry::{SpanKind, Telemetry, Trace};
+
+use chassis::telemetry::{Caller, SpanKind, Telemetry, Trace, TracedHistogram};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -84,7 +85,7 @@ async fn metrics_are_openmetrics_with_exemplars_of_recorded_traces_only() {
     let settings = TelemetrySettings { otlp_endpoint: endpoint, ..TelemetrySettings::default() };
     let telemetry = Telemetry::start("test", "t", &settings).unwrap();
     let now = std::time::SystemTime::now();
-    let span = telemetry.tracer().root_span("r", SpanKind::Server, (None, None), now);
+    let span = telemetry.tracer().root_span("r", SpanKind::Server, Caller::default(), now);
 
     let mut registry = registry("test");
     let ttft = TracedHistogram::new(&TTFT_SECONDS);

@@ -16,8 +16,8 @@ struct Cli {
 }
 
 fn environment(variables: &[(&str, &str)]) -> Sources {
-    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    Sources { environment: variables.iter().map(owned).collect(), ..Sources::default() }
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Sources { environment: variables.collect(), ..Sources::default() }
 }
 
 fn set(key: &str, value: &str) -> Flag {

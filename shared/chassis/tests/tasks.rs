@@ -49,7 +49,7 @@ async fn shutdown_lets_tasks_finish() {
     tasks.spawn("steps", async move {
         stop.cancelled().await;
         tokio::task::yield_now().await;
-        done.send(()).map_err(|()| anyhow!("nobody waits"))
+        done.send(()).map_err(|()| anyhow!("the receiver is gone"))
     });
     tasks.run_until(async {}, DRAIN).await.unwrap();
     finished.await.expect("the task ran to its end");

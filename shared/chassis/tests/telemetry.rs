@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use chassis::settings::TelemetrySettings;
-use chassis::telemetry::{SpanKind, Telemetry, Tracer, Value, names};
+use chassis::telemetry::{Caller, SpanKind, Telemetry, Tracer, Value, names};
 use testbed::{OtlpReceiver, SpanRecord};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -34,7 +34,7 @@ async fn stages_of_two_services_become_siblings_under_one_root() {
     let mut root = gateway.tracer().root_span(
         "POST /v1/chat/completions",
         SpanKind::Server,
-        (None, None),
+        Caller::default(),
         at(0),
     );
     root.attribute(names::HTTP_RESPONSE_STATUS_CODE, 200u16);
@@ -86,7 +86,12 @@ async fn a_callers_context_is_continued_and_its_decision_kept() {
     let telemetry = Telemetry::start("gateway", "gw", &never).unwrap();
     let tracer = telemetry.tracer();
     let open = |traceparent: Option<&str>| {
-        tracer.root_span("request", SpanKind::Server, (traceparent, Some("v=1")), at(0))
+        tracer.root_span(
+            "request",
+            SpanKind::Server,
+            Caller { traceparent, tracestate: Some("v=1") },
+            at(0),
+        )
     };
 
     let fresh = open(None);
@@ -121,7 +126,8 @@ async fn a_message_without_context_gets_an_id_and_leaves_no_orphan() {
         assert_ne!(trace.trace_id().to_string(), "0".repeat(32));
         trace.stage("lost", at(0)..at(1), []);
     }
-    let marker = telemetry.tracer().root_span("marker", SpanKind::Internal, (None, None), at(0));
+    let marker =
+        telemetry.tracer().root_span("marker", SpanKind::Internal, Caller::default(), at(0));
     marker.end_at(at(1));
     telemetry.shutdown(LIMIT).await;
     let spans = received(&receiver, 1).await;
@@ -133,14 +139,19 @@ async fn without_an_endpoint_ids_are_made_and_a_callers_context_passes_through()
     let telemetry = Telemetry::start("gateway", "gw", &TelemetrySettings::default()).unwrap();
     assert!(!telemetry.is_exporting());
     let tracer = telemetry.tracer();
-    let one = tracer.root_span("request", SpanKind::Server, (None, None), at(0)).context();
-    let other = tracer.root_span("request", SpanKind::Server, (None, None), at(0)).context();
+    let one = tracer.root_span("request", SpanKind::Server, Caller::default(), at(0)).context();
+    let other = tracer.root_span("request", SpanKind::Server, Caller::default(), at(0)).context();
     assert_ne!(one.trace_id(), other.trace_id());
     assert!(!one.is_sampled() && one.traceparent().ends_with("-00"));
     assert_eq!(one.tracestate(), None);
 
     let caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let passed = tracer.root_span("request", SpanKind::Server, (Some(caller), None), at(0));
+    let passed = tracer.root_span(
+        "request",
+        SpanKind::Server,
+        Caller { traceparent: Some(caller), tracestate: None },
+        at(0),
+    );
     assert_eq!(passed.context().traceparent(), caller);
     telemetry.shutdown(LIMIT).await;
 }
@@ -150,7 +161,7 @@ async fn an_unreachable_collector_does_not_hold_up_the_end() {
     let endpoint = Some("http://127.0.0.1:9".to_owned());
     let settings = TelemetrySettings { otlp_endpoint: endpoint, ..TelemetrySettings::default() };
     let telemetry = Telemetry::start("gateway", "gw", &settings).unwrap();
-    telemetry.tracer().root_span("lost", SpanKind::Server, (None, None), at(0)).end_at(at(1));
+    telemetry.tracer().root_span("lost", SpanKind::Server, Caller::default(), at(0)).end_at(at(1));
     tokio::time::timeout(LIMIT, telemetry.shutdown(Duration::from_millis(300)))
         .await
         .expect("shutdown keeps its limit");
@@ -165,7 +176,7 @@ async fn spans_reach_a_collector_behind_tls_with_a_private_authority() {
         ..settings(&receiver)
     };
     let telemetry = Telemetry::start("gateway", "gw", &settings).unwrap();
-    telemetry.tracer().root_span("safe", SpanKind::Server, (None, None), at(0)).end_at(at(1));
+    telemetry.tracer().root_span("safe", SpanKind::Server, Caller::default(), at(0)).end_at(at(1));
     let spans = received(&receiver, 1).await;
     assert_eq!(spans[0].name, "safe");
     telemetry.shutdown(LIMIT).await;
@@ -173,7 +184,7 @@ async fn spans_reach_a_collector_behind_tls_with_a_private_authority() {
     // The system's authorities have not signed that certificate.
     let unknown = TelemetrySettings { otlp_certificate: None, ..settings };
     let telemetry = Telemetry::start_or_warn("gateway", "gw", &unknown);
-    telemetry.tracer().root_span("lost", SpanKind::Server, (None, None), at(0)).end_at(at(1));
+    telemetry.tracer().root_span("lost", SpanKind::Server, Caller::default(), at(0)).end_at(at(1));
     telemetry.shutdown(Duration::from_secs(2)).await;
     assert_eq!(receiver.spans().len(), 1, "{:#?}", receiver.spans());
 }
@@ -198,7 +209,7 @@ async fn an_endpoint_that_cannot_be_used_costs_the_traces_only() {
 
 #[test]
 fn a_switched_off_tracer_needs_no_runtime() {
-    let mut span = Tracer::off().root_span("x", SpanKind::Server, (None, None), at(0));
+    let mut span = Tracer::off().root_span("x", SpanKind::Server, Caller::default(), at(0));
     span.attribute("key", "value");
     span.fail("internal", "nothing happens");
     let trace = span.context();
@@ -233,7 +244,8 @@ async fn what_is_not_sampled_is_exported_by_all_services_once_one_says_so() {
     let gateway = Telemetry::start("gateway", "gw", &never).unwrap();
     let worker = Telemetry::start("prefill", "p", &never).unwrap();
     let request = |good: bool| {
-        let root = gateway.tracer().root_span("request", SpanKind::Server, (None, None), at(0));
+        let root =
+            gateway.tracer().root_span("request", SpanKind::Server, Caller::default(), at(0));
         let trace = root.context();
         assert!(!trace.is_sampled() && trace.is_recorded());
         let far = worker.tracer().continue_from(Some(&trace.traceparent()));
@@ -265,7 +277,7 @@ async fn shared_work_is_a_trace_of_its_own_with_links_both_ways() {
     let receiver = OtlpReceiver::start().await;
     let telemetry = Telemetry::start("decode", "d", &settings(&receiver)).unwrap();
     let tracer = telemetry.tracer();
-    let open = || tracer.root_span("request", SpanKind::Server, (None, None), at(0));
+    let open = || tracer.root_span("request", SpanKind::Server, Caller::default(), at(0));
     let (one, other) = (open(), open());
     let causes = [one.context(), other.context()];
     let step = tracer.shared_work("decode step", at(1)..at(2), &causes, []);

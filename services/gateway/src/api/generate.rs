@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use chassis::clock::since_epoch;
-use chassis::telemetry::{SpanKind, names};
+use chassis::telemetry::{Caller, SpanKind, names};
 use protocol::{ErrorClass, Refusal, RequestId};
 
 use crate::api::app::App;
@@ -40,7 +40,10 @@ const RETRY_AFTER_S_MAX: f32 = 60.0;
 pub(crate) async fn generate(app: Arc<App>, endpoint: Endpoint, request: Request) -> Response {
     let arrival = Arrival::now();
     let (parts, body) = request.into_parts();
-    let caller = (text_of(&parts.headers, "traceparent"), text_of(&parts.headers, "tracestate"));
+    let caller = Caller {
+        traceparent: text_of(&parts.headers, "traceparent"),
+        tracestate: text_of(&parts.headers, "tracestate"),
+    };
     let mut span = app.tracer.root_span(endpoint.span(), SpanKind::Server, caller, arrival.wall);
     if let Some(id) = text_of(&parts.headers, REQUEST_ID) {
         span.attribute(REQUEST_ID_ATTRIBUTE, id.to_owned());
@@ -157,7 +160,7 @@ fn parse_completion(app: &App, body: &Bytes) -> Result<PreparedRequest, ApiError
     let mut prompts = Vec::with_capacity(request.prompts.len());
     for prompt in request.prompts {
         let prompt = app.text.completion_prompt(prompt, request.common.add_special_tokens)?;
-        let default = Some(CompletionRequest::MAX_TOKENS_DEFAULT);
+        let default = Some(CompletionRequest::DEFAULT_MAX_TOKENS);
         let max_tokens = budget.max_tokens(&prompt, request.common.max_tokens, default)?;
         prompts.push(PromptBudget { prompt, max_tokens });
     }

@@ -1,7 +1,8 @@
 //! The dispatcher's metrics.
 
-use chassis::metrics::{ERROR_RATIO, Registry, TracedHistogram};
+use chassis::metrics::{ERROR_RATIO, Registry};
 use chassis::telemetry::Trace;
+use chassis::telemetry::TracedHistogram;
 use prometheus_client::metrics::counter::Counter;
 use scheduling::journey::Tally;
 

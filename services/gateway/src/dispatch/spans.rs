@@ -23,7 +23,7 @@ impl Routed {
     /// Records the time from the jobs' departure to the first token.
     pub(super) fn record_actual(mut self, ttft_ms: f64) {
         if let Some(span) = &mut self.span {
-            span.attribute(tandem::FELT_TTFT_MS, ttft_ms);
+            span.attribute(tandem::ACTUAL_TTFT_MS, ttft_ms);
         }
     }
 }

@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use chassis::Trace;
-use chassis::metrics::{
-    ITL_SECONDS, REQUEST_SECONDS, Registry, TOKENS, TTFT_SECONDS, TracedHistogram,
-};
+use chassis::metrics::{ITL_SECONDS, REQUEST_SECONDS, Registry, TOKENS, TTFT_SECONDS};
+use chassis::telemetry::TracedHistogram;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -213,13 +212,14 @@ impl HttpMetrics {
 
     /// Returns the number of responses of both endpoints by status.
     pub(crate) fn responses_by_status(&self) -> BTreeMap<u16, u64> {
-        let count = |status| {
+        let statuses = self.statuses();
+        let counts = statuses.iter().map(|&status| {
             let counters = ENDPOINTS.iter().filter_map(|endpoint| {
                 self.responses.get(&response_labels(endpoint.path(), status))
             });
-            counters.map(|counter| counter.get()).sum()
-        };
-        self.statuses().iter().map(|&status| (status, count(status))).collect()
+            (status, counters.map(|counter| counter.get()).sum())
+        });
+        counts.collect()
     }
 
     fn statuses(&self) -> MutexGuard<'_, BTreeSet<u16>> {

@@ -38,15 +38,15 @@ impl Effective {
         values: BTreeMap<String, Value>,
         notices: Notices,
     ) -> Self {
-        let entry = |(key, value): (String, Value)| Entry {
+        let entries = values.into_iter().map(|(key, value)| Entry {
             origin: value.origin().unwrap_or("default").to_owned(),
             value: match value.kind {
                 config::ValueKind::Nil => String::new(),
                 kind => without_password(&kind.to_string()),
             },
             key,
-        };
-        Self { settings, entries: values.into_iter().map(entry).collect(), notices }
+        });
+        Self { settings, entries: entries.collect(), notices }
     }
 
     /// Returns the origin of the value of `key`.

@@ -141,8 +141,9 @@ impl Sources {
                 )),
                 None => None,
             };
-            let ignored = |why: String| format!("{why}. {name} is ignored, and no traces go there");
-            notices.warnings.extend(why.map(ignored));
+            notices
+                .warnings
+                .extend(why.map(|why| format!("{why}. {name} is ignored, and no traces go there")));
         }
         Layer { values }
     }
@@ -165,11 +166,11 @@ impl Sources {
     }
 
     fn flag_layer(&self) -> Layer {
-        let value = |flag: &Flag| {
+        let values = self.flags.iter().map(|flag| {
             let origin = format!("flag {}", flag.flag);
             (flag.key.clone(), Value::new(Some(&origin), flag.value.as_str()))
-        };
-        Layer { values: self.flags.iter().map(value).collect() }
+        });
+        Layer { values: values.collect() }
     }
 }
 
@@ -188,8 +189,9 @@ fn file_layer(path: &Path) -> Result<Layer, SettingsError> {
         SettingsError::NotToml { path: path.to_owned(), reason }
     })?;
     let origin = format!("file {}", path.display());
-    let owned = |(key, value): (String, Value)| (key, Value::new(Some(&origin), value.kind));
-    Ok(Layer { values: flatten(table).into_iter().map(owned).collect() })
+    let values = flatten(table).into_iter();
+    let values = values.map(|(key, value)| (key, Value::new(Some(&origin), value.kind)));
+    Ok(Layer { values: values.collect() })
 }
 
 /// One source's values under dotted keys.
@@ -204,8 +206,9 @@ impl Source for Layer {
     }
 
     fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
-        let is_leaf = |value: &Value| !matches!(value.kind, ValueKind::Table(_));
-        Ok(self.values.iter().filter(|(_, value)| is_leaf(value)).cloned().collect())
+        let leaves =
+            self.values.iter().filter(|(_, value)| !matches!(value.kind, ValueKind::Table(_)));
+        Ok(leaves.cloned().collect())
     }
 }
 

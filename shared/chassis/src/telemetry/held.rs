@@ -311,8 +311,8 @@ mod tests {
         spans.next.force_flush().unwrap();
         let spans = memory.0.lock().unwrap().clone();
         assert!(spans.iter().all(|span| span.span_context.is_sampled()));
-        let id = |span: &SpanData| u64::from_be_bytes(span.span_context.span_id().to_bytes());
-        spans.iter().map(id).collect()
+        let ids = spans.iter().map(|span| span.span_context.span_id().to_bytes());
+        ids.map(u64::from_be_bytes).collect()
     }
 
     #[test]

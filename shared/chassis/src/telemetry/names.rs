@@ -143,7 +143,7 @@ pub mod tandem {
     /// Predicted milliseconds to the first token.
     pub const PREDICTED_TTFT_MS: &str = "tandem.route.predicted_ttft_ms";
     /// Milliseconds from the sending of the jobs until the first token was here.
-    pub const FELT_TTFT_MS: &str = "tandem.route.felt_ttft_ms";
+    pub const ACTUAL_TTFT_MS: &str = "tandem.route.actual_ttft_ms";
     /// Where a request runs.
     pub const ROUTE_CHOSEN: &str = "tandem.route.chosen";
     /// The price of that, in milliseconds.

@@ -16,14 +16,31 @@ use opentelemetry_sdk::trace::{
 use protocol::TraceVerdicts;
 
 use super::held::{HeldSpans, SpanCounts};
+use super::histogram::StageTimes;
 use super::{Value, context};
-use crate::metrics::{Registry, StageTimes};
+use crate::metrics::Registry;
 
 /// Links and events of one span, as OpenTelemetry limits them.
 const LINKS_MAX: usize = 128;
 const EVENTS_MAX: usize = 128;
 /// Attributes that most spans have.
 const ATTRIBUTES_USUAL: usize = 8;
+
+/// The trace context of a caller, as its HTTP headers have it; the default is no caller.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caller<'a> {
+    /// The W3C `traceparent`.
+    pub traceparent: Option<&'a str>,
+    /// The W3C `tracestate`.
+    pub tracestate: Option<&'a str>,
+}
+
+/// The beginning of a span.
+struct SpanStart {
+    name: Cow<'static, str>,
+    kind: SpanKind,
+    at: SystemTime,
+}
 
 /// The source of the spans of one service; cheap to clone.
 #[derive(Debug, Clone)]
@@ -99,11 +116,11 @@ impl Tracer {
         &self,
         name: impl Into<Cow<'static, str>>,
         kind: SpanKind,
-        (traceparent, tracestate): (Option<&str>, Option<&str>),
+        caller: Caller<'_>,
         start: SystemTime,
     ) -> OpenSpan {
-        let caller = traceparent.and_then(|text| context::parse(text, tracestate));
-        self.open((name.into(), kind, start), caller, &[])
+        let parent = caller.traceparent.and_then(|text| context::parse(text, caller.tracestate));
+        self.open(SpanStart { name: name.into(), kind, at: start }, parent, &[])
     }
 
     /// Records work done for several requests at once: the root of a trace of its own, linked to
@@ -115,7 +132,8 @@ impl Tracer {
         causes: &[Trace],
         attributes: impl IntoIterator<Item = (&'static str, Value)>,
     ) -> Trace {
-        let mut open = self.open((name.into(), SpanKind::Internal, span.start), None, causes);
+        let start = SpanStart { name: name.into(), kind: SpanKind::Internal, at: span.start };
+        let mut open = self.open(start, None, causes);
         for (key, value) in attributes {
             open.attribute(key, value);
         }
@@ -134,12 +152,7 @@ impl Tracer {
         Trace { tracer: self.clone(), context: caller.unwrap_or_else(unrecorded), held }
     }
 
-    fn open(
-        &self,
-        (name, kind, start): (Cow<'static, str>, SpanKind, SystemTime),
-        parent: Option<SpanContext>,
-        causes: &[Trace],
-    ) -> OpenSpan {
+    fn open(&self, start: SpanStart, parent: Option<SpanContext>, causes: &[Trace]) -> OpenSpan {
         let Some(exporting) = &self.exporting else {
             // A service that records nothing must not put itself between its caller and its callees.
             let context = parent.unwrap_or_else(unrecorded);
@@ -161,7 +174,7 @@ impl Tracer {
         let context = SpanContext::new(trace_id, ids.new_span_id(), flags, false, state);
         let recorded = sampled || exporting.keeping;
         let span = recorded.then(|| {
-            let mut span = exporting.span(&context, parent.as_ref(), (name, kind, start));
+            let mut span = exporting.span(&context, parent.as_ref(), start);
             let causes = causes.iter().take(LINKS_MAX);
             let links = causes.map(|cause| Link::with_context(cause.context.clone()));
             span.links.links.extend(links);
@@ -179,16 +192,16 @@ impl Exporting {
         &self,
         context: &SpanContext,
         parent: Option<&SpanContext>,
-        (name, kind, start): (Cow<'static, str>, SpanKind, SystemTime),
+        start: SpanStart,
     ) -> SpanData {
         SpanData {
             span_context: context.clone(),
             parent_span_id: parent.map_or(SpanId::INVALID, SpanContext::span_id),
             parent_span_is_remote: parent.is_some_and(SpanContext::is_remote),
-            span_kind: kind,
-            name,
-            start_time: start,
-            end_time: start,
+            span_kind: start.kind,
+            name: start.name,
+            start_time: start.at,
+            end_time: start.at,
             attributes: Vec::with_capacity(ATTRIBUTES_USUAL),
             dropped_attributes_count: 0,
             events: SpanEvents::default(),
@@ -245,11 +258,12 @@ impl Trace {
 
     /// Returns whether people can look this trace up: sampled at its head, or kept since.
     pub fn is_kept(&self) -> bool {
-        let kept = || {
-            let exporting = self.tracer.exporting.as_ref();
-            exporting.and_then(|exporting| exporting.held.verdict(self.trace_id()))
-        };
-        self.is_sampled() || (self.held && kept() == Some(true))
+        self.is_sampled() || (self.held && self.verdict() == Some(true))
+    }
+
+    /// Returns the trace verdict; `None` while there is none.
+    fn verdict(&self) -> Option<bool> {
+        self.tracer.held_spans()?.verdict(self.trace_id())
     }
 
     /// Gives the trace verdict. The first verdict counts; a trace that was sampled at its head stays
@@ -303,7 +317,8 @@ impl Trace {
         kind: SpanKind,
         start: SystemTime,
     ) -> OpenSpan {
-        self.tracer.open((name.into(), kind, start), Some(self.context.clone()), &[])
+        let start = SpanStart { name: name.into(), kind, at: start };
+        self.tracer.open(start, Some(self.context.clone()), &[])
     }
 }
 

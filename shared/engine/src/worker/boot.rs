@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use axum::Router;
 use bus::Call;
-use chassis::http::axum::Router;
 use chassis::{Settings, Tasks, settings};
 use model::{Model, ModelLimits};
 use modelfile::ModelFile;

@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use chassis::metrics::Registry;
-use chassis::metrics::prometheus_client::metrics::counter::Counter;
-use chassis::metrics::prometheus_client::metrics::family::Family;
-use chassis::metrics::prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use protocol::{CancelReason, ErrorClass, Leg, Opening, WorkerState};
 
 use super::times::Times;

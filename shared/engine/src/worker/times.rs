@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use chassis::metrics::prometheus_client::metrics::counter::Counter;
-use chassis::metrics::prometheus_client::metrics::family::Family;
-use chassis::metrics::{REQUEST_SECONDS, Registry, STEP_SECONDS, TracedHistogram};
+use chassis::metrics::{REQUEST_SECONDS, Registry, STEP_SECONDS};
 use chassis::telemetry::Trace;
+use chassis::telemetry::TracedHistogram;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use protocol::{Leg, Opening};
 
 use super::registry::{Entry, Transfer};
