@@ -68,6 +68,10 @@ pub struct RequestKey {
     pub attempt: Attempt,
 }
 
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -95,8 +99,7 @@ macro_rules! name {
 
             fn try_from(text: String) -> Result<Self, IdError> {
                 let fits = (1..=NAME_BYTES_MAX).contains(&text.len());
-                let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-                if fits && text.bytes().all(plain) {
+                if fits && text.bytes().all(is_name_byte) {
                     Ok(Self(text))
                 } else {
                     Err(IdError::Name(text.chars().take(NAME_BYTES_MAX).collect()))

@@ -76,13 +76,14 @@ pub fn word(number: u64) -> TokenId {
 /// Returns the tokens of a text: whole words where it has common ones, bytes elsewhere.
 pub fn encode(text: &str) -> Vec<TokenId> {
     let bytes = text.as_bytes();
-    let letters = |from: usize| bytes[from..].iter().take_while(|byte| byte.is_ascii_alphabetic());
+
     let mut tokens = Vec::with_capacity(text.len() / 4 + 1);
     let mut at = 0;
     while at < bytes.len() {
         let space = usize::from(bytes[at] == b' ');
-        let length = letters(at + space).count();
-        let known = std::str::from_utf8(&bytes[at + space..at + space + length])
+        let rest = &bytes[at + space..];
+        let length = rest.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+        let known = std::str::from_utf8(&rest[..length])
             .ok()
             .and_then(|word| LIST.binary_search(&word).ok());
         match known {

@@ -101,8 +101,8 @@ impl StreamNames {
 /// Parses the namespace from the name of a model's stream; `None` for any other stream.
 pub fn parse_stream(stream: &str) -> Option<&str> {
     let namespace = stream.strip_prefix("KVB_")?;
-    let written = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    (namespace.len() == 16 && namespace.bytes().all(written)).then_some(namespace)
+    let is_hex = namespace.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (namespace.len() == 16 && is_hex).then_some(namespace)
 }
 
 /// Parses a `kvb.<namespace>.<hash>.<frame>` subject; `None` for any other.

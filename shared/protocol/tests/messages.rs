@@ -119,8 +119,8 @@ fn golden_bytes() {
     };
     show(&mut all, "token_batch", &batch);
     let stages = LegStages { worker: worker(), role: Role::Prefill, admitted_us: 6, fetched_us: 7 };
-    let told = TokenEvent { stages: Some(Box::new(stages)), ..token() };
-    show(&mut all, "token_with_stages", &Event::Token(told));
+    let token = TokenEvent { stages: Some(Box::new(stages)), ..token() };
+    show(&mut all, "token_with_stages", &Event::Token(token));
     let done = PromptDone {
         key: key(),
         prefill: worker(),

@@ -30,7 +30,7 @@ pub enum EditError {
     #[error("none of the {0} sessions was kept: try a larger --keep or another --seed")]
     NothingKept(usize),
     /// The trace has neither sessions nor blocks to group requests by.
-    #[error("the trace names neither sessions nor blocks: whole sessions cannot be told apart")]
+    #[error("the trace names neither sessions nor blocks: whole sessions cannot be distinguished")]
     NoSessions,
 }
 
@@ -187,15 +187,14 @@ mod tests {
 
     /// Forty trees of three growing prompts each, all with the same first block.
     fn trees() -> Trace {
-        let record = |i: u32| Record {
+        let records = (0..120_u32).map(|i| Record {
             at_ns: i64::from(i) * NS_PER_S,
             input_tokens: 8 * (2 + i / 40),
             output_tokens: 8,
             blocks: std::iter::once(0).chain((0..=i / 40).map(|b| 1 + i % 40 * 3 + b)).collect(),
             ..Record::default()
-        };
-        let records = (0..120).map(record).collect();
-        Trace::synthetic(BlockSizes::Uniform(8), records, (0..200).collect())
+        });
+        Trace::synthetic(BlockSizes::Uniform(8), records.collect(), (0..200).collect())
     }
 
     fn token_hit(trace: &Trace) -> f64 {

@@ -129,7 +129,7 @@ pub(crate) fn token_count(count: u64, least: u32) -> Result<u32, String> {
     tokens.ok_or_else(|| format!("tokens from {least} to {TOKENS_MAX}"))
 }
 
-/// Checks that a list of block ids check_coverage the prompt exactly.
+/// Checks that a list of block ids covers the prompt exactly.
 pub(crate) fn check_coverage(
     field: &str,
     ids: usize,
@@ -141,8 +141,7 @@ pub(crate) fn check_coverage(
         return Ok(());
     }
     let expected = format!(
-        "{blocks}, since {input_tokens} tokens make so many blocks of {block_tokens} (another size: \
-         --trace-block)"
+        "{blocks}, for {input_tokens} tokens in blocks of {block_tokens} (another size: --trace-block)"
     );
     Err(Problem::new(field, format!("a list of {ids} ids"), expected))
 }

@@ -45,10 +45,9 @@ impl Sample {
             .iter()
             .map(|file| file.file_name().unwrap_or_default().to_string_lossy().into_owned())
             .collect();
-        let is_client =
-            |name: &String| name.ends_with("-trace.csv") || name.ends_with("-dataset.json");
         let first = files.iter().zip(&names).find(|(_, name)| {
-            (name.ends_with(".json") || name.ends_with(".jsonl")) && !is_client(name)
+            let is_client = name.ends_with("-trace.csv") || name.ends_with("-dataset.json");
+            (name.ends_with(".json") || name.ends_with(".jsonl")) && !is_client
         });
         let inside = match first {
             Some((file, _)) => Self::of_file(file)?,

@@ -70,14 +70,14 @@ mod tests {
     }
 
     fn coarse() -> Trace {
-        let record = |i: i64| Record {
+        let records = (0..200).map(|i| Record {
             at_ns: (i / 10) * 3_000_000_000,
             input_tokens: 1,
             output_tokens: 1,
             blocks: vec![0],
             ..Record::default()
-        };
-        trace((0..200).map(record).collect())
+        });
+        trace(records.collect())
     }
 
     #[test]
@@ -138,14 +138,14 @@ mod tests {
             power in 0_u32..9,
         ) {
             // Every prompt continues one of three families as far as it reaches.
-            let record = |(i, &(input_tokens, family)): (usize, &(u32, u32))| {
+            let records = lengths.iter().enumerate().map(|(i, &(input_tokens, family))| {
                 let n = input_tokens.div_ceil(512);
                 let shared = n.saturating_sub(1);
                 let mut blocks: Vec<u32> = (0..shared).map(|b| family * 100 + b).collect();
                 blocks.push(1000 + i as u32);
                 Record { at_ns: i as i64, input_tokens, output_tokens: 1, blocks, ..Record::default() }
-            };
-            let whole = trace(lengths.iter().enumerate().map(record).collect());
+            });
+            let whole = trace(records.collect());
             let scale = 1 << power;
             let shaped = shape(&whole, &Shape { scale, ..plain() }).unwrap();
             let (mut before, mut after) = (InfiniteCache::default(), InfiniteCache::default());

@@ -135,21 +135,29 @@ pub struct Trace {
 }
 
 #[cfg(test)]
-impl Trace {
-    /// Creates a synthetic trace in the Mooncake format.
-    pub(crate) fn synthetic(sizes: BlockSizes, records: Vec<Record>, block_ids: Vec<u64>) -> Self {
-        Self {
-            name: "t".to_owned(),
-            format: Format::Mooncake,
-            sizes,
-            records,
-            block_ids,
-            digest: [0; 32],
-            timed: true,
-            generated: false,
-            out_of_order: 0,
-            coverage_bad: 0,
-            notes: Vec::new(),
+mod synthetic {
+    use super::*;
+
+    impl Trace {
+        /// Creates a synthetic trace in the Mooncake format.
+        pub(crate) fn synthetic(
+            sizes: BlockSizes,
+            records: Vec<Record>,
+            block_ids: Vec<u64>,
+        ) -> Self {
+            Self {
+                name: "t".to_owned(),
+                format: Format::Mooncake,
+                sizes,
+                records,
+                block_ids,
+                digest: [0; 32],
+                timed: true,
+                generated: false,
+                out_of_order: 0,
+                coverage_bad: 0,
+                notes: Vec::new(),
+            }
         }
     }
 }

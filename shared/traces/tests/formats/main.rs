@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use traces::stats::stats;
 use traces::units::NS_PER_S;
-use traces::{BlockSizes, Format, ReadOptions, Record, Trace, TraceError, read, summary};
+use traces::{BlockSizes, Format, ReadOptions, Trace, TraceError, read, summary};
 
 const FIXTURES: [(&str, Format); 11] = [
     ("mooncake.jsonl", Format::Mooncake),
@@ -55,8 +55,7 @@ fn lengths(trace: &Trace) -> Vec<(u32, u32)> {
 }
 
 fn turns(trace: &Trace) -> Vec<(Option<u32>, u32, i64)> {
-    let seconds = |r: &Record| (r.session, r.turn, r.think_ns / 1_000_000);
-    trace.records.iter().map(seconds).collect()
+    trace.records.iter().map(|r| (r.session, r.turn, r.think_ns / 1_000_000)).collect()
 }
 
 #[test]
@@ -64,8 +63,7 @@ fn formats_are_found_out_from_the_content() {
     for (name, format) in FIXTURES {
         assert_eq!(of(name).format, format, "{name}");
     }
-    let covered = |format: &Format| FIXTURES.iter().any(|(_, of)| of == format);
-    assert!(Format::ALL.iter().all(covered));
+    assert!(Format::ALL.iter().all(|format| FIXTURES.iter().any(|(_, of)| of == format)));
 }
 
 #[test]
@@ -180,9 +178,8 @@ fn ragpulse_has_chunks_of_their_own_length() {
 fn servegen_clients_send_at_their_rates_and_with_their_lengths() {
     let trace = of("servegen");
     let count = |from: i64, to: i64, input: fn(u32) -> bool| {
-        let inside =
-            |r: &&Record| (from..to).contains(&(r.at_ns / NS_PER_S)) && input(r.input_tokens);
-        trace.records.iter().filter(inside).count() as f64
+        let inside = trace.records.iter().filter(|r| (from..to).contains(&(r.at_ns / NS_PER_S)));
+        inside.filter(|r| input(r.input_tokens)).count() as f64
     };
     // Two a second for 600 s, then nothing, then one every two seconds.
     let near = |got: f64, expected: f64| (got / expected - 1.0).abs() < 0.12;

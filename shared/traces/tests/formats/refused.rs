@@ -153,20 +153,22 @@ fn documents_that_are_wrong_are_named() {
     ]);
 }
 
+/// Returns the error of reading a folder after a change to one of its files.
+fn error_after_change(name: &str, file: &str, old: &str, new: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = folder.path().join(file);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(old), "{file} holds no {old}");
+    fs::write(&path, text.replacen(old, new, 1)).unwrap();
+    read(folder.path(), &ReadOptions::default()).map(|_| ()).expect_err(new).to_string()
+}
+
 #[test]
 fn folders_that_are_wrong_are_named() {
-    let changed = |name: &str, file: &str, old: &str, new: &str| {
-        let folder = tempfile::tempdir().unwrap();
-        for entry in fs::read_dir(fixture(name)).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-        }
-        let path = folder.path().join(file);
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(text.contains(old), "{file} holds no {old}");
-        fs::write(&path, text.replacen(old, new, 1)).unwrap();
-        read(folder.path(), &ReadOptions::default()).map(|_| ()).expect_err(new).to_string()
-    };
     for (name, file, old, new, expected) in [
         (
             "ragpulse",
@@ -215,7 +217,7 @@ fn folders_that_are_wrong_are_named() {
         ),
         ("servegen", "chunk-0-dataset.json", "200: 0.75", "x: 0.75", "0.input_tokens is"),
     ] {
-        let error = changed(name, file, old, new);
+        let error = error_after_change(name, file, old, new);
         assert!(error.contains(expected), "{expected}: {error}");
     }
 }
