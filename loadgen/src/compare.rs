@@ -112,18 +112,20 @@ pub fn compare(a: &Report, b: &Report, seed: u64) -> Result<Comparison, CompareE
             rows.extend(draws.quantiles(format!("{metric}_{name}"), q, &of_a, &of_b));
         }
     }
-    let failed = |report: &Report| report.samples.failed.iter().filter(|failed| **failed).count();
-    let n = |report: &Report| report.samples.failed.len();
-    rows.extend(draws.parts("errors", (failed(a), n(a)), (failed(b), n(b))));
+    let failures = |report: &Report| {
+        let failed = &report.samples.failed;
+        Hits { hits: failed.iter().filter(|failed| **failed).count(), of: failed.len() }
+    };
+    rows.extend(draws.parts("errors", failures(a), failures(b)));
     if let Some((of_a, of_b)) = a.goodput.as_ref().zip(b.goodput.as_ref())
         && a.slos == b.slos
     {
-        let good = ((of_a.good, of_a.offered), (of_b.good, of_b.offered));
-        rows.extend(draws.parts("goodput", good.0, good.1));
+        let [of_a, of_b] = [of_a, of_b].map(|it| Hits { hits: it.good, of: it.offered });
+        rows.extend(draws.parts("goodput", of_a, of_b));
     }
     Ok(Comparison {
         runs: (a.workload.run_id.clone(), b.workload.run_id.clone()),
-        requests: (n(a), n(b)),
+        requests: (a.samples.failed.len(), b.samples.failed.len()),
         seed,
         rows,
         warnings: warnings(a, b),
@@ -145,6 +147,19 @@ fn warnings(a: &Report, b: &Report) -> Vec<String> {
         warnings.push(format!("the models differ: {} and {}", a.workload.model, b.workload.model));
     }
     warnings
+}
+
+/// The requests of a run that have a property.
+#[derive(Clone, Copy)]
+struct Hits {
+    hits: usize,
+    of: usize,
+}
+
+impl Hits {
+    fn share(self) -> f64 {
+        self.hits as f64 / self.of.max(1) as f64
+    }
 }
 
 /// Random numbers of the bootstrap.
@@ -170,19 +185,18 @@ impl Draws {
     }
 
     /// Compares a share of the requests.
-    fn parts(&mut self, name: &str, a: (usize, usize), b: (usize, usize)) -> Option<Row> {
-        let part = |(hits, n): (usize, usize)| hits as f64 / n.max(1) as f64;
-        let binomial = |of: (usize, usize)| Binomial::new(of.1 as u64, part(of)).ok();
+    fn parts(&mut self, name: &str, a: Hits, b: Hits) -> Option<Row> {
+        let binomial = |of: Hits| Binomial::new(of.of as u64, of.share()).ok();
         let (of_a, of_b) = (binomial(a)?, binomial(b)?);
         let draw = |of: &Binomial, n: usize, rng: &mut ChaCha12Rng| {
             of.sample(rng) as f64 / n.max(1) as f64
         };
         let differences: Vec<f64> = (0..DRAWS)
-            .map(|_| draw(&of_b, b.1, &mut self.0) - draw(&of_a, a.1, &mut self.0))
+            .map(|_| draw(&of_b, b.of, &mut self.0) - draw(&of_a, a.of, &mut self.0))
             .collect();
         let less_is_better = name == "errors";
-        let enough = a.1.min(b.1) >= 20;
-        Some(row(name.to_owned(), part(a), part(b), less_is_better, differences, enough))
+        let enough = a.of.min(b.of) >= 20;
+        Some(row(name.to_owned(), a.share(), b.share(), less_is_better, differences, enough))
     }
 }
 
@@ -269,9 +283,10 @@ mod tests {
     fn parts_are_compared_in_their_own_direction() {
         let mut draws = Draws(ChaCha12Rng::seed_from_u64(1));
         let mut of = |name: &str, a, b| draws.parts(name, a, b).unwrap().finding;
-        assert_eq!(of("goodput", (900, 1000), (990, 1000)), Finding::Better);
-        assert_eq!(of("errors", (900, 1000), (990, 1000)), Finding::Worse);
-        assert_eq!(of("errors", (0, 1000), (0, 1000)), Finding::NoDifference);
-        assert_eq!(of("goodput", (5, 10), (10, 10)), Finding::TooFew);
+        let hits = |hits, of| Hits { hits, of };
+        assert_eq!(of("goodput", hits(900, 1000), hits(990, 1000)), Finding::Better);
+        assert_eq!(of("errors", hits(900, 1000), hits(990, 1000)), Finding::Worse);
+        assert_eq!(of("errors", hits(0, 1000), hits(0, 1000)), Finding::NoDifference);
+        assert_eq!(of("goodput", hits(5, 10), hits(10, 10)), Finding::TooFew);
     }
 }

@@ -311,9 +311,8 @@ mod tests {
     }
 
     fn shared(numbers: &[u32], input_tokens: u32) -> PlannedRequest {
-        let block = |n: &u32| Block { number: *n, tokens: 8, id: u64::from(*n) };
-        let blocks = numbers.iter().map(block).collect();
-        PlannedRequest { blocks, ..unique(0, 0, input_tokens, 8) }
+        let blocks = numbers.iter().map(|n| Block { number: *n, tokens: 8, id: u64::from(*n) });
+        PlannedRequest { blocks: blocks.collect(), ..unique(0, 0, input_tokens, 8) }
     }
 
     #[test]

@@ -104,15 +104,13 @@ pub async fn measure(
 
 async fn choose_model(client: &Client, target: &TargetArgs) -> Result<ModelInfo> {
     let models = client.models(PREFLIGHT_TIMEOUT).await?;
-    let names = || models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>().join(", ");
-    match &target.model {
-        Some(wanted) => models
-            .iter()
-            .find(|model| model.id == *wanted)
-            .cloned()
-            .with_context(|| format!("the server has no model {wanted:?}, only: {}", names())),
-        None => models.first().cloned().context("the server lists no model"),
-    }
+    let Some(wanted) = &target.model else {
+        return models.first().cloned().context("the server lists no model");
+    };
+    models.iter().find(|model| model.id == *wanted).cloned().with_context(|| {
+        let names: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
+        format!("the server has no model {wanted:?}, only: {}", names.join(", "))
+    })
 }
 
 fn describe(args: &RunArgs, load: &Load, model: &ModelInfo, client: &Client) -> Workload {

@@ -84,14 +84,13 @@ mod tests {
         // M/D/4 has no short formula, so long runs of the model give its capacity.
         let queue = Queue { servers: 4, service: Service::Constant, mean_s: 0.2 };
         let asked = asked("ttft_p90=400ms");
-        let kept = |rate: f64| {
-            let long = queue.run(rate, 400_000, 77);
-            of_samples(rate, &samples(&long), &asked).attained[0].part
-        };
+
         let (mut low, mut high) = (10.0, 20.0);
         for _ in 0..12 {
             let middle = f64::midpoint(low, high);
-            if kept(middle) >= 0.9 { low = middle } else { high = middle }
+            let long = queue.run(middle, 400_000, 77);
+            let kept = of_samples(middle, &samples(&long), &asked).attained[0].part;
+            if kept >= 0.9 { low = middle } else { high = middle }
         }
         let mut inside = 0;
         for seed in 1..=10 {

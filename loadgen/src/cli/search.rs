@@ -119,7 +119,7 @@ fn space(looking: &LookingArgs, start: Option<f64>) -> Result<Space> {
     let &LookingArgs { lowest, highest, precision, probes, goodput, .. } = looking;
     // A trace starts at its own rate, which is not known yet.
     let start = start.unwrap_or(lowest);
-    if !(0.0 < lowest && lowest < highest && highest.is_finite()) {
+    if !(lowest > 0.0 && lowest < highest && highest.is_finite()) {
         bail!("--lowest {lowest} must be positive and below --highest {highest}");
     }
     if !(lowest..=highest).contains(&start) {
@@ -128,7 +128,7 @@ fn space(looking: &LookingArgs, start: Option<f64>) -> Result<Space> {
     if !(0.001..=1.0).contains(&precision) {
         bail!("--precision {precision} must lie between 0.001 and 1");
     }
-    if goodput.is_some_and(|part| !(0.0 < part && part < 1.0)) {
+    if goodput.is_some_and(|part| !(part > 0.0 && part < 1.0)) {
         bail!("--goodput must lie between 0 and 1: all of the requests can never be shown");
     }
     Ok(Space { start, lowest, highest, precision, probes })

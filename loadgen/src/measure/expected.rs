@@ -93,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn request(numbers: &[u32], size: u32, phase: Phase) -> PlannedRequest {
-        let block = |n: &u32| Block { number: *n, tokens: size, id: u64::from(*n) };
+        let blocks = numbers.iter().map(|n| Block { number: *n, tokens: size, id: u64::from(*n) });
         PlannedRequest {
             intended_ns: 0,
             session: None,
@@ -102,7 +102,7 @@ mod tests {
             phase,
             input_tokens: size * numbers.len() as u32,
             output_tokens: 1,
-            blocks: numbers.iter().map(block).collect(),
+            blocks: blocks.collect(),
         }
     }
 

@@ -221,12 +221,12 @@ mod tests {
 
     fn request(blocks: &[u32], input_tokens: u32, block_tokens: u32) -> PlannedRequest {
         let mut left = input_tokens;
-        let block = |n: &u32| {
+        let blocks = blocks.iter().map(|n| {
             let tokens = left.min(block_tokens);
             left -= tokens;
             Block { number: *n, tokens, id: u64::from(*n) << 32 }
-        };
-        let blocks = blocks.iter().map(block).collect();
+        });
+        let blocks = blocks.collect();
         PlannedRequest {
             intended_ns: 0,
             session: None,

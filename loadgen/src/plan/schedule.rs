@@ -189,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn plan() -> Plan {
-        let request = |at: i64| PlannedRequest {
+        let requests = (0..4).map(|at| PlannedRequest {
             intended_ns: at,
             session: (at > 1).then_some(7),
             turn: at as u32,
@@ -201,9 +201,9 @@ mod tests {
                 Block { number: 0, tokens: 8, id: u64::MAX },
                 Block { number: 1 + at as u32, tokens: 4, id: at as u64 },
             ],
-        };
+        });
         Plan {
-            requests: (0..4).map(request).collect(),
+            requests: requests.collect(),
             refused_too_long: 2,
             truncated: 1,
             turns: Turns::AfterPrevious,

@@ -36,9 +36,8 @@ impl CacheSeries {
 
     /// Returns the smallest capacity from which on a cache hits as much as an infinite one.
     pub fn sufficient_capacity(&self) -> Option<usize> {
-        let short = |lru: &&LruSeries| lru.token_hit != self.infinite;
-        let first = self.lru.iter().rev().take_while(|lru| !short(lru)).last();
-        first.map(|lru| lru.blocks)
+        let sufficient = self.lru.iter().rev().take_while(|lru| lru.token_hit == self.infinite);
+        sufficient.last().map(|lru| lru.blocks)
     }
 }
 
@@ -50,13 +49,13 @@ pub(super) fn cache_series(
     offered: &[PlannedRequest],
     expected: &ExpectedHits,
 ) -> Option<CacheSeries> {
-    let planned = |r: &RequestRecord| offered.get(r.index).map(|plan| plan.input_tokens);
     let expect = |hits: &[u32]| {
         parts(
             bins,
-            all.iter()
-                .filter_map(|r| Some((r.intended_ns, *hits.get(r.index)?, planned(r)?)))
-                .map(|(at, hit, of)| (at, hit.into(), of.into())),
+            all.iter().filter_map(|r| {
+                let hit = f64::from(*hits.get(r.index)?);
+                Some((r.intended_ns, hit, f64::from(offered.get(r.index)?.input_tokens)))
+            }),
         )
     };
     let observed = parts(

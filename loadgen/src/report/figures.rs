@@ -151,15 +151,20 @@ mod tests {
     const MS: i64 = 1_000_000;
 
     /// A hundred requests, 10 ms apart.
-    fn run(lag_ms: impl Fn(usize) -> i64) -> (Plan, RunOutcome) {
-        (plan(100), outcome(100, lag_ms))
+    fn run(lag_ms: impl Fn(usize) -> i64) -> Run {
+        Run { plan: plan(100), outcome: outcome(100, lag_ms) }
     }
 
-    fn measured((plan, outcome): &(Plan, RunOutcome)) -> Measured<'_> {
-        Measured::new(plan, outcome, Warmup::None)
+    struct Run {
+        plan: Plan,
+        outcome: RunOutcome,
     }
 
-    fn schedule_of(run: &(Plan, RunOutcome)) -> ScheduleReport {
+    fn measured(run: &Run) -> Measured<'_> {
+        Measured::new(&run.plan, &run.outcome, Warmup::None)
+    }
+
+    fn schedule_of(run: &Run) -> ScheduleReport {
         let limits = Limits {
             slos: Vec::new(),
             lag: None,

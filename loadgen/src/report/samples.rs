@@ -61,12 +61,13 @@ impl Samples {
 pub fn write_csv(out: &mut impl std::io::Write, samples: &Samples) -> std::io::Result<()> {
     let mut rows = csv::Writer::from_writer(out);
     rows.write_record(["at_ms", "ttft_ms", "tpot_ms", "e2e_ms", "failed"])?;
-    let cell = |value: Option<&Option<f64>>| {
-        value.copied().flatten().map_or_else(String::new, |value| value.to_string())
-    };
+
     for (row, at_ms) in samples.at_ms.iter().enumerate() {
-        let [ttft, tpot, e2e] = [&samples.ttft_ms, &samples.tpot_ms, &samples.e2e_ms]
-            .map(|column| cell(column.get(row)));
+        let columns = [&samples.ttft_ms, &samples.tpot_ms, &samples.e2e_ms];
+        let [ttft, tpot, e2e] = columns.map(|column| {
+            let value = column.get(row).copied().flatten();
+            value.map_or_else(String::new, |value| value.to_string())
+        });
         let failed = samples.failed.get(row).is_some_and(|failed| *failed);
         rows.write_record([at_ms.to_string(), ttft, tpot, e2e, failed.to_string()])?;
     }

@@ -79,8 +79,7 @@ pub fn series(run: &Measured<'_>, expected: &ExpectedHits) -> Series {
     for place in all.iter().flat_map(|r| r.reply.tokens.iter()).filter_map(|at| bins.of(at)) {
         tokens[place] += 1;
     }
-    let ttft = |r: &RequestRecord| r.ttft_ns(r.intended_ns).map(ms);
-    let tpot = |r: &RequestRecord| r.tpot_ns().map(|ns| ns / 1e6);
+
     let band = |of: &dyn Fn(&RequestRecord) -> Option<f64>| {
         bins.band(
             all.iter().filter(|r| r.succeeded()).filter_map(|r| Some((r.intended_ns, of(r)?))),
@@ -95,8 +94,8 @@ pub fn series(run: &Measured<'_>, expected: &ExpectedHits) -> Series {
         failed: count(&over(false)),
         in_flight: bins.most_in_flight(&all),
         tokens,
-        ttft_ms: band(&ttft),
-        tpot_ms: band(&tpot),
+        ttft_ms: band(&|r| r.ttft_ns(r.intended_ns).map(ms)),
+        tpot_ms: band(&|r| r.tpot_ns().map(|ns| ns / 1e6)),
         stages: stage_series(&bins, &all),
         cache: cache_series(&bins, &all, run.sent_plan(), expected),
     }

@@ -14,12 +14,19 @@ pub const CLIENT_WAIT: &str = "client wait";
 pub const NETWORK: &str = "network";
 
 /// Groups of requests by their time to first token: name, from, to.
-const GROUPS: [(&str, f64, f64); 4] = [
-    ("fastest half", 0.0, 0.5),
-    ("p50 to p90", 0.5, 0.9),
-    ("p90 to p99", 0.9, 0.99),
-    ("slowest 1 %", 0.99, 1.0),
+const GROUPS: [Group; 4] = [
+    Group { name: "fastest half", from: 0.0, to: 0.5 },
+    Group { name: "p50 to p90", from: 0.5, to: 0.9 },
+    Group { name: "p90 to p99", from: 0.9, to: 0.99 },
+    Group { name: "slowest 1 %", from: 0.99, to: 1.0 },
 ];
+
+/// A group of requests, by the shares of faster requests between which it lies.
+struct Group {
+    name: &'static str,
+    from: f64,
+    to: f64,
+}
 
 /// Stages of one group of requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,18 +96,15 @@ pub fn stages(run: &Measured<'_>) -> Option<StageReport> {
     })
 }
 
-fn mean_of(
-    (name, from, to): &(&str, f64, f64),
-    split: &[Split],
-    names: &[String],
-) -> Option<StageGroup> {
+fn mean_of(group: &Group, split: &[Split], names: &[String]) -> Option<StageGroup> {
     let place = |part: f64| (split.len() as f64 * part).round() as usize;
-    let group = split.get(place(*from)..place(*to)).filter(|group| !group.is_empty())?;
-    let mean =
-        |of: &dyn Fn(&Split) -> f64| round3(group.iter().map(of).sum::<f64>() / group.len() as f64);
+    let members = split.get(place(group.from)..place(group.to)).filter(|it| !it.is_empty())?;
+    let mean = |of: &dyn Fn(&Split) -> f64| {
+        round3(members.iter().map(of).sum::<f64>() / members.len() as f64)
+    };
     Some(StageGroup {
-        name: (*name).to_owned(),
-        requests: group.len(),
+        name: group.name.to_owned(),
+        requests: members.len(),
         ttft_ms: mean(&|split| split.ttft_ms),
         parts_ms: names.iter().map(|name| mean(&|split| split.of_name(name))).collect(),
     })
@@ -160,8 +164,10 @@ impl Split {
 
 /// Returns the stages before the first token, cut where they overlap and at the first token.
 pub fn path(timings: &Timings) -> Vec<Stage> {
-    let aside = |name: &str| name.starts_with("decode.") || matches!(name, "kv.put" | "stream");
-    let mut stages: Vec<&Stage> = timings.stages.iter().filter(|s| !aside(&s.name)).collect();
+    let before_first_token = timings.stages.iter().filter(|stage| {
+        !stage.name.starts_with("decode.") && !matches!(stage.name.as_str(), "kv.put" | "stream")
+    });
+    let mut stages: Vec<&Stage> = before_first_token.collect();
     stages.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
     let mut at = 0.0_f64;
     let mut path = Vec::new();

@@ -40,7 +40,7 @@ impl FromStr for Bound {
         let wrong = || BoundError::Percentile(percentile.to_owned());
         let digits = percentile.strip_prefix('p').ok_or_else(wrong)?;
         let percent: f64 = digits.parse().map_err(|_| wrong())?;
-        if !(0.0 < percent && percent < 100.0) {
+        if !(percent > 0.0 && percent < 100.0) {
             return Err(wrong());
         }
         let slo = format!("{metric}={bound}").parse()?;
@@ -78,14 +78,17 @@ impl Requirement {
     /// Returns, for each measured request in order of arrival, whether it missed the requirement. A
     /// failure misses every requirement.
     pub fn misses(&self, samples: &Samples) -> Vec<bool> {
-        let kept = |row: usize| {
-            self.bounds.iter().all(|(metric, bound)| {
-                let value = samples.column(metric).and_then(|column| *column.get(row)?);
-                // A single token has no TPOT.
-                value.map_or(metric == "tpot", |value| value <= *bound)
-            })
-        };
-        samples.failed.iter().enumerate().map(|(row, failed)| *failed || !kept(row)).collect()
+        let rows = samples.failed.iter().enumerate();
+        rows.map(|(row, failed)| *failed || !self.is_kept(samples, row)).collect()
+    }
+
+    /// Returns whether a request kept every bound.
+    fn is_kept(&self, samples: &Samples, row: usize) -> bool {
+        self.bounds.iter().all(|(metric, bound)| {
+            let value = samples.column(metric).and_then(|column| *column.get(row)?);
+            // A single token has no TPOT.
+            value.map_or(metric == "tpot", |value| value <= *bound)
+        })
     }
 
     /// Returns the smallest number of requests that can prove the requirement, without any miss.

@@ -58,9 +58,9 @@ mod tests {
         let mut watch = QueueMonitor::default();
         (1..120).any(|step| {
             let now = f64::from(step) * 0.25;
-            let waits = |(at, wait, _): &&(f64, f64, f64)| *at <= now && now < at + wait;
+            let waiting = served.iter().filter(|(at, wait, _)| *at <= now && now < at + wait);
             let arriving = served.last().is_some_and(|(at, ..)| now <= *at);
-            arriving && watch.add(served.iter().filter(waits).count() as u64)
+            arriving && watch.add(waiting.count() as u64)
         })
     }
 

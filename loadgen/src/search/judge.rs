@@ -51,8 +51,7 @@ pub fn of_samples(rate: f64, samples: &Samples, asked: &[Requirement]) -> Probe 
             100.0 * r.needed
         )
     };
-    let closest =
-        || pairs().min_by(|(r, a), (s, b)| (a.part - r.needed).total_cmp(&(b.part - s.needed)));
+
     let (judgement, sure, why) = match (missed, queue) {
         _ if samples.at_ms.is_empty() => {
             (Judgement::Invalid, false, "no request was measured".to_owned())
@@ -64,7 +63,11 @@ pub fn of_samples(rate: f64, samples: &Samples, asked: &[Requirement]) -> Probe 
             let why = "kept so far, but the time to first token grew from start to end";
             (Judgement::Missed, false, why.to_owned())
         }
-        (None, false) => (Judgement::Held, surely_held, closest().map_or_else(String::new, share)),
+        (None, false) => {
+            let closest = pairs()
+                .min_by(|(r, a), (s, b)| (a.part - r.needed).total_cmp(&(b.part - s.needed)));
+            (Judgement::Held, surely_held, closest.map_or_else(String::new, share))
+        }
     };
     Probe {
         rate,

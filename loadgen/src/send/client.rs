@@ -148,9 +148,9 @@ impl Client {
         let models = |message: String| ClientError::Models { url: url.clone(), message };
         let unreachable = |message| ClientError::Unreachable { url: url.clone(), message };
         let asked = tokio::time::timeout(timeout, self.get("/v1/models")).await;
-        let late = || unreachable(format!("nothing after {timeout:?}"));
-        let (status, text) =
-            asked.map_err(|_| late())?.map_err(|failure| unreachable(failure.message))?;
+        let (status, text) = asked
+            .map_err(|_| unreachable(format!("nothing after {timeout:?}")))?
+            .map_err(|failure| unreachable(failure.message))?;
         if status != 200 {
             return Err(models(format!("http {status}: {}", shorten(&text))));
         }

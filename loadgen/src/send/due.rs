@@ -123,11 +123,11 @@ mod tests {
 
     /// Indices of the jobs that are handed out at `now_ns`.
     fn out(queue: &mut DueQueue, now_ns: i64) -> Vec<usize> {
-        let next = || match queue.step(now_ns) {
+        let due = std::iter::from_fn(|| match queue.step(now_ns) {
             Step::HandOut(job) => Some(job.index),
             _ => None,
-        };
-        std::iter::from_fn(next).collect()
+        });
+        due.collect()
     }
 
     #[test]

@@ -158,10 +158,10 @@ impl Live {
 
     /// Returns the counters with the largest lag of the whole run, and resets nothing.
     pub fn totals(&self) -> Snapshot {
-        let quantiles = |all: &Histogram<u64>| [0.5, 0.9, 0.99].map(|q| all.value_at_quantile(q));
         let ttft_us = {
             let ttft = self.ttft.lock().unwrap_or_else(PoisonError::into_inner);
-            (!ttft.all.is_empty()).then(|| quantiles(&ttft.all))
+            let all = &ttft.all;
+            (!all.is_empty()).then(|| [0.5, 0.9, 0.99].map(|q| all.value_at_quantile(q)))
         };
         Snapshot {
             issued: self.issued.load(Relaxed),

@@ -33,7 +33,7 @@ pub async fn leave_room(
     }
     if !matches!(load.prompts.form(), PromptForm::ExactText(_)) {
         let warning = "the chat template makes prompts longer than planned: without \
-                       --vocab-tokenizer its tokens cannot be told from those of the words";
+                       --vocab-tokenizer its tokens cannot be distinguished from those of the words";
         load.warnings.push(warning.to_owned());
         return;
     }

@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_streams_are_told_apart() {
+    fn each_bad_stream_has_its_error() {
         let (_, result) = read(&[(r#"{"error":{"message":"worker died","type":"x"}}"#, 1)]);
         assert_eq!(result, Err(ReplyError::Server("worker died".to_owned())));
         for junk in ["nonsense", "{}", "[1]", r#"{"choices":[3]}"#, r#"{"choices":[{"text":3}]}"#] {

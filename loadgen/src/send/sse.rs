@@ -130,11 +130,12 @@ mod tests {
     /// Name and data of the events in `chunks`.
     fn decode(chunks: &[&[u8]]) -> Result<Vec<(String, String)>, SseError> {
         let (mut decoder, mut events) = (SseDecoder::default(), Vec::new());
-        let mut sink = |event: Event<'_>| {
-            events.push((event.name.to_owned(), event.data.to_owned()));
-            Ok(())
-        };
-        chunks.iter().try_for_each(|chunk| decoder.push(chunk, &mut sink))?;
+        chunks.iter().try_for_each(|chunk| {
+            decoder.push(chunk, |event| {
+                events.push((event.name.to_owned(), event.data.to_owned()));
+                Ok(())
+            })
+        })?;
         Ok(events)
     }
 

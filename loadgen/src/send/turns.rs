@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn open_turns_wait_for_nobody() {
+    fn open_turns_do_not_wait() {
         let chains = TurnChains::of(&plan(Turns::Open, None));
         assert_eq!(chains.waiting(), [false; 6]);
         assert_eq!(chains.after(0, 100), Next::Nothing);

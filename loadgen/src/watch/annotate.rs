@@ -234,14 +234,14 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_the_run_ends_a_command_and_what_it_started() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let told = file.path().display().to_string();
+        let path = file.path().display();
         let (running, ended) = watch::channel(false);
         let clock = Clock::starting_in(Duration::ZERO);
-        let sleeps = at(0, &format!("sleep 1000 & echo $!; echo told > {told}; wait"), true)
+        let sleeps = at(0, &format!("sleep 1000 & echo $!; echo started > {path}; wait"), true)
             .run(clock, ended.clone());
         let later = at(3_600_000, "never", true).run(clock, ended);
         let end = async {
-            let has_started = async || !std::fs::read(&told).unwrap().is_empty();
+            let has_started = async || !std::fs::read(file.path()).unwrap().is_empty();
             eventually("the command starts", has_started).await;
             running.send_replace(true);
         };

@@ -182,13 +182,13 @@ fn number(value: Option<f64>) -> String {
 fn table(caption: &str, header: &[&str], rows: &[Vec<String>], out: &mut String) {
     line!(out, "<div class=\"scroll\"><table><caption>{}</caption><thead><tr>", Safe(caption));
     // Sentences are aligned left, numbers right.
-    let is_text = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .any(|cell| cell.len() > 12 && cell.chars().any(char::is_alphabetic))
-    };
     let classes: Vec<&str> = (0..header.len())
-        .map(|column| if is_text(column) { " class=\"text\"" } else { "" })
+        .map(|column| {
+            let mut cells = rows.iter().filter_map(|row| row.get(column));
+            let is_text =
+                cells.any(|cell| cell.len() > 12 && cell.chars().any(char::is_alphabetic));
+            if is_text { " class=\"text\"" } else { "" }
+        })
         .collect();
     for (name, class) in header.iter().zip(&classes) {
         line!(out, "<th scope=\"col\"{class}>{}</th>", Safe(name));

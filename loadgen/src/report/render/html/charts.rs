@@ -164,11 +164,10 @@ const NOTHING_SENT: &str = "No request was sent.";
 fn load(report: &Report, out: &mut String) {
     let series = &report.series;
     let empty = series.from_s.is_empty().then_some(NOTHING_SENT);
-    let a_second = |count: u32| number(Some(f64::from(count) / series.bin_s));
     let rows: Vec<Vec<String>> = (0..series.from_s.len())
         .map(|place| {
             let counts = [&series.offered, &series.sent, &series.completed, &series.failed];
-            let rates = counts.map(|counts| a_second(counts[place]));
+            let rates = counts.map(|counts| number(Some(f64::from(counts[place]) / series.bin_s)));
             let tokens = number(Some(series.tokens[place] as f64 / series.bin_s));
             let start = std::iter::once(number(Some(series.from_s[place])));
             start.chain(rates).chain([series.in_flight[place].to_string(), tokens]).collect()

@@ -125,9 +125,7 @@ fn slowest(report: &Report, jaeger: Option<&str>, out: &mut String) {
 
 fn cache(report: &Report, out: &mut String) {
     let cache = &report.cache;
-    let percent = |part: Option<f64>| {
-        part.map_or_else(|| "not reported".to_owned(), |part| format!("{:.2} %", 100.0 * part))
-    };
+
     let rows = [
         ("ideal, by blocks of the trace", Some(cache.ideal_block_hit)),
         ("ideal, by prompt tokens", Some(cache.ideal_token_hit)),
@@ -135,7 +133,10 @@ fn cache(report: &Report, out: &mut String) {
         ("observed, by the server's count", cache.observed_token_hit),
         ("efficiency: observed over ideal in the server's blocks", cache.efficiency),
     ];
-    let rows = rows.map(|(name, part)| vec![name.to_owned(), percent(part)]);
+    let rows = rows.map(|(name, part)| {
+        let percent = part.map(|part| format!("{:.2} %", 100.0 * part));
+        vec![name.to_owned(), percent.unwrap_or_else(|| "not reported".to_owned())]
+    });
     let caption =
         format!("Expected against observed hits; server blocks of {}", cache.server_block_tokens);
     table(&caption, &["", "hits"], &rows, out);
