@@ -148,8 +148,8 @@ impl App {
 
     /// Returns 503 with the reason if a generation would fail now.
     pub(crate) fn check_ready(&self) -> Result<(), ApiError> {
-        let unavailable = |reason| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, reason);
-        self.backend.readiness().map_err(unavailable)
+        let readiness = self.backend.readiness();
+        readiness.map_err(|reason| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, reason))
     }
 
     /// Returns 404 if `model` is not the name of the served model.

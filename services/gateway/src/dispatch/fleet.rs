@@ -207,8 +207,12 @@ impl FleetState {
         let before = self.members.get(&worker).map(|member| &member.state);
         self.history.record(before, &state, SystemTime::now());
         let restarted = before.is_some_and(|before| before.epoch != state.epoch);
-        let fresh = || Member { state: state.clone(), seen: now, ledger: Ledger::default() };
-        let member = self.members.entry(worker.clone()).or_insert_with(fresh);
+        let member = self.members.entry(worker.clone());
+        let member = member.or_insert_with(|| Member {
+            state: state.clone(),
+            seen: now,
+            ledger: Ledger::default(),
+        });
         if restarted {
             member.ledger.clear();
         }
@@ -317,8 +321,8 @@ mod tests {
     fn who_has_measured_nothing_is_taken_for_another_of_the_fleet() {
         use protocol::{Speed, StepCost};
 
-        let cost = |item_us| StepCost { item_us, steps: 50, ..StepCost::default() };
-        let speed = Speed { prefill: cost(100.0), decode: StepCost::default() };
+        let prefill = StepCost { item_us: 100.0, steps: 50, ..StepCost::default() };
+        let speed = Speed { prefill, decode: StepCost::default() };
         let fleet = fleet(vec![
             WorkerState { speed, ..state("p1", Role::Prefill) },
             state("p2", Role::Prefill),

@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(contents.prompts[0].len(), TEXT_BYTES_MAX);
         contents.add(0, "Hel");
         contents.add(0, "lo");
-        contents.add(1, "nobody");
+        contents.add(1, "other");
         assert_eq!(
             contents.output_messages(),
             r#"[{"role":"assistant","parts":[{"type":"text","content":"Hello"}]}]"#

@@ -242,11 +242,11 @@ mod tests {
         let json = timings.json(at(now));
         let stages = json["stages"].as_array().unwrap().clone();
         let us = |value: &Value| value.as_f64().unwrap() * 1e3;
-        let row = |stage: &Value| {
+        let rows = stages.iter().map(|stage| {
             let name = stage["name"].as_str().unwrap().to_owned();
             (name, us(&stage["start_ms"]).round(), us(&stage["duration_ms"]).round())
-        };
-        stages.iter().map(row).collect()
+        });
+        rows.collect()
     }
 
     fn row(name: &str, start: f64, duration: f64) -> (String, f64, f64) {

@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_said_as_such() {
+    fn an_empty_fleet_is_reported_as_such() {
         let report = written(&status(Vec::new()), &metrics());
         assert_eq!((&report["version"], &report["time_ms"]), (&json!(1), &json!(5_000)));
         assert_eq!(report["workers"], json!([]));

@@ -82,23 +82,22 @@ impl StopMatcher {
     }
 
     fn first_match(&self) -> Option<(usize, &str)> {
-        let found =
-            |stop: &'_ String| self.held.find(stop.as_str()).map(|start| (start, stop.len()));
         let matches = self.stops.iter().filter_map(|stop| {
-            found(stop).map(|(start, bytes)| (start + bytes, start, stop.as_str()))
+            let start = self.held.find(stop.as_str())?;
+            Some((start + stop.len(), start, stop.as_str()))
         });
         matches.min_by_key(|(end, start, _)| (*end, *start)).map(|(_, start, stop)| (start, stop))
     }
 
     /// Returns the length of the longest suffix of the held text that a stop string begins with.
     fn open_bytes(&self) -> usize {
-        let longest = |stop: &String| {
+        let longest = self.stops.iter().filter_map(|stop| {
             let limit = self.held.len().min(stop.len() - 1);
             (1..=limit).rev().find(|&bytes| {
                 self.held.as_bytes()[self.held.len() - bytes..] == stop.as_bytes()[..bytes]
             })
-        };
-        self.stops.iter().filter_map(longest).max().unwrap_or(0)
+        });
+        longest.max().unwrap_or(0)
     }
 }
 

@@ -10,9 +10,6 @@ use super::{ParseContext, ignore, unsupported};
 use crate::error::ApiError;
 use crate::text::model::Prompt;
 
-/// Most output tokens unless the client says.
-const MAX_TOKENS_DEFAULT: u32 = 16;
-
 /// The parameters of a completion.
 #[derive(Clone, Debug)]
 pub(crate) struct CompletionRequest {
@@ -26,7 +23,7 @@ pub(crate) struct CompletionRequest {
 
 impl CompletionRequest {
     /// Most output tokens unless the client says.
-    pub(crate) const MAX_TOKENS_DEFAULT: u32 = MAX_TOKENS_DEFAULT;
+    pub(crate) const DEFAULT_MAX_TOKENS: u32 = 16;
 
     pub(crate) fn parse(body: &[u8], context: ParseContext<'_>) -> Result<Self, ApiError> {
         let mut fields = Fields::parse(body)?;
@@ -82,12 +79,12 @@ fn prompts(fields: &mut Fields, context: ParseContext<'_>) -> Result<Vec<Prompt>
         let message = format!("prompt has {count} entries, expected 1 to {prompts_max}");
         return Err(ApiError::invalid(NAME, message));
     }
-    let prompt = |value| match value {
+    let prompts = values.into_iter().map(|value| match value {
         Value::String(text) => Ok(Prompt::Text(text)),
         Value::Array(values) => tokens(values, context),
         other => Err(wrong(NAME, &other, EXPECTED)),
-    };
-    values.into_iter().map(prompt).collect()
+    });
+    prompts.collect()
 }
 
 fn tokens(values: Vec<Value>, context: ParseContext<'_>) -> Result<Prompt, ApiError> {

@@ -110,10 +110,11 @@ pub(crate) fn integer(
     value: &Value,
     range: RangeInclusive<i64>,
 ) -> Result<i64, ApiError> {
-    let whole = |number: f64| number.fract() == 0.0 && number.abs() <= 2f64.powi(53);
-    let number = value
-        .as_i64()
-        .or_else(|| value.as_f64().filter(|&number| whole(number)).map(|number| number as i64));
+    let number = value.as_i64().or_else(|| {
+        let number = value.as_f64()?;
+        let is_whole = number.fract() == 0.0 && number.abs() <= 2f64.powi(53);
+        is_whole.then_some(number as i64)
+    });
     match number {
         Some(number) if range.contains(&number) => Ok(number),
         Some(_) => {

@@ -36,8 +36,8 @@ fn message(index: usize, value: Value) -> Result<Message, ApiError> {
     map.retain(|_, value| !value.is_null());
     let role = role(&at("role"), map.get("role"))?;
     for name in ["tool_calls", "function_call", "audio"] {
-        let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-        if map.get(name).is_some_and(|value| !empty(value)) {
+        let value = map.get(name);
+        if value.is_some_and(|value| value.as_array().is_none_or(|it| !it.is_empty())) {
             return Err(unsupported(&at(name)));
         }
     }

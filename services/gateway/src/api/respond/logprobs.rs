@@ -36,18 +36,18 @@ pub(super) fn chat(vocabulary: &dyn Vocabulary, scores: &[TokenScore]) -> Value 
 /// Returns `choices[].logprobs` of a completion.
 pub(super) fn completion(vocabulary: &dyn Vocabulary, scores: &[TokenScore]) -> Value {
     let name = |token: TokenId| spelled(&vocabulary.token_bytes(token), "bytes:");
-    let top = |score: &TokenScore| match &score.logprob {
-        None => Value::Null,
-        Some(logprob) => top_map(score.token, logprob, name).into(),
-    };
-    let logprob = |score: &TokenScore| match &score.logprob {
+    let logprobs = scores.iter().map(|score| match &score.logprob {
         None => Value::Null,
         Some(logprob) => number(logprob.logprob),
-    };
+    });
+    let top_logprobs = scores.iter().map(|score| match &score.logprob {
+        None => Value::Null,
+        Some(logprob) => top_map(score.token, logprob, name).into(),
+    });
     json!({
         "tokens": scores.iter().map(|score| name(score.token)).collect::<Vec<String>>(),
-        "token_logprobs": scores.iter().map(logprob).collect::<Vec<Value>>(),
-        "top_logprobs": scores.iter().map(top).collect::<Vec<Value>>(),
+        "token_logprobs": logprobs.collect::<Vec<Value>>(),
+        "top_logprobs": top_logprobs.collect::<Vec<Value>>(),
         "text_offset": scores.iter().map(|score| score.offset).collect::<Vec<usize>>(),
     })
 }
