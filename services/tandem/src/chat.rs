@@ -156,7 +156,7 @@ impl Measure {
         }
         if let (Some(first), Some((prompt, cached, completion))) = (self.first, self.usage) {
             let seconds = self.last.saturating_sub(first).as_secs_f64();
-            if 1 < completion && 0.0 < seconds {
+            if completion > 1 && seconds > 0.0 {
                 parts.push(format!("{:.1} tok/s", (completion - 1) as f64 / seconds));
             }
             parts.push(format!("{completion} tokens"));

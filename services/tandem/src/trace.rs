@@ -53,9 +53,9 @@ pub(crate) async fn run(args: TraceArgs) -> anyhow::Result<()> {
 }
 
 async fn show(jaeger: &Jaeger, args: &TraceArgs, request: &str) -> anyhow::Result<()> {
-    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let is_hex = request.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let mut spans = Vec::new();
-    if request.len() == 32 && request.bytes().all(hex) {
+    if request.len() == 32 && is_hex {
         spans = jaeger.trace(request).await?;
     }
     let mut searched = 0;

@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::console;
 use plan::Plan;
 use probe::ProbeTargets;
+use services::WorkerCounts;
 use status_board::{Snapshot, StatusBoard};
 use supervisor::Supervisor;
 
@@ -80,9 +81,9 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let effective = args.settings.load()?;
     check_port(&effective.settings.gateway.listen)?;
     let flags = args.settings.flags()?;
-    let counts = (usize::from(args.prefill), usize::from(args.decode));
+    let workers = WorkerCounts { prefill: args.prefill.into(), decode: args.decode.into() };
     // On a blocking thread: fetching waits for pip.
-    let planning = tokio::task::spawn_blocking(move || Plan::make(&effective, &flags, counts));
+    let planning = tokio::task::spawn_blocking(move || Plan::make(&effective, &flags, workers));
     let plan = tokio::select! {
         plan = planning => plan.context("prepare")??,
         () = &mut stop => return Ok(()),

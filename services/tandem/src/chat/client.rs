@@ -66,7 +66,9 @@ impl ChatClient {
             .context("prepare the HTTP client")?;
         let url = format!("{base}/v1/models");
         let response = http.get(&url).send().await.with_context(|| {
-            format!("nobody answers at {base}; start one with `tandem up`, or name it with --url")
+            format!(
+                "no server answers at {base}; start one with `tandem up`, or name it with --url"
+            )
         })?;
         let models: Value = refuse(response).await?.json().await.context("read the model list")?;
         let Some(model) = models["data"][0]["id"].as_str() else {
@@ -123,7 +125,7 @@ async fn refuse(response: reqwest::Response) -> anyhow::Result<reqwest::Response
     let mut chunks = response.bytes_stream();
     while let Some(Ok(chunk)) = chunks.next().await {
         body.extend_from_slice(&chunk);
-        if ERROR_BYTES_MAX <= body.len() {
+        if body.len() >= ERROR_BYTES_MAX {
             break;
         }
     }

@@ -92,9 +92,9 @@ impl Jaeger {
 
 /// A value as it may stand in a query.
 fn encoded(value: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~:/".contains(&byte);
     let written = value.bytes().map(|byte| {
-        if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+        let is_plain = byte.is_ascii_alphanumeric() || b"-_.~:/".contains(&byte);
+        if is_plain { char::from(byte).to_string() } else { format!("%{byte:02X}") }
     });
     written.collect()
 }

@@ -70,19 +70,18 @@ fn row(spans: &[Span]) -> Option<Row> {
         return None;
     }
     let attribute = |key: &str| root.attribute(key).to_owned();
-    let claims = |span: &&Span| {
+    let stages = spans.iter().filter(|span| {
         let mut names = stage::TO_FIRST_TOKEN.iter().chain(&AFTER);
         span.parent == root.id && names.any(|name| *name == span.name)
-    };
-    let stages = spans.iter().filter(claims);
+    });
     let longest = stages.max_by_key(|span| span.end_ns.saturating_sub(span.start_ns))?;
     let share = 100.0 * longest.ms() / root.ms().max(1e-9);
-    let has = |name: &str| spans.iter().any(|span| span.name == name);
+    let lost_attempt = spans.iter().any(|span| span.name == stage::LOST_ATTEMPT);
     let happened =
         |name: &str| spans.iter().any(|span| span.events.iter().any(|event| event.name == name));
     let remarks = [
         (root.error.is_some(), "failed"),
-        (has(stage::LOST_ATTEMPT), "went on elsewhere"),
+        (lost_attempt, "went on elsewhere"),
         (happened(event::CLIENT_GONE), "cancelled"),
         (happened(event::SLO_MISSED), "missed its SLO"),
         (happened(event::PREEMPTED), "preempted"),

@@ -7,7 +7,7 @@ use chassis::telemetry::names::{self, event, stage, tandem};
 use super::span::Span;
 
 /// Attributes worth a place behind the bar, and how they are called there.
-const TOLD: [(&str, &str); 16] = [
+const SHOWN: [(&str, &str); 16] = [
     (tandem::ATTEMPT, "attempt"),
     (tandem::TOKENS, "tokens"),
     (tandem::ROUTE_CHOSEN, "chosen"),
@@ -40,8 +40,8 @@ pub(super) struct Request<'a> {
 
 /// The span that everything is below; the earliest where several have no parent here.
 pub(super) fn root(spans: &[Span]) -> Option<&Span> {
-    let here = |id: &str| spans.iter().any(|span| span.id == id);
-    spans.iter().filter(|span| !here(&span.parent)).min_by_key(|span| {
+    let tops = spans.iter().filter(|span| spans.iter().all(|other| other.id != span.parent));
+    tops.min_by_key(|span| {
         let named = super::jaeger::OPERATIONS.contains(&span.name.as_str());
         (!named, span.start_ns)
     })
@@ -56,7 +56,7 @@ pub(super) fn draw(request: &Request<'_>, width: usize) -> String {
         end_ns: request.spans.iter().map(|span| span.end_ns).max().unwrap_or(root.end_ns),
         width: width.saturating_sub(NAME_WIDTH + 22).max(BAR_WIDTH_MIN),
     };
-    rows(&mut text, request.spans, root, (&scale, 0));
+    rows(&mut text, request.spans, root, &scale, 0);
     text += &sums(request.spans, root);
     for gap in gaps(request.spans, root) {
         let _ = writeln!(text, "{gap}");
@@ -68,12 +68,11 @@ pub(super) fn draw(request: &Request<'_>, width: usize) -> String {
 }
 
 fn header(root: &Span) -> String {
-    let told = |key: &str| root.attribute(key).to_owned();
     let mut text = format!(
         "{}  status {}  request {}  trace {}\n",
         root.name,
-        told(names::HTTP_RESPONSE_STATUS_CODE),
-        told(tandem::REQUEST_ID),
+        root.attribute(names::HTTP_RESPONSE_STATUS_CODE),
+        root.attribute(tandem::REQUEST_ID),
         root.trace_id
     );
     let usage = [
@@ -84,7 +83,7 @@ fn header(root: &Span) -> String {
         ("load run", tandem::RUN_ID),
     ];
     for (label, key) in usage.into_iter().filter(|(_, key)| !root.attribute(key).is_empty()) {
-        let _ = write!(text, "{label} {}  ", told(key));
+        let _ = write!(text, "{label} {}  ", root.attribute(key));
     }
     if let Some(ttft) = root.number(tandem::TTFT_MS) {
         let _ = write!(text, "TTFT {ttft:.2} ms  ");
@@ -120,7 +119,7 @@ impl Scale {
     }
 }
 
-fn rows(text: &mut String, spans: &[Span], span: &Span, (scale, depth): (&Scale, usize)) {
+fn rows(text: &mut String, spans: &[Span], span: &Span, scale: &Scale, depth: usize) {
     let offset_ms = span.start_ns.saturating_sub(scale.start_ns) as f64 / 1e6;
     let name = format!("{:indent$}{} {}", "", span.service, span.name, indent = 2 * depth);
     let name: String = name.chars().take(NAME_WIDTH).collect();
@@ -134,7 +133,7 @@ fn rows(text: &mut String, spans: &[Span], span: &Span, (scale, depth): (&Scale,
     // A trace cannot nest deeper than its spans are many.
     if depth < 16 {
         for child in spans.iter().filter(|child| child.parent == span.id && child.id != span.id) {
-            rows(text, spans, child, (scale, depth + 1));
+            rows(text, spans, child, scale, depth + 1);
         }
     }
 }
@@ -147,7 +146,7 @@ fn notes(span: &Span) -> String {
     if !span.instance.is_empty() && span.service != "gateway" {
         let _ = write!(notes, "on {}  ", span.instance);
     }
-    for (key, label) in TOLD {
+    for (key, label) in SHOWN {
         let value = span.attribute(key);
         let first_attempt = key == tandem::ATTEMPT && value == "0";
         if !value.is_empty() && !first_attempt {
@@ -186,10 +185,10 @@ fn to_first_token<'a>(
     ttft_ms: f64,
 ) -> impl Iterator<Item = &'a Span> {
     let until = root.start_ns + (ttft_ms * 1e6) as u64;
-    let lost = |span: &Span| !span.attribute(tandem::ENDED).is_empty();
     spans.iter().filter(move |span| {
         let known = stage::TO_FIRST_TOKEN.contains(&span.name.as_str()) && span.parent == root.id;
-        known && span.start_ns <= until && !lost(span)
+        let lost = !span.attribute(tandem::ENDED).is_empty();
+        known && span.start_ns <= until && !lost
     })
 }
 
@@ -284,10 +283,9 @@ mod tests {
     #[test]
     fn bars_stay_in_their_column() {
         let scale = Scale { start_ns: 100, end_ns: 200, width: 20 };
-        let span = |start_ns, end_ns| Span { start_ns, end_ns, ..Span::default() };
-        for (start, end) in [(100, 100), (0, 50), (150, 160), (199, 300), (300, 400)] {
-            let bar = scale.bar(&span(start, end));
-            assert_eq!(bar.chars().count(), 20, "{start}..{end}");
+        for (start_ns, end_ns) in [(100, 100), (0, 50), (150, 160), (199, 300), (300, 400)] {
+            let bar = scale.bar(&Span { start_ns, end_ns, ..Span::default() });
+            assert_eq!(bar.chars().count(), 20, "{start_ns}..{end_ns}");
             assert!(bar.contains('█'));
         }
     }

@@ -8,6 +8,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{ChildStdin, Command};
 use tokio::task::JoinSet;
 
+use super::services::Service;
+
+/// The variable of the setting `nats.url`.
+const NATS_URL_VARIABLE: &str = "TANDEM_NATS__URL";
 /// Longer lines are cut into several.
 const LINE_BYTES_MAX: usize = 16 << 10;
 /// The wait for the last lines of a child that has ended.
@@ -31,8 +35,8 @@ pub(crate) enum Stopped {
 }
 
 impl Child {
-    /// Starts `program`. Its lines appear on our standard error behind `name`.
-    pub(crate) fn start(program: &Path, name: &str, arguments: &[String]) -> std::io::Result<Self> {
+    /// Starts `service`. Its lines appear on our standard error behind its name.
+    pub(crate) fn start(program: &Path, service: &Service) -> std::io::Result<Self> {
         let mut command = Command::new(program);
         // The graphics libraries look for a Wayland socket there, and complain about a variable
         // that is not set, as in containers and over ssh. They are content with any folder.
@@ -40,7 +44,8 @@ impl Child {
             command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
         }
         let mut process = command
-            .args(arguments)
+            .args(&service.arguments)
+            .env(NATS_URL_VARIABLE, service.nats_url.expose())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -51,7 +56,7 @@ impl Child {
         let tether = process.stdin.take();
         let mut lines = JoinSet::new();
         if let Some(stderr) = process.stderr.take() {
-            lines.spawn(forward(stderr, name.to_owned()));
+            lines.spawn(forward(stderr, service.name.clone()));
         }
         Ok(Self { process, tether, lines })
     }

@@ -9,7 +9,7 @@ use modelfile::ModelFile;
 use protocol::NatsUrl;
 use provision::{Cache, NatsOptions, NatsServer};
 
-use super::services::{Common, Service, services, threads_each};
+use super::services::{Common, Service, WorkerCounts, services, threads_each};
 use super::status_board::line;
 use super::store_dir::StoreDir;
 use crate::{console, fetch_model};
@@ -46,7 +46,7 @@ impl Plan {
     pub(super) fn make(
         effective: &Effective,
         flags: &[Flag],
-        (prefill, decode): (usize, usize),
+        workers: WorkerCounts,
     ) -> anyhow::Result<Self> {
         let settings = &effective.settings;
         let is_default = |key: &str| effective.origin(key) == Some("default");
@@ -74,7 +74,7 @@ impl Plan {
 
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match settings.threads {
-            0 => threads_each(cores, prefill + decode),
+            0 => threads_each(cores, workers.prefill + workers.decode),
             given => given,
         };
         let suffix =
@@ -86,13 +86,15 @@ impl Plan {
             threads,
             suffix,
             log: is_default("telemetry.log").then(|| QUIET.to_owned()),
+            // The URL of NATS goes another way, see `Service::nats_url`.
             flags: flags
                 .iter()
+                .filter(|flag| flag.key != "nats.url")
                 .flat_map(|flag| ["--set".to_owned(), format!("{}={}", flag.key, flag.value)])
                 .collect(),
         };
         Ok(Self {
-            services: services(&common, prefill, decode),
+            services: services(&common, workers),
             nats_url,
             connect_timeout: Duration::from_millis(settings.nats.connect_timeout_ms),
             base_url: base_url(&settings.gateway.listen),

@@ -107,13 +107,12 @@ async fn ask_all(
         Ok(reply) => about_store(&reply),
         Err(error) => Probe::Waiting(error.to_string()),
     };
-    let probe = |service: &Service| match service.kind {
+    let probes = targets.services.iter().map(|service| match service.kind {
         Kind::Kvstore => store.clone(),
         Kind::Gateway => gateway.clone(),
         Kind::Prefill | Kind::Decode => about_worker(workers.get(&service.name)),
-    };
-    let probes = targets.services.iter().map(probe).enumerate().collect();
-    Snapshot { taken_ms, nats_problem: None, probes }
+    });
+    Snapshot { taken_ms, nats_problem: None, probes: probes.enumerate().collect() }
 }
 
 fn about_store(reply: &StoreStatusReply) -> Probe {

@@ -18,7 +18,7 @@ impl Restarts {
     /// The wait after a life of `uptime`: 1 s, doubling up to 30 s, from the start again after a
     /// minute of health.
     pub(super) fn after(&mut self, uptime: Duration) -> Duration {
-        if HEALTHY_AFTER <= uptime {
+        if uptime >= HEALTHY_AFTER {
             self.failures = 0;
         }
         let wait = BACKOFF.delay(self.failures);

@@ -67,26 +67,25 @@ pub(super) async fn supervise(task: ServiceTask, events: mpsc::Sender<Event>) {
     loop {
         let started = Instant::now();
         let at_ms = chassis::clock::now_ms();
-        let (how, by_itself) =
-            match Child::start(&task.program, &task.service.name, &task.service.arguments) {
-                Err(error) => (format!("cannot be started: {error}"), true),
-                Ok(mut child) => {
-                    report(ServiceEvent::Started { pid: child.id().unwrap_or(0), at_ms }).await;
-                    let ended = tokio::select! {
-                        ended = child.ended() => ended,
-                        () = task.stop.cancelled() => {
-                            if child.stop(task.stop_limit).await == Stopped::Killed {
-                                report(ServiceEvent::Killed).await;
-                            }
-                            return;
+        let (how, by_itself) = match Child::start(&task.program, &task.service) {
+            Err(error) => (format!("cannot be started: {error}"), true),
+            Ok(mut child) => {
+                report(ServiceEvent::Started { pid: child.id().unwrap_or(0), at_ms }).await;
+                let ended = tokio::select! {
+                    ended = child.ended() => ended,
+                    () = task.stop.cancelled() => {
+                        if child.stop(task.stop_limit).await == Stopped::Killed {
+                            report(ServiceEvent::Killed).await;
                         }
-                    };
-                    match ended {
-                        Ok(status) => (describe(status), status.code().is_some()),
-                        Err(error) => (format!("cannot be watched: {error}"), true),
+                        return;
                     }
+                };
+                match ended {
+                    Ok(status) => (describe(status), status.code().is_some()),
+                    Err(error) => (format!("cannot be watched: {error}"), true),
                 }
-            };
+            }
+        };
         let again_in = restarts.after(started.elapsed());
         report(ServiceEvent::Ended { how, by_itself, again_in }).await;
         tokio::select! {

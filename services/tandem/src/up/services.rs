@@ -21,6 +21,15 @@ pub(crate) struct Common {
     pub(crate) flags: Vec<String>,
 }
 
+/// The number of workers of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WorkerCounts {
+    /// Workers that compute prompts.
+    pub(crate) prefill: usize,
+    /// Workers that generate.
+    pub(crate) decode: usize,
+}
+
 /// One service process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Service {
@@ -28,8 +37,10 @@ pub(crate) struct Service {
     pub(crate) name: String,
     /// Its kind.
     pub(crate) kind: Kind,
-    /// Its command line, after the program.
+    /// Its command line, after the program. Every user of the machine can read it.
     pub(crate) arguments: Vec<String>,
+    /// The URL of NATS, for its environment: it may hold a password.
+    pub(crate) nats_url: NatsUrl,
 }
 
 /// The four kinds of service.
@@ -67,9 +78,9 @@ impl Kind {
 }
 
 /// Returns the services of one machine, in the order in which they are started.
-pub(crate) fn services(common: &Common, prefill: usize, decode: usize) -> Vec<Service> {
+pub(crate) fn services(common: &Common, workers: WorkerCounts) -> Vec<Service> {
     let mut services = vec![service(common, "kvstore".to_owned(), Kind::Kvstore)];
-    for (kind, count) in [(Kind::Prefill, prefill), (Kind::Decode, decode)] {
+    for (kind, count) in [(Kind::Prefill, workers.prefill), (Kind::Decode, workers.decode)] {
         for number in 1..=count {
             let name = format!("{}-{number}{}", kind.subcommand(), common.suffix);
             services.push(service(common, name, kind));
@@ -85,7 +96,7 @@ fn service(common: &Common, name: String, kind: Kind) -> Service {
     let mut set = |key: &str, value: &str| {
         arguments.extend(["--set".to_owned(), format!("{key}={value}")]);
     };
-    set("nats.url", common.nats_url.expose());
+
     if let Some(model) = &common.model {
         set("model.path", model);
     }
@@ -104,7 +115,7 @@ fn service(common: &Common, name: String, kind: Kind) -> Service {
         Kind::Kvstore => set("health.listen", "127.0.0.1:0"),
         Kind::Gateway => {}
     }
-    Service { name, kind, arguments }
+    Service { name, kind, arguments, nats_url: common.nats_url.clone() }
 }
 
 /// Returns the threads of each worker: the cores divided among the workers, at least one.
@@ -115,6 +126,8 @@ pub(crate) fn threads_each(cores: usize, workers: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TWO_AND_ONE: WorkerCounts = WorkerCounts { prefill: 2, decode: 1 };
 
     fn common() -> Common {
         Common {
@@ -131,17 +144,27 @@ mod tests {
     #[test]
     fn every_service_has_a_name_of_its_own() {
         let names: Vec<String> =
-            services(&common(), 2, 1).into_iter().map(|service| service.name).collect();
+            services(&common(), TWO_AND_ONE).into_iter().map(|service| service.name).collect();
         assert_eq!(names, ["kvstore", "prefill-1", "prefill-2", "decode-1", "gateway"]);
     }
 
     #[test]
     fn decisions_of_up_come_after_the_flags_of_the_user() {
-        let services = services(&common(), 1, 0);
+        let services = services(&common(), TWO_AND_ONE);
         let arguments = &services[1].arguments;
         let place = |text: &str| arguments.iter().position(|argument| argument == text).unwrap();
         assert!(place("threads=7") < place("threads=1"));
         assert_eq!(arguments[..2], ["prefill", "--tethered"]);
+    }
+
+    #[test]
+    fn no_command_line_holds_the_password_of_nats() {
+        let nats_url: NatsUrl = "nats://user:secret@10.0.0.1:4222".into();
+        for service in services(&Common { nats_url: nats_url.clone(), ..common() }, TWO_AND_ONE) {
+            assert_eq!(service.nats_url, nats_url, "{}", service.name);
+            let words = &service.arguments;
+            assert!(!words.iter().any(|word| word.contains("secret")), "{words:?}");
+        }
     }
 
     #[test]

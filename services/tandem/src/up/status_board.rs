@@ -66,18 +66,13 @@ struct Row {
 impl StatusBoard {
     /// Returns a board on which nothing runs yet.
     pub(super) fn new(services: &[Service]) -> Self {
-        let row = |service: &Service| Row {
+        let rows = services.iter().map(|service| Row {
             name: service.name.clone(),
             state: State::Down,
             pid: 0,
             starts: 0,
-        };
-        Self {
-            rows: services.iter().map(row).collect(),
-            complete: false,
-            nats_problem: None,
-            last_waiting: Vec::new(),
-        }
+        });
+        Self { rows: rows.collect(), complete: false, nats_problem: None, last_waiting: Vec::new() }
     }
 
     /// Returns whether every service was ready at some moment.
@@ -121,8 +116,7 @@ impl StatusBoard {
                 lines.extend(row.on_probe(probe, snapshot.taken_ms));
             }
         }
-        let ready = |row: &Row| matches!(row.state, State::Ready { .. });
-        self.complete |= self.rows.iter().all(ready);
+        self.complete |= self.rows.iter().all(|row| matches!(row.state, State::Ready { .. }));
         lines
     }
 
@@ -190,7 +184,12 @@ mod tests {
     use super::*;
 
     fn board() -> StatusBoard {
-        let service = |name: &str, kind| Service { name: name.to_owned(), kind, arguments: vec![] };
+        let service = |name: &str, kind| Service {
+            name: name.to_owned(),
+            kind,
+            arguments: Vec::new(),
+            nats_url: "nats://127.0.0.1:4222".into(),
+        };
         StatusBoard::new(&[service("decode-1", Kind::Decode), service("gateway", Kind::Gateway)])
     }
 
@@ -277,7 +276,7 @@ mod tests {
         let error = early.on_event(ended(true)).unwrap_err();
         assert!(error.to_string().starts_with("decode-1 was ended"));
         assert!(complete_board().on_event(ended(true)).is_ok());
-        // A kill during start-up is somebody else's doing, and worth another try.
+        // A kill during start-up comes from outside, and is worth another try.
         assert!(board().on_event(ended(false)).is_ok());
     }
 

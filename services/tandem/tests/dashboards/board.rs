@@ -189,17 +189,17 @@ impl<'a> Panel<'a> {
     fn exemplar_problem(&self) -> Option<String> {
         let over_time = ["timeseries", "heatmap"].contains(&self.kind());
         // A share within a limit reads one bucket; its dots would not lie on the line.
-        let shown = |target: &&Value| {
+        let shown = self.targets().iter().filter(|target| {
             let query = word(&target["expr"]);
             over_time && query.contains("_bucket{") && !query.contains("le=")
-        };
+        });
         // The same series give the same dots, whatever is made of them.
         let series = |target: &Value| {
             let query = word(&target["expr"]);
             let from = query.find("rate(").unwrap_or_default();
             query[from..].split(')').next().unwrap_or_default().to_owned()
         };
-        let wanted: BTreeSet<String> = self.targets().iter().filter(shown).map(series).collect();
+        let wanted: BTreeSet<String> = shown.map(series).collect();
         let asked: Vec<String> =
             self.targets().iter().filter(|target| target["exemplar"] == true).map(series).collect();
         let distinct: BTreeSet<String> = asked.iter().cloned().collect();

@@ -102,7 +102,7 @@ fn every_rule_parses_and_every_alert_says_what_to_do() {
         problems.extend(rule.problems().into_iter().map(|why| format!("{}: {why}", rule.name)));
         for name in query::metrics(&rule.expression).unwrap_or_default() {
             if name.starts_with("tandem:") && !recorded.contains(&name.as_str()) {
-                problems.push(format!("{}: nobody records {name}", rule.name));
+                problems.push(format!("{}: no rule records {name}", rule.name));
             }
         }
     }
@@ -139,12 +139,12 @@ fn every_metric_is_one_that_a_service_exports() {
         asked.extend(metrics.into_iter().map(|metric| (rule.name.clone(), metric)));
     }
     // Recorded ones are looked for above; the load generator's own are asked for live.
-    let of_services =
-        |metric: &str| !["tandem:", "loadgen_"].iter().any(|start| metric.starts_with(start));
-    let unknown: Vec<String> = asked
-        .into_iter()
-        .filter(|(_, metric)| of_services(metric) && !exported.contains(metric))
-        .map(|(place, metric)| format!("{place}: nobody exports {metric}"))
+    let of_services = asked.into_iter().filter(|(_, metric)| {
+        !["tandem:", "loadgen_"].iter().any(|start| metric.starts_with(start))
+    });
+    let unknown: Vec<String> = of_services
+        .filter(|(_, metric)| !exported.contains(metric))
+        .map(|(place, metric)| format!("{place}: no service exports {metric}"))
         .collect();
     assert!(unknown.is_empty(), "{}", unknown.join("\n"));
 }
@@ -169,7 +169,7 @@ fn what_is_wrong_is_found() {
         "without exemplars",
         "exemplars of what is no histogram",
         "the same exemplars twice",
-        "unknown variable $nobody",
+        "unknown variable $unknown",
         "neither job nor instance",
         "le is missing",
         "without a quantile",

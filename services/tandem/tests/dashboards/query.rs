@@ -82,10 +82,8 @@ fn selector_problems(selector: &VectorSelector, calls: &[&str]) -> Vec<String> {
     }
     // Alerts and recorded series have lost these labels, or never had them.
     let ours = name != "ALERTS" && !name.starts_with("tandem:");
-    let chosen = |matcher: &promql_parser::label::Matcher| {
-        ["job", "instance"].contains(&matcher.name.as_str())
-    };
-    if ours && !selector.matchers.matchers.iter().any(chosen) {
+    let mut labels = selector.matchers.matchers.iter().map(|matcher| matcher.name.as_str());
+    if ours && !labels.any(|label| ["job", "instance"].contains(&label)) {
         problems.push(format!("{name} is asked for with neither job nor instance"));
     }
     problems

@@ -29,7 +29,7 @@ fn chat_answers_one_question() {
 }
 
 #[testbed::test]
-fn chat_remembers_until_it_is_told_to_forget() {
+fn chat_remembers_until_it_is_cleared() {
     let _turn = turn();
     let (system, _) = shared();
     let mut chat = tandem()
@@ -117,12 +117,12 @@ fn doctor_names_every_check() {
 
 #[testbed::test]
 fn a_trace_that_cannot_be_shown_says_why() {
-    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let unused = format!("http://127.0.0.1:{}", free_port());
     for arguments in [&["trace", "chatcmpl-1"][..], &["trace", "--slowest", "3"]] {
         let output =
-            tandem().args(arguments).args(["--jaeger", &nobody]).output().expect("it runs");
+            tandem().args(arguments).args(["--jaeger", &unused]).output().expect("it runs");
         let said = stderr_of_failure(&output);
-        assert!(said.contains(&nobody) && said.contains("no Jaeger answers"), "{said}");
+        assert!(said.contains(&unused) && said.contains("no Jaeger answers"), "{said}");
     }
     let neither = tandem().arg("trace").output().expect("it runs");
     assert!(stderr_of_failure(&neither).contains("REQUEST"), "what it wants is named");

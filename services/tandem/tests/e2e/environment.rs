@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use testbed::wait_for;
 
 use crate::harness::{Lines, System, free_port, tandem, turn};
+use crate::processes::service_below;
 
 /// Nothing listens there: whoever goes through it fails.
 const DEAD_PROXY: &str = "http://127.0.0.1:9";
@@ -105,7 +106,7 @@ fn what_is_no_model_is_found_before_anything_is_started() {
 #[testbed::test]
 fn a_cause_is_named_once() {
     let output = tandem()
-        .args(["fetch-model", "--model", "hf:nobody/nothing"])
+        .args(["fetch-model", "--model", "hf:acme/nothing"])
         .env("HF_ENDPOINT", "http://127.0.0.1:1")
         .env("HF_HOME", env!("CARGO_TARGET_TMPDIR"))
         .output()
@@ -117,7 +118,7 @@ fn a_cause_is_named_once() {
 
 #[testbed::test]
 fn a_cache_that_cannot_be_made_is_named() {
-    // Nobody can make a folder there, not even root.
+    // Not even root can make a folder there.
     let output = tandem()
         .args(["up", "--engine", "simulated"])
         .env("TANDEM_CACHE", "/proc/tandem")
@@ -149,4 +150,29 @@ fn an_unreachable_nats_is_named_by_up_itself() {
     drop(up.stdin.take());
     assert!(up.wait().is_ok());
     drop(drain.join());
+}
+
+#[testbed::test]
+fn no_command_line_of_a_service_holds_the_password_of_nats() {
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut up = tandem()
+        .args(["up", "--tethered", "--engine", "simulated", "--listen", &listen])
+        .args(["--nats", "nats://user:secret@127.0.0.1:1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let services = wait_for(std::time::Duration::from_secs(60), || {
+        ["kvstore", "prefill", "decode", "gateway"]
+            .iter()
+            .map(|kind| service_below(up.id(), kind).ok_or(format!("no {kind} runs")))
+            .collect::<Result<Vec<_>, String>>()
+    });
+    for service in services {
+        let line = service.command_line();
+        assert!(!line.is_empty() && !line.iter().any(|word| word.contains("secret")), "{line:?}");
+    }
+    drop(up.stdin.take());
+    assert!(up.wait().is_ok());
 }

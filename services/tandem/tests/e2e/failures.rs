@@ -69,15 +69,16 @@ fn killed_in_mid_stream(kind: &str) {
     let ready_again = wait_for(RESTART_LIMIT, || {
         let next = service_below(system.pid(), kind).filter(|next| *next != victim);
         let status = status(&system.nats_url)?;
-        let ready = |worker: &Value| worker["role"] == kind && worker["ready"] == true;
+        let mut workers = workers(&status).into_iter();
+        let is_ready = workers.any(|worker| worker["role"] == kind && worker["ready"] == true);
         match next {
-            Some(next) if workers(&status).iter().any(ready) => Ok(next),
+            Some(next) if is_ready => Ok(next),
             _ => Err(format!("{status:#}\n{}", system.everything())),
         }
     });
     assert_ne!(ready_again.pid, victim.pid);
-    let told = system.said.find(|line| line.contains("signal 9").then(|| line.clone()));
-    assert!(told.is_some_and(|line| line.contains(kind)), "{}", system.everything());
+    let killed = system.said.find(|line| line.contains("signal 9").then(|| line.clone()));
+    assert!(killed.is_some_and(|line| line.contains(kind)), "{}", system.everything());
     let again = block_on(ask(&system.base, "/v1/completions", &story));
     assert_eq!(again["choices"][0]["text"], expected);
     assert_at_rest(&system, REST_LIMIT);
@@ -165,11 +166,9 @@ fn the_whole_tree_goes_with_a_killed_up() {
     let _turn = turn();
     let system = System::start(&[], &[]);
     let tree = tree_of(system.pid());
-    let runs = |kind: &str| {
-        tree.iter().any(|one| one.command_line().iter().any(|word| word.contains(kind)))
-    };
     for kind in ["gateway", "prefill", "decode", "kvstore", "nats-server"] {
-        assert!(runs(kind), "{kind} is not below `tandem up`: {tree:?}");
+        let runs = tree.iter().any(|one| one.command_line().iter().any(|it| it.contains(kind)));
+        assert!(runs, "{kind} is not below `tandem up`: {tree:?}");
     }
     tree.iter().find(|one| one.pid as u32 == system.pid()).expect("itself").kill();
     wait_for(Duration::from_secs(20), || {

@@ -26,12 +26,12 @@ pub(crate) fn workers(status: &Value) -> Vec<Value> {
 pub(crate) fn assert_at_rest(system: &System, limit: Duration) {
     let status = wait_for(limit, || {
         let status = status(&system.nats_url)?;
-        let busy = |worker: &Value| {
+        let is_busy = workers(&status).iter().any(|worker| {
             worker["pool"]["leased"] != 0
                 || worker["running_sequences"] != 0
                 || worker["queued_sequences"] != 0
-        };
-        if workers(&status).iter().any(busy) || workers(&status).is_empty() {
+        });
+        if is_busy || workers(&status).is_empty() {
             Err(format!("{status:#}\n{}", system.everything()))
         } else {
             Ok(status)

@@ -177,10 +177,10 @@ impl System {
         if let Ok(Some(status)) = self.up.try_wait() {
             panic!("`tandem up` ended with {status}:\n{}", self.everything());
         }
-        let url = |line: &String| {
+        let nats_url = self.said.find(|line| {
             line.split_whitespace().find(|word| word.starts_with("nats://")).map(str::to_owned)
-        };
-        self.nats_url = self.said.find(url).unwrap_or_default();
+        });
+        self.nats_url = nats_url.unwrap_or_default();
         let ready = self.said.find(|line| line.contains("curl ").then_some(()));
         match (ready, self.nats_url.is_empty()) {
             (Some(()), false) => Ok(()),

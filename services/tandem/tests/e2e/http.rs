@@ -84,11 +84,11 @@ impl Stream {
 
 /// Returns the text of the events, of either API.
 pub(crate) fn text_of(events: &[Value]) -> String {
-    let piece = |event: &Value| {
+    let texts = events.iter().map(|event| {
         let choice = &event["choices"][0];
-        choice["text"].as_str().or(choice["delta"]["content"].as_str()).unwrap_or("").to_owned()
-    };
-    events.iter().map(piece).collect()
+        choice["text"].as_str().or(choice["delta"]["content"].as_str()).unwrap_or_default()
+    });
+    texts.collect()
 }
 
 fn client() -> reqwest::Client {

@@ -83,9 +83,9 @@ fn a_system_serves_a_model_that_only_a_hub_has() {
     let answer = block_on(ask(&system.base, "/v1/completions", &body));
     assert_eq!(answer["usage"]["completion_tokens"], 4, "{answer:#}");
     // Fetched once, before the workers started.
-    let is_download = |request: &&String| *request == "/cdn/tiny.gguf from 0";
-    let downloads = hub.requests().iter().filter(is_download).count();
-    assert_eq!(downloads, 1, "{:?}", hub.requests());
+    let requests = hub.requests();
+    let downloads = requests.iter().filter(|request| *request == "/cdn/tiny.gguf from 0");
+    assert_eq!(downloads.count(), 1, "{requests:?}");
     assert!(system.stop().success());
 }
 
@@ -102,11 +102,10 @@ fn an_end_in_the_middle_of_a_download_is_not_held_up() {
         .stdout(Stdio::null())
         .spawn()
         .expect("it starts");
-    let asked = || match hub.requests() {
+    wait_for(Duration::from_secs(60), || match hub.requests() {
         requests if requests.contains(&"/cdn/tiny.gguf from 0".to_owned()) => Ok(()),
         requests => Err(format!("only {requests:?}")),
-    };
-    wait_for(Duration::from_secs(60), asked);
+    });
     drop(up.stdin.take());
     // The hub's timeout is a minute.
     let status = wait_for(Duration::from_secs(20), || match up.try_wait() {

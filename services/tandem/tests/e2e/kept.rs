@@ -48,7 +48,7 @@ fn is_whole(spans: &[SpanRecord], trace_id: &str) -> bool {
 }
 
 #[testbed::test]
-fn a_request_that_misses_its_slo_is_whole_although_nobody_sampled_it() {
+fn an_unsampled_request_that_misses_its_slo_is_whole() {
     let _turn = turn();
     let receiver = block_on(OtlpReceiver::start());
     let system = system(&receiver, "0.001");

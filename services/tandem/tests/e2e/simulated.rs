@@ -59,8 +59,9 @@ fn assert_page_shows(system: &System, roles: &[(&str, u64)]) {
         let answer = block_on(get(&format!("{}/fleet", system.base)));
         let (status, text) = answer.ok_or("connection refused")?;
         let fleet: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let there = |(role, count): &(&str, u64)| fleet["roles"][role]["ready"] == *count;
-        if status == 200 && roles.iter().all(there) && fleet["store"]["caught_up"] == true {
+        let mut roles = roles.iter();
+        let is_complete = roles.all(|(role, count)| fleet["roles"][role]["ready"] == *count);
+        if status == 200 && is_complete && fleet["store"]["caught_up"] == true {
             Ok(())
         } else {
             Err(format!("{status}: {fleet:#}"))
