@@ -160,7 +160,7 @@ fn requests_before_the_window_fill_the_cache_and_are_not_measured() {
 }
 
 #[test]
-fn a_coarse_grid_and_a_generator_are_told_of() {
+fn a_coarse_grid_and_a_generator_are_warned_of() {
     let excerpt = fixture("data/mooncake_conversation_60s.jsonl");
     let warned = load(&format!("--trace {excerpt}")).unwrap().warnings;
     assert!(warned.iter().any(|warning| warning.contains("grid of 3s")), "{warned:?}");

@@ -13,6 +13,8 @@ use traces::shape::{Shape, shape};
 use traces::units::Range;
 use traces::{ReadOptions, Trace, read};
 
+testbed::suite!();
+
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/traces/tests/data").join(name)
 }
@@ -31,7 +33,7 @@ fn origin(trace: &Trace, seed: u64) -> Origin {
     Origin { source: trace.name.clone(), digest: trace.digest, seed, blocks }
 }
 
-#[test]
+#[testbed::test]
 fn prompts_of_a_scaled_trace_share_exactly_what_its_blocks_share() {
     let trace = plain(&data("mooncake_conversation_60s.jsonl"));
     let plan = plan(&trace, 64);
@@ -58,7 +60,7 @@ fn prompts_of_a_scaled_trace_share_exactly_what_its_blocks_share() {
     assert_eq!(firsts.len(), content.len());
 }
 
-#[test]
+#[testbed::test]
 fn scaling_a_real_trace_leaves_its_ideal_hits_alone() {
     let trace = plain(&data("mooncake_conversation_60s.jsonl"));
     let ideal = |scale, block| ideal_hits(&plan(&trace, scale).requests, block);
@@ -68,9 +70,9 @@ fn scaling_a_real_trace_leaves_its_ideal_hits_alone() {
     assert!((whole.token_hit - small.token_hit).abs() < 0.001);
 }
 
-#[test]
+#[testbed::test]
 fn text_prompts_of_the_served_model_are_exact() {
-    let Some(model) = testbed::model_path() else { return };
+    let model = testbed::smollm2();
     let vocabulary = vocabulary::open(&model).unwrap();
     let alphabet = Alphabet::of_words(vocabulary.as_ref(), 3).unwrap();
     assert!(alphabet.ids().len() > 5000, "{} words", alphabet.ids().len());

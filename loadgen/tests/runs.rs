@@ -15,6 +15,8 @@ use mock::{Act, Mock};
 use serde_json::Value;
 use tokio::sync::{Barrier, mpsc};
 
+testbed::suite!();
+
 const AT_ONCE: Act = Act::Stream { first: Duration::ZERO, gap: Duration::ZERO };
 
 /// Results of a run.
@@ -63,7 +65,7 @@ fn errors(report: &Value) -> Vec<(String, u64)> {
         .collect()
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn figures_come_from_the_stamps_of_the_requests() {
     let (first, gap) = (Duration::from_millis(30), Duration::from_millis(10));
     let mock = Mock::start(Some(4096), move |_| Act::Stream { first, gap }).await;
@@ -98,7 +100,7 @@ async fn figures_come_from_the_stamps_of_the_requests() {
     }
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn requests_carry_ids_and_ask_for_the_whole_length() {
     let mock = Mock::start(None, |_| AT_ONCE).await;
     let arguments = "--rate 100 --requests 5 --input-tokens 20..30 --output-tokens 3 \
@@ -120,16 +122,16 @@ async fn requests_carry_ids_and_ask_for_the_whole_length() {
         let prompt = body["prompt"].as_array().unwrap();
         assert!((20..=30).contains(&prompt.len()));
         assert!(prompt.iter().all(|id| (500..600).contains(&id.as_u64().unwrap())));
-        let known = |line: &Value| head.contains(line["trace_id"].as_str().unwrap());
-        assert!(done.requests.iter().any(known));
+        let mut trace_ids = done.requests.iter().map(|line| line["trace_id"].as_str().unwrap());
+        assert!(trace_ids.any(|id| head.contains(id)));
         assert_eq!(line["completion_tokens"], 3);
     }
     let warnings = &done.report["workload"]["warnings"];
     assert!(warnings[0].as_str().unwrap().contains("does not say"), "{warnings}");
 }
 
-#[tokio::test]
-async fn failures_are_told_apart_and_count_as_misses() {
+#[testbed::test]
+async fn each_failure_has_its_class_and_counts_as_a_miss() {
     let script = [
         AT_ONCE,
         Act::Status(429),
@@ -165,7 +167,7 @@ async fn failures_are_told_apart_and_count_as_misses() {
     assert_eq!(done.report["latency"]["ttft_response_ms"]["count"], 1);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn nothing_completed_has_an_exit_code_of_its_own() {
     let mock = Mock::start(Some(4096), |_| Act::Status(500)).await;
     let done = load(&mock, "--rate 100 --requests 3").await.unwrap();
@@ -173,7 +175,7 @@ async fn nothing_completed_has_an_exit_code_of_its_own() {
     assert!(done.text.contains("the server answered no request"), "{}", done.text);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_stalled_server_does_not_hold_the_schedule_back() {
     // The server replies only after all 50 have arrived, so a closed loop would never end.
     let barrier = Arc::new(Barrier::new(50));
@@ -186,7 +188,7 @@ async fn a_stalled_server_does_not_hold_the_schedule_back() {
     assert!(intended.eq((0..50).map(|i| i * 2_000_000)));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn waiting_for_a_slot_counts_as_response_time() {
     let first = Duration::from_millis(20);
     let mock = Mock::start(Some(4096), move |_| Act::Stream { first, gap: Duration::ZERO }).await;
@@ -194,13 +196,12 @@ async fn waiting_for_a_slot_counts_as_response_time() {
     let done = load(&mock, arguments).await.unwrap();
     assert_eq!(mock.most_in_flight(), 1);
     let latency = &done.report["latency"];
-    let worst = |name: &str| latency[name]["max"].as_f64().unwrap();
     // The last one, due after 9 ms, waited for nine others of 20 ms or more.
-    assert!(worst("ttft_response_ms") >= 190.0, "{latency}");
+    assert!(latency["ttft_response_ms"]["max"].as_f64().unwrap() >= 190.0, "{latency}");
     assert!(done.report["schedule"]["queue_wait_ms"]["max"].as_f64().unwrap() >= 170.0);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn drops_are_misses_and_invalid_unless_asked_for() {
     for (on_full, valid) in [("drop", true), ("abort", false)] {
         let mock = Mock::start(Some(4096), |_| Act::Hang).await;
@@ -221,7 +222,7 @@ async fn drops_are_misses_and_invalid_unless_asked_for() {
     }
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_stop_reports_what_was_measured() {
     let mock = Mock::start(Some(4096), |n| if n < 3 { AT_ONCE } else { Act::Hang }).await;
     let (stop, stopped) = mpsc::channel(1);
@@ -243,13 +244,13 @@ async fn a_stop_reports_what_was_measured() {
     let schedule = &done.report["schedule"];
     assert_eq!(schedule["achieved_rps"], schedule["offered_rps"]);
     let cut = done.requests.iter().filter(|r| r["error_class"] == "cancelled");
-    let stamped = |r: &&Value| r["dispatched_ns"].is_i64();
-    assert_eq!(cut.filter(stamped).count() as u64, count("cancelled"));
+    let stamped = cut.filter(|r| r["dispatched_ns"].is_i64());
+    assert_eq!(stamped.count() as u64, count("cancelled"));
     // A cancelled request is not a miss.
     assert_eq!(done.report["goodput"]["attainment"], 1.0);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn requests_beyond_the_context_are_left_out_and_counted() {
     let mock = Mock::start(Some(100), |_| AT_ONCE).await;
     let arguments = "--rate 500 --requests 40 --input-tokens 20..150 --output-tokens 10";
@@ -263,7 +264,7 @@ async fn requests_beyond_the_context_are_left_out_and_counted() {
     assert!(message.contains("the server's context holds 100"), "{message}");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_replayed_trace_hits_the_cache_exactly_as_its_blocks_say() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.jsonl");
@@ -297,7 +298,7 @@ async fn a_replayed_trace_hits_the_cache_exactly_as_its_blocks_say() {
     assert_eq!(cache["efficiency"], 1.0);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn chat_prompts_are_text() {
     let mock = Mock::start(Some(4096), |_| AT_ONCE).await;
     let arguments = "--endpoint chat --rate 200 --requests 4 --input-tokens 12 --output-tokens 2";
@@ -313,9 +314,9 @@ async fn chat_prompts_are_text() {
     assert!(format!("{:#}", wrong.err().unwrap()).contains("chat messages are text"));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn room_is_left_for_what_the_chat_template_adds() {
-    let Some(model) = testbed::model_path() else { return };
+    let model = testbed::smollm2();
     let mock = Mock::start(Some(4096), |_| AT_ONCE).await;
     let arguments = format!(
         "--endpoint chat --rate 200 --requests 4 --input-tokens 40 --output-tokens 2 \
@@ -343,7 +344,7 @@ async fn room_is_left_for_what_the_chat_template_adds() {
     );
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn the_same_seed_plans_the_same_bytes() {
     let mock = Mock::start(Some(4096), |_| AT_ONCE).await;
     let folder = tempfile::tempdir().unwrap();
@@ -369,7 +370,7 @@ async fn the_same_seed_plans_the_same_bytes() {
     assert_ne!(one, plan("three", 6).await);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_missing_server_or_model_is_named() {
     let mock = Mock::start(Some(4096), |_| AT_ONCE).await;
     let absent = load(&mock, "--rate 1 --requests 1 --model other").await.err().unwrap();
@@ -383,7 +384,7 @@ async fn a_missing_server_or_model_is_named() {
     assert!(error.starts_with(&format!("no answer from {url}/v1/models")), "{error}");
 }
 
-#[test]
+#[testbed::test]
 fn wrong_usage_is_refused() {
     for words in [
         "run",

@@ -72,7 +72,7 @@ fn ms(value: &Value) -> f64 {
 }
 
 #[tokio::test]
-async fn what_is_measured_is_what_the_server_was_told_to_do() {
+async fn the_times_of_the_null_server_are_measured() {
     let server = null(40, 15, None).await;
     let arguments = "--rate 40 --arrivals constant --requests 12 --output-tokens 6";
     for endpoint in ["completions", "chat"] {
@@ -185,9 +185,7 @@ async fn a_span_of_each_request_is_exported_where_asked_for() {
         collector.wait_for(Duration::from_secs(20), |spans| spans.len() == 4).await.unwrap();
     let run_id = done.report["workload"]["run_id"].as_str().unwrap();
     for request in &done.requests {
-        let of_request =
-            |span: &&testbed::SpanRecord| request["trace_id"] == span.trace_id.as_str();
-        let span = spans.iter().find(of_request).unwrap();
+        let span = spans.iter().find(|span| request["trace_id"] == span.trace_id.as_str()).unwrap();
         assert_eq!(
             (span.name.as_str(), span.service.as_str()),
             ("POST /v1/completions", "loadgen")
@@ -216,7 +214,7 @@ async fn a_stream_that_stalls_ends_at_the_time_out_with_what_it_brought() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_in_mid_stream_is_told_from_a_stream_that_ends_early() {
+async fn a_connection_that_breaks_is_another_failure_than_a_stream_that_ends_early() {
     let (url, _server) = hangs_up(3, true).await;
     let done = load(&url, "--rate 10 --requests 2 --output-tokens 1", &[]).await;
     assert_eq!(done.ending, Ending::NothingCompleted);

@@ -101,7 +101,7 @@ async fn a_load_behind_tls_counts_the_handshake_as_connecting() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_is_refused() {
+async fn a_certificate_of_an_unknown_authority_is_refused() {
     let front = front(Duration::ZERO).await;
     let refused = load(&format!("--url https://localhost:{}", front.port)).await.unwrap_err();
     assert!(refused.contains("no TLS with localhost"), "{refused}");
@@ -144,7 +144,7 @@ async fn what_cannot_be_tls_is_named() {
         let _ended = stream.read_to_end(&mut Vec::new()).await;
     });
     let authority = file("authority.pem");
-    let with = |url: &str, ca: &Path| format!("--url {url} --ca-file {}", ca.display());
+
     let https = format!("https://localhost:{}", front.port);
     let plain = format!("https://localhost:{}", plain_port);
     for (url, ca, expected) in [
@@ -153,7 +153,7 @@ async fn what_cannot_be_tls_is_named() {
         (https.as_str(), file("nowhere.pem").as_path(), "nowhere.pem"),
         (https.as_str(), file("server.key").as_path(), "expected one or more"),
     ] {
-        let refused = load(&with(url, ca)).await.unwrap_err();
+        let refused = load(&format!("--url {url} --ca-file {}", ca.display())).await.unwrap_err();
         assert!(refused.contains(expected), "{expected}: {refused}");
     }
 }

@@ -156,7 +156,7 @@ async fn plain(stream: &mut TcpStream, status: &str, body: &str) {
 /// Responds to one completion; returns whether the connection stays open.
 async fn answer(stream: &mut TcpStream, state: &State, body: &Value, act: Act) -> bool {
     let asked = body["max_tokens"].as_u64().unwrap() as usize;
-    let (first, gap, tokens, end) = match act {
+    let (pace, tokens, end) = match act {
         Act::Status(code) => {
             let error = json!({ "error": { "message": "no room", "type": "overloaded" } });
             plain(stream, &format!("{code} Refused"), &error.to_string()).await;
@@ -170,15 +170,15 @@ async fn answer(stream: &mut TcpStream, state: &State, body: &Value, act: Act) -
         Act::Close => return false,
         Act::Together(barrier) => {
             barrier.wait().await;
-            (Duration::ZERO, Duration::ZERO, asked, End::Done)
+            (Pace::default(), asked, End::Done)
         }
-        Act::Stream { first, gap } => (first, gap, asked, End::Done),
-        Act::ErrorEvent => (Duration::ZERO, Duration::ZERO, 2, End::Error),
-        Act::Truncate => (Duration::ZERO, Duration::ZERO, 1, End::Cut),
-        Act::Junk => (Duration::ZERO, Duration::ZERO, 0, End::Junk),
+        Act::Stream { first, gap } => (Pace { first, gap }, asked, End::Done),
+        Act::ErrorEvent => (Pace::default(), 2, End::Error),
+        Act::Truncate => (Pace::default(), 1, End::Cut),
+        Act::Junk => (Pace::default(), 0, End::Junk),
     };
     let usage = usage(state, body, asked);
-    let sent = stream_tokens(stream, body, (first, gap), tokens).await;
+    let sent = stream_tokens(stream, body, pace, tokens).await;
     let last = match end {
         End::Done => {
             chunk(&json!({ "choices": [], "usage": usage })) + &event("[DONE]") + "0\r\n\r\n"
@@ -194,6 +194,13 @@ async fn answer(stream: &mut TcpStream, state: &State, body: &Value, act: Act) -
     sent && stream.write_all(last.as_bytes()).await.is_ok()
 }
 
+/// The waits before the first token, and before each further one.
+#[derive(Default)]
+struct Pace {
+    first: Duration,
+    gap: Duration,
+}
+
 enum End {
     Done,
     Error,
@@ -201,12 +208,7 @@ enum End {
     Junk,
 }
 
-async fn stream_tokens(
-    stream: &mut TcpStream,
-    body: &Value,
-    (first, gap): (Duration, Duration),
-    tokens: usize,
-) -> bool {
+async fn stream_tokens(stream: &mut TcpStream, body: &Value, pace: Pace, tokens: usize) -> bool {
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     if stream.write_all(head.as_bytes()).await.is_err() {
@@ -214,7 +216,7 @@ async fn stream_tokens(
     }
     let chat = body["messages"].is_array();
     for at in 0..tokens {
-        let wait = if at == 0 { first } else { gap };
+        let wait = if at == 0 { pace.first } else { pace.gap };
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }

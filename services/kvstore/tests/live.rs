@@ -15,6 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+testbed::suite!();
+
 const BLOCK_BYTES: usize = 100_000;
 
 fn fingerprint() -> ModelFingerprint {
@@ -160,9 +162,9 @@ fn settings(max_bytes: u64) -> Settings {
     settings
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn the_longest_stored_prefix_is_found() {
-    let Some(server) = testbed::nats() else { return };
+    let server = testbed::nats_server();
     let store = Store::start(settings(1 << 30), server.url()).await;
     let worker = Worker::start(&server).await;
     assert_eq!(worker.look_up(hashes(1..4), key(1), 0).await, 0);
@@ -190,9 +192,9 @@ async fn the_longest_stored_prefix_is_found() {
     store.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn eviction_keeps_below_the_limit_and_spares_the_leased() {
-    let Some(server) = testbed::nats() else { return };
+    let server = testbed::nats_server();
     let max_bytes = 2_000_000;
     let store = Store::start(settings(max_bytes), server.url()).await;
     let worker = Worker::start(&server).await;
@@ -225,9 +227,9 @@ async fn eviction_keeps_below_the_limit_and_spares_the_leased() {
     store.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_restart_rebuilds_the_index() {
-    let Some(server) = testbed::nats() else { return };
+    let server = testbed::nats_server();
     let first = Store::start(settings(1 << 30), server.url()).await;
     let worker = Worker::start(&server).await;
     for n in 0..20 {
@@ -244,9 +246,9 @@ async fn a_restart_rebuilds_the_index() {
     second.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_block_that_a_reader_finds_damaged_can_be_stored_again() {
-    let Some(server) = testbed::nats() else { return };
+    let server = testbed::nats_server();
     let store = Store::start(settings(1 << 30), server.url()).await;
     let worker = Worker::start(&server).await;
     soon(put_damaged(&server, hash(1))).await;
@@ -264,9 +266,9 @@ async fn a_block_that_a_reader_finds_damaged_can_be_stored_again() {
     store.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_lookup_is_a_span_under_its_caller() {
-    let Some(server) = testbed::nats() else { return };
+    let server = testbed::nats_server();
     let receiver = OtlpReceiver::start().await;
     let mut settings = settings(1 << 30);
     settings.telemetry.otlp_endpoint = Some(receiver.url());
@@ -284,9 +286,9 @@ async fn a_lookup_is_a_span_under_its_caller() {
     assert_eq!(span.kind, SpanKind::Server);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn without_nats_it_is_alive_and_not_ready_and_says_why() {
-    let Some(mut server) = testbed::nats() else { return };
+    let mut server = testbed::nats_server();
     server.stop().unwrap();
     let store = Store::start(settings(1 << 30), server.url()).await;
     let alive = store.get("/health").await;

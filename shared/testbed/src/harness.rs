@@ -107,6 +107,20 @@ pub fn block_on(test: impl Future<Output = ()>) {
     runtime.expect("a runtime starts").block_on(test);
 }
 
+/// Runs an asynchronous test on the thread that calls it, with a clock that stands still and moves on
+/// to the next timer when there is nothing else to do.
+///
+/// Called by the expansion of `#[testbed::test(paused)]`.
+///
+/// # Panics
+///
+/// When the system has no descriptors to give.
+pub fn block_on_paused(test: impl Future<Output = ()>) {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().start_paused(true).build();
+    runtime.expect("a runtime starts").block_on(test);
+}
+
 /// Runs an asynchronous test beside two worker threads.
 ///
 /// Called by the expansion of `#[testbed::test(multi_thread)]`.

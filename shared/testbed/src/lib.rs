@@ -12,7 +12,7 @@ mod wait;
 mod worker;
 
 pub use extent::Extent;
-pub use harness::{Case, block_on, block_on_threads, run_suite, skip};
+pub use harness::{Case, block_on, block_on_paused, block_on_threads, run_suite, skip};
 pub use http::http;
 pub use hub::{HubFault, HubServer};
 pub use otlp::OtlpReceiver;
@@ -52,18 +52,6 @@ pub fn nats_server() -> NatsServer {
 /// When the machine lacks the file, to end the test.
 pub fn smollm2() -> PathBuf {
     require("SmolLM2-135M", provision::smollm2(&|line| eprintln!("{line}")))
-}
-
-/// As [`nats_server`], for suites under Cargo's own harness: `None` means return from the test.
-pub fn nats() -> Option<NatsServer> {
-    let program = provision::nats_server(&|line| eprintln!("{line}"));
-    let program = available("nats-server", program)?;
-    available("a private nats-server", NatsServer::start(NatsOptions::new(program)))
-}
-
-/// As [`smollm2`], for suites under Cargo's own harness: `None` means return from the test.
-pub fn model_path() -> Option<PathBuf> {
-    available("SmolLM2-135M", provision::smollm2(&|line| eprintln!("{line}")))
 }
 
 /// A certificate for `localhost` (`server.pem`), its key (`server.key`), or the private authority

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use bus::{Bus, BusOptions};
 use chassis::Tasks;
 use chassis::settings::TelemetrySettings;
-use chassis::telemetry::{SpanKind, Telemetry, Trace, Tracer};
+use chassis::telemetry::{Caller, SpanKind, Telemetry, Trace, Tracer};
 use gateway::dispatch::fleet::Fleet;
 use gateway::dispatch::{
     DispatchLimits, Dispatcher, Generation, GenerationEvent, GenerationHandle,
@@ -23,6 +23,8 @@ use tokio::task::JoinSet;
 
 use worker::{Script, Worker, files, token_at};
 
+testbed::suite!();
+
 struct Bench {
     dispatcher: Dispatcher,
     fleet: Fleet,
@@ -33,8 +35,8 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start(limits: DispatchLimits) -> Option<Self> {
-        let server = tokio::task::spawn_blocking(testbed::nats).await.unwrap()?;
+    async fn start(limits: DispatchLimits) -> Self {
+        let server = testbed::nats_server();
         let bus = connect(&server, "gateway").await;
         let gateway = "gateway-1".parse().unwrap();
         let fleet = Fleet::new(files());
@@ -42,14 +44,7 @@ impl Bench {
         let mut tasks = Tasks::new();
         dispatcher.spawn(&mut tasks, Tracer::off()).await.unwrap();
         let bus = connect(&server, "workers").await;
-        Some(Self {
-            dispatcher,
-            fleet,
-            bus,
-            workers: JoinSet::new(),
-            _tasks: tasks,
-            _server: server,
-        })
+        Self { dispatcher, fleet, bus, workers: JoinSet::new(), _tasks: tasks, _server: server }
     }
 
     async fn worker(&mut self, name: &str, role: Role, script: Script) -> Worker {
@@ -131,21 +126,9 @@ async fn check_free(workers: &[&Worker]) {
     }
 }
 
-macro_rules! bench {
-    () => {
-        bench!(DispatchLimits::default())
-    };
-    ($limits:expr) => {
-        match Bench::start($limits).await {
-            Some(bench) => bench,
-            None => return,
-        }
-    };
-}
-
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_request_runs_on_two_workers_with_its_trace() {
-    let mut bench = bench!();
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let (p, d) = bench.pair(Script::default(), Script::default()).await;
     let generation = generation(20);
     let trace = generation.trace.traceparent();
@@ -160,9 +143,9 @@ async fn a_request_runs_on_two_workers_with_its_trace() {
     eventually("nothing is in flight", async || bench.dispatcher.inflight() == 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn admit_and_route_touch_and_every_attempt_explains_itself() {
-    let mut bench = bench!();
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let fails = Script { fail_at: Some(3), ..Script::default() };
     let (_, d) = bench.pair(Script::default(), fails).await;
     let receiver = testbed::OtlpReceiver::start().await;
@@ -170,16 +153,16 @@ async fn admit_and_route_touch_and_every_attempt_explains_itself() {
     let settings = TelemetrySettings { otlp_endpoint, ..TelemetrySettings::default() };
     let telemetry = Telemetry::start("gateway", "gateway-1", &settings).unwrap();
     let start = SystemTime::now();
-    let root = telemetry.tracer().root_span("POST", SpanKind::Server, (None, None), start);
+    let root = telemetry.tracer().root_span("POST", SpanKind::Server, Caller::default(), start);
     let trace = root.context();
     check_whole_answer(&bench, Generation { trace: trace.clone(), ..generation(8) }).await;
     root.end_at(SystemTime::now());
 
-    let ended = |spans: &[testbed::SpanRecord]| {
-        let has = |name: &str| spans.iter().any(|span| span.name == name);
-        has("POST") && spans.iter().filter(|span| span.name.starts_with("publish")).count() == 3
-    };
-    let spans = receiver.wait_for(PATIENCE, ended).await.expect("the root and three jobs");
+    let ended = receiver.wait_for(PATIENCE, |spans| {
+        let published = spans.iter().filter(|span| span.name.starts_with("publish"));
+        published.count() == 3 && spans.iter().any(|span| span.name == "POST")
+    });
+    let spans = ended.await.expect("the root and three jobs");
     let tree = testbed::TraceTree::new(spans);
     assert!(tree.orphans().is_empty() && tree.roots().len() == 1);
     let (admit, routes) = (tree.named("admit")[0], tree.named("route"));
@@ -204,9 +187,9 @@ async fn admit_and_route_touch_and_every_attempt_explains_itself() {
     telemetry.shutdown(Duration::from_secs(2)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn lost_and_repeated_tokens_reach_the_client_once_each() {
-    let mut bench = bench!();
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let lossy = Script { lose: BTreeSet::from([0, 3, 4, 19]), repeat: false, ..Script::default() };
     let repeats = Script { repeat: true, ..Script::default() };
     let d2 = Script { lose: BTreeSet::from([7]), repeat: true, ..Script::default() };
@@ -220,9 +203,9 @@ async fn lost_and_repeated_tokens_reach_the_client_once_each() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_decode_worker_that_dies_is_replaced_in_mid_stream() {
-    let mut bench = bench!();
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let dies = Script { die_at: Some(9), ..Script::default() };
     let (p, _) = bench.pair(Script::default(), dies).await;
     let heir = bench.worker("e", Role::Decode, Script::default()).await;
@@ -233,9 +216,9 @@ async fn a_decode_worker_that_dies_is_replaced_in_mid_stream() {
     check_free(&[&p, &heir]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_dead_prefill_worker_takes_the_request_to_the_decode_worker() {
-    let mut bench = bench!();
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let dies = Script { die_at: Some(0), ..Script::default() };
     let (_, d) = bench.pair(dies, Script::default()).await;
     check_whole_answer(&bench, generation(12)).await;
@@ -243,9 +226,9 @@ async fn a_dead_prefill_worker_takes_the_request_to_the_decode_worker() {
     check_free(&[&d]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn with_nobody_left_the_stream_ends_with_a_clear_error() {
-    let mut bench = bench!();
+#[testbed::test(multi_thread)]
+async fn with_no_worker_left_the_stream_ends_with_a_clear_error() {
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let fails = Script { fail_at: Some(5), ..Script::default() };
     let dies = Script { die_at: Some(5), ..Script::default() };
     let (p, d) = bench.pair(fails, dies).await;
@@ -260,9 +243,9 @@ async fn with_nobody_left_the_stream_ends_with_a_clear_error() {
     check_free(&[&p, &d]).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn refusals_come_before_the_stream_begins() {
-    let mut bench = bench!();
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let none = bench.dispatcher.start(generation(4)).await.err().expect("there is no worker");
     assert_eq!(none.class, ErrorClass::Retry);
     let full = Script { refuse: Some(ErrorClass::Overloaded), ..Script::default() };
@@ -280,9 +263,9 @@ async fn refusals_come_before_the_stream_begins() {
     assert_eq!(full.class, ErrorClass::Overloaded, "{full}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_client_that_leaves_frees_both_workers() {
-    let mut bench = bench!();
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let slow = Script { pace: Duration::from_millis(20), ..Script::default() };
     let (p, d) = bench.pair(slow.clone(), slow).await;
     let mut running = bench.dispatcher.start(generation(2_000)).await.unwrap();
@@ -303,9 +286,9 @@ async fn a_client_that_leaves_frees_both_workers() {
     eventually("nothing is in flight", async || bench.dispatcher.inflight() == 0).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn leases_are_renewed_and_the_deadline_ends_it() {
-    let mut bench = bench!();
+    let mut bench = Bench::start(DispatchLimits::default()).await;
     let slow = Script { pace: Duration::from_millis(100), ..Script::default() };
     let (p, d) = bench.pair(slow.clone(), slow).await;
     let deadline = SystemTime::now() + Duration::from_millis(2_500);
@@ -315,12 +298,13 @@ async fn leases_are_renewed_and_the_deadline_ends_it() {
     assert!(!tokens.is_empty());
     assert_eq!(refusal.expect("the deadline came").class, ErrorClass::Deadline);
     check_free(&[&p, &d]).await;
-    assert!(d.seen.lock().unwrap().kept.values().any(|times| 1 <= *times));
+    assert!(d.seen.lock().unwrap().kept.values().any(|times| *times >= 1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_client_that_does_not_read_is_given_up() {
-    let mut bench = bench!(DispatchLimits { unread_max: 8, ..DispatchLimits::default() });
+    let mut bench =
+        Bench::start(DispatchLimits { unread_max: 8, ..DispatchLimits::default() }).await;
     let (p, d) = bench.pair(Script::default(), Script::default()).await;
     let mut running = bench.dispatcher.start(generation(2_000)).await.unwrap();
     eventually("it is cancelled", async || !d.seen.lock().unwrap().cancels.is_empty()).await;
@@ -332,10 +316,10 @@ async fn a_client_that_does_not_read_is_given_up() {
     assert_eq!(refusal.map(|refusal| refusal.class), Some(ErrorClass::Cancelled));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn sixty_four_requests_at_once_and_not_one_more() {
     let admission = AdmissionLimits { inflight_max: 64, queue_sequences_max: 1_000 };
-    let mut bench = bench!(DispatchLimits { admission, ..DispatchLimits::default() });
+    let mut bench = Bench::start(DispatchLimits { admission, ..DispatchLimits::default() }).await;
     let slow = Script { pace: Duration::from_millis(2), ..Script::default() };
     let (p, d) = bench.pair(slow.clone(), slow).await;
     let mut started = Vec::new();

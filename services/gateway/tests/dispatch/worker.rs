@@ -225,13 +225,12 @@ impl Worker {
     fn missed(&self, missed: &Missed, _: &Context, _: &mut JoinSet<()>) -> MissedReply {
         let seen = self.seen.lock().unwrap();
         let remembered = seen.remembered.get(&missed.key);
-        let newer = |event: &&Event| match event {
+        let newer = remembered.into_iter().flatten().filter(|event| match event {
             Event::Token(token) => missed.from <= token.index,
             Event::Failed(_) => true,
-        };
-        let events = remembered.into_iter().flatten().filter(newer).cloned().collect();
+        });
         let known = remembered.is_some() || seen.active.contains_key(&missed.key);
-        MissedReply { events, known }
+        MissedReply { events: newer.cloned().collect(), known }
     }
 }
 

@@ -59,7 +59,7 @@ impl Vocabulary for Bytes {
     }
 
     fn is_special(&self, token: TokenId) -> bool {
-        256 <= token
+        token >= 256
     }
 
     fn size(&self) -> usize {
@@ -173,16 +173,14 @@ fn scored(token: TokenId, top: Option<u8>) -> Option<TokenLogprob> {
 fn events(generation: &Generation, plan: &Plan) -> VecDeque<GenerationEvent> {
     let key = RequestKey { request: generation.request, attempt: Attempt(0) };
     let sent_us = || std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
-    let scores = |prompt: &[TokenId], top| {
-        let rest = prompt.iter().skip(1).map(|&token| scored(token, Some(top)));
+    let prompt_logprobs = generation.prompt_logprobs.map(|top| {
+        let rest = generation.prompt.iter().skip(1).map(|&token| scored(token, Some(top)));
         std::iter::once(None).chain(rest).collect()
-    };
+    });
     let opening = Opening {
         cached_tokens: plan.cached_tokens,
         stored_tokens: 0,
-        prompt_logprobs: generation
-            .prompt_logprobs
-            .map_or_else(Vec::new, |top| scores(&generation.prompt, top)),
+        prompt_logprobs: prompt_logprobs.unwrap_or_default(),
     };
     let mut opening = Some(Box::new(opening));
     let mut event = |index: usize, token, finish| {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::bench::{Bench, Plan, chat_body, completion_body, limits, merged};
 
-#[tokio::test]
+#[testbed::test]
 async fn each_class_of_refusal_has_its_status() {
     let bench = Bench::start().await;
     for (class, status, kind) in [
@@ -34,7 +34,7 @@ async fn each_class_of_refusal_has_its_status() {
     }
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn one_refused_choice_refuses_the_request() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::hangs_after("a")).then(Plan::refused(ErrorClass::Overloaded));
@@ -43,7 +43,7 @@ async fn one_refused_choice_refuses_the_request() {
     assert_eq!(bench.backend.given_up(), [crate::bench::GivenUp::Dropped]);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
     let bench = Bench::start().await;
     let long = json!({ "messages": [{ "role": "user", "content": "x".repeat(300) }] });
@@ -60,7 +60,7 @@ async fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
     assert!(bench.backend.generations().is_empty());
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn more_output_than_the_context_leaves_is_refused() {
     let bench = Bench::start().await;
     let (status, answer) = bench.complete(json!({ "max_tokens": 255 })).await;
@@ -70,7 +70,7 @@ async fn more_output_than_the_context_leaves_is_refused() {
     assert_eq!(bench.complete(json!({ "max_tokens": 254 })).await.0, 200);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn an_unknown_model_is_not_found() {
     let bench = Bench::start().await;
     let (status, answer) = bench.chat(json!({ "model": "gpt-4" })).await;
@@ -78,7 +78,7 @@ async fn an_unknown_model_is_not_found() {
     assert_eq!(answer["error"]["param"], "model");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn paths_and_methods_that_do_not_exist_have_the_envelope_too() {
     let bench = Bench::start().await;
     let (status, text) = bench.get("/v2/nothing").await;
@@ -89,7 +89,7 @@ async fn paths_and_methods_that_do_not_exist_have_the_envelope_too() {
     assert_eq!((status, &error["error"]["type"]), (405, &json!("MethodNotAllowedError")));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_body_that_is_too_long_is_413() {
     let bench = Bench::start().await;
     let body = json!({ "prompt": "x".repeat(100 << 10) });
@@ -97,7 +97,7 @@ async fn a_body_that_is_too_long_is_413() {
     assert_eq!((status, &answer["error"]["type"]), (413, &json!("PayloadTooLargeError")));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_body_that_does_not_come_is_408() {
     let limits = gateway::Limits { body_timeout: Duration::from_millis(30), ..limits() };
     let bench = Bench::with(limits, chassis::Tracer::off()).await;
@@ -110,7 +110,7 @@ async fn a_body_that_does_not_come_is_408() {
     assert_eq!(&answer, b"HTTP/1.1 408");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_gateway_that_is_not_ready_says_why() {
     let bench = Bench::start().await;
     bench.backend.unready("no worker of model \"bytes\"");
@@ -125,7 +125,7 @@ async fn a_gateway_that_is_not_ready_says_why() {
     assert_eq!(bench.get("/health").await.0, 200);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn more_requests_than_places_are_refused_at_once() {
     let limits = gateway::Limits { max_inflight: 1, ..limits() };
     let bench = Bench::with(limits, chassis::Tracer::off()).await;
@@ -141,7 +141,7 @@ async fn more_requests_than_places_are_refused_at_once() {
     assert_eq!(bench.complete(json!({})).await.0, 200);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_request_id_is_given_back_unless_it_could_do_harm() {
     let bench = Bench::start().await;
     let ask = async |id: &str| {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::bench::{Bench, Plan};
 
-#[tokio::test]
+#[testbed::test]
 async fn a_chat_reports_each_token_with_its_bytes() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::cut("é"));
@@ -21,7 +21,7 @@ async fn a_chat_reports_each_token_with_its_bytes() {
     assert_eq!(answer["choices"][0]["logprobs"], expected);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_completion_reports_offsets_in_characters() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::cut("éab"));
@@ -40,7 +40,7 @@ async fn a_completion_reports_offsets_in_characters() {
     assert_eq!(answer["choices"][0]["logprobs"], expected);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_prompt_is_scored_without_generating() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::says("never"));
@@ -59,14 +59,14 @@ async fn a_prompt_is_scored_without_generating() {
     assert_eq!((generation.stopping.max_tokens, generation.prompt_logprobs), (0, Some(0)));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_prompt_that_fills_the_context_can_be_scored() {
     let bench = Bench::start().await;
     let body = json!({ "echo": true, "logprobs": 0, "max_tokens": 0, "prompt": "x".repeat(256) });
     assert_eq!(bench.complete(body).await.0, 200);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn echoed_scores_come_before_those_of_the_output() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::cut("!"));
@@ -77,7 +77,7 @@ async fn echoed_scores_come_before_those_of_the_output() {
     assert_eq!(logprobs["text_offset"], json!([0, 1, 2]));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn streamed_logprobs_are_those_of_the_whole_answer() {
     let bench = Bench::start().await;
     let plan = Plan { finish: Some(Finish::Stop), ..Plan::says("éa.b") };

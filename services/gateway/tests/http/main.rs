@@ -12,3 +12,5 @@ mod parameters;
 mod slo;
 mod streams;
 mod trace;
+
+testbed::suite!();

@@ -17,11 +17,10 @@ fn golden() -> Vec<Value> {
     golden["cases"].as_array().unwrap().clone()
 }
 
-async fn bench() -> Option<Bench> {
-    let path = tokio::task::spawn_blocking(testbed::model_path).await.unwrap()?;
+async fn bench() -> Bench {
     let settings = ModelSettings { name: Some("smollm2".to_owned()), ..ModelSettings::default() };
-    let text = TextModel::open(&path, &settings).unwrap();
-    Some(Bench::serving(text, limits(), Tracer::off()).await)
+    let text = TextModel::open(&testbed::smollm2(), &settings).unwrap();
+    Bench::serving(text, limits(), Tracer::off()).await
 }
 
 fn tokens(ids: &Value) -> Vec<TokenId> {
@@ -40,9 +39,9 @@ fn conversation(rendered: &str) -> Vec<Value> {
         .collect()
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn prompts_become_the_golden_tokens() {
-    let Some(bench) = bench().await else { return };
+    let bench = bench().await;
     for case in golden() {
         let (name, rendered) = (&case["name"], case["rendered"].as_str().unwrap());
         let mut bodies = vec![json!({ "prompt": rendered })];
@@ -63,9 +62,9 @@ async fn prompts_become_the_golden_tokens() {
     }
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn golden_tokens_become_the_golden_text_in_every_form() {
-    let Some(bench) = bench().await else { return };
+    let bench = bench().await;
     for case in golden() {
         let ids = tokens(&case["greedy_ids"]);
         let expected = case["greedy_text"].as_str().unwrap();

@@ -42,7 +42,7 @@ async fn next(stream: &mut reqwest::Response) -> Option<Value> {
     Some(serde_json::from_str(data).unwrap())
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn the_page_may_load_nothing_but_its_own_files() {
     let bench = Bench::start().await;
     for (path, kind) in [
@@ -66,7 +66,7 @@ async fn the_page_may_load_nothing_but_its_own_files() {
     }
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_file_that_is_held_already_is_not_sent_again() {
     let bench = Bench::start().await;
     let url = format!("{}/page/main.js", bench.url);
@@ -85,7 +85,7 @@ async fn a_file_that_is_held_already_is_not_sent_again() {
     assert!(head.text().await.unwrap().is_empty());
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn other_paths_and_methods_have_the_envelope() {
     let bench = Bench::start().await;
     for path in ["/page/", "/page/none.js", "/page/..%2Fmod.rs", "/page/index.html"] {
@@ -97,8 +97,8 @@ async fn other_paths_and_methods_have_the_envelope() {
     assert_eq!(error["error"]["type"], "MethodNotAllowedError");
 }
 
-#[tokio::test]
-async fn the_fleet_is_told_as_json() {
+#[testbed::test]
+async fn the_fleet_is_reported_as_json() {
     let bench = Bench::start().await;
     bench.backend.has(fleet());
     assert_eq!(bench.chat(json!({})).await.0, 200);
@@ -133,7 +133,7 @@ async fn the_fleet_is_told_as_json() {
     assert_eq!(buckets.last().unwrap()[1], 1.0);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_browser_is_shown_the_metrics_and_prometheus_gets_its_format() {
     let bench = Bench::start().await;
     let kind = async |accept: &str| {
@@ -151,7 +151,7 @@ async fn a_browser_is_shown_the_metrics_and_prometheus_gets_its_format() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[testbed::test(paused)]
 async fn all_who_watch_share_one_look_a_second() {
     let bench = Bench::start().await;
     let began = tokio::time::Instant::now();
@@ -176,7 +176,7 @@ async fn all_who_watch_share_one_look_a_second() {
     );
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn watchers_are_bounded_and_leave_their_place() {
     let bench = Bench::start().await;
     let url = format!("{}/fleet/events", bench.url);
@@ -195,7 +195,7 @@ async fn watchers_are_bounded_and_leave_their_place() {
     .await;
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_stop_ends_the_streams_and_the_server() {
     let mut bench = Bench::start().await;
     let mut stream = bench.http.get(format!("{}/fleet/events", bench.url)).send().await.unwrap();
@@ -205,8 +205,8 @@ async fn a_stop_ends_the_streams_and_the_server() {
     soon("the server ends", bench.ended()).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn nobody_looks_when_nobody_watches() {
+#[testbed::test(paused)]
+async fn without_a_watcher_the_fleet_is_not_looked_at() {
     let bench = Bench::start().await;
     let mut stream = bench.http.get(format!("{}/fleet/events", bench.url)).send().await.unwrap();
     assert!(next(&mut stream).await.is_some());

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bench::{Bench, bytes_model, chat_body, limits, merged};
 
-#[tokio::test]
+#[testbed::test]
 async fn parameters_reach_the_workers() {
     let bench = Bench::start().await;
     let body = json!({
@@ -30,7 +30,7 @@ async fn parameters_reach_the_workers() {
     assert_eq!((generation.top_logprobs, generation.prompt_logprobs), (Some(3), None));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_request_that_sets_nothing_samples_as_the_model_recommends() {
     let recommended = Sampling {
         temperature: 0.2,
@@ -63,7 +63,7 @@ async fn a_request_that_sets_nothing_samples_as_the_model_recommends() {
     assert_eq!(shown["top_k"], 20, "{shown}");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_cache_salt_narrows_the_scope() {
     let bench = Bench::start().await;
     bench.chat(json!({})).await;
@@ -73,7 +73,7 @@ async fn a_cache_salt_narrows_the_scope() {
     assert_ne!(generations[0].scope, generations[1].scope);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn messages_become_the_templates_text() {
     let bench = Bench::start().await;
     let messages = json!([
@@ -172,7 +172,7 @@ fn wrong_completions() -> Vec<(Value, &'static str)> {
     ]
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn what_is_wrong_is_named_and_nothing_is_started() {
     let bench = Bench::start().await;
     for (body, param) in wrong_chats() {
@@ -188,7 +188,7 @@ async fn what_is_wrong_is_named_and_nothing_is_started() {
     assert!(bench.backend.generations().is_empty());
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let bench = Bench::start().await;
     for (field, value) in [
@@ -219,7 +219,7 @@ async fn what_is_not_supported_is_refused_by_name() {
     assert!(bench.backend.generations().is_empty());
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn what_asks_for_nothing_or_is_unknown_is_ignored() {
     let bench = Bench::start().await;
     let body = json!({
@@ -232,7 +232,7 @@ async fn what_asks_for_nothing_or_is_unknown_is_ignored() {
     assert_eq!(bench.complete(body).await.0, 200);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_body_that_is_no_json_object_is_400() {
     let bench = Bench::start().await;
     let deep = "[".repeat(10_000);
@@ -311,7 +311,7 @@ const FIELDS: [&str; 34] = [
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
-    #[test]
+    #[testbed::test]
     fn no_request_is_a_servers_error(
         bodies in prop::collection::vec(
             prop::collection::vec((prop::sample::select(&FIELDS[..]), any_json()), 0..5), 16),

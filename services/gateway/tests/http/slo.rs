@@ -42,7 +42,7 @@ impl Site {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn outside_the_sample_only_failures_are_kept() {
     let site = Site::start(0.0, SloPolicy::default(), false).await;
     site.bench.chat(json!({})).await;
@@ -57,11 +57,11 @@ async fn outside_the_sample_only_failures_are_kept() {
     assert_eq!(roots.len(), 2, "{roots:#?}");
     assert!(roots.iter().all(|root| root.error.is_some()), "{roots:#?}");
     // The first failed after three tokens, the second used nothing.
-    let usage = |root: &SpanRecord| root.attributes.get("gen_ai.usage.output_tokens").cloned();
-    assert_eq!(roots.iter().map(usage).collect::<Vec<_>>(), [Some("3".to_owned()), None]);
+    let usage = roots.iter().map(|root| root.attributes.get("gen_ai.usage.output_tokens"));
+    assert_eq!(usage.collect::<Vec<_>>(), [Some(&"3".to_owned()), None]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn what_misses_its_slo_is_kept_and_says_so() {
     let strict = SloPolicy { ttft_ms: Some(1e-6), ..SloPolicy::default() };
     let site = Site::start(0.0, strict, false).await;
@@ -77,7 +77,7 @@ async fn what_misses_its_slo_is_kept_and_says_so() {
     assert!(site.roots().await.is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn spans_carry_contents_only_when_configured() {
     for contents in [false, true] {
         let site = Site::start(1.0, SloPolicy::default(), contents).await;
@@ -93,7 +93,7 @@ async fn spans_carry_contents_only_when_configured() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_load_run_is_named_by_its_baggage() {
     let site = Site::start(1.0, SloPolicy::default(), false).await;
     let body = crate::bench::chat_body();

@@ -12,12 +12,11 @@ const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 
 fn contents(chunks: &[Value]) -> Vec<&str> {
-    let content = |chunk: &'_ Value| chunk["choices"][0]["delta"].get("content").is_some();
-    let spoken = chunks.iter().filter(|chunk| content(chunk));
-    spoken.map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().unwrap()).collect()
+    let deltas = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]);
+    deltas.filter_map(|delta| Some(delta.get("content")?.as_str().unwrap())).collect()
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_chat_streams_role_then_tokens_then_the_reason() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::says("Hey"));
@@ -42,7 +41,7 @@ async fn a_chat_streams_role_then_tokens_then_the_reason() {
     assert!(reasons[..4].iter().all(|reason| reason.is_null()));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_completion_streams_text_then_the_reason() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::cut("ab"));
@@ -58,7 +57,7 @@ async fn a_completion_streams_text_then_the_reason() {
     assert_eq!(chunks[0]["object"], "text_completion");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn usage_comes_last_and_is_null_before() {
     let bench = Bench::start().await;
     bench.backend.then(Plan { cached_tokens: 16, ..Plan::says("a") });
@@ -73,7 +72,7 @@ async fn usage_comes_last_and_is_null_before() {
     assert!(before.iter().all(|chunk| chunk.get("usage") == Some(&Value::Null)));
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn continuous_usage_counts_along() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::cut("abc"));
@@ -85,7 +84,7 @@ async fn continuous_usage_counts_along() {
     assert_eq!(counts, [1, 2, 3, 3, 3]);
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn characters_stay_whole_and_stop_strings_stay_back() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::hangs_after("é🦀 EN END x"));
@@ -100,7 +99,7 @@ async fn characters_stay_whole_and_stop_strings_stay_back() {
     .await;
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn echo_streams_the_prompt_first() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::cut("!"));
@@ -108,7 +107,7 @@ async fn echo_streams_the_prompt_first() {
     assert_eq!(chunks[0]["choices"][0]["text"], "Hi!");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn every_choice_of_a_stream_begins_and_ends() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::says("ab")).then(Plan::cut("c"));
@@ -122,7 +121,7 @@ async fn every_choice_of_a_stream_begins_and_ends() {
     }
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_failure_before_the_first_token_is_a_status() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::fails_after("", ErrorClass::Retry));
@@ -134,7 +133,7 @@ async fn a_failure_before_the_first_token_is_a_status() {
     assert_eq!(error["error"]["message"], "worker d1 is gone");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_failure_in_mid_stream_is_an_event() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::fails_after("ab", ErrorClass::Deadline));
@@ -145,7 +144,7 @@ async fn a_failure_in_mid_stream_is_an_event() {
     assert_eq!(last["error"]["message"], "worker d1 is gone");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_failed_choice_gives_up_the_others() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::hangs_after("a")).then(Plan::fails_after("b", ErrorClass::Internal));
@@ -155,7 +154,7 @@ async fn a_failed_choice_gives_up_the_others() {
         .await;
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_client_that_leaves_a_stream_gives_the_generation_up() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::hangs_after("a"));
@@ -172,7 +171,7 @@ async fn a_client_that_leaves_a_stream_gives_the_generation_up() {
     assert!(metrics.contains("finished_reason=\"abort\""), "{metrics}");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_client_that_leaves_before_the_answer_gives_the_generation_up() {
     let bench = Bench::start().await;
     bench.backend.then(Plan::hangs_after(""));
@@ -185,7 +184,7 @@ async fn a_client_that_leaves_before_the_answer_gives_the_generation_up() {
     .await;
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn a_generation_without_end_ends_by_its_deadline() {
     let limits = gateway::Limits { request_timeout: Duration::from_millis(50), ..limits() };
     let bench = Bench::with(limits, chassis::Tracer::off()).await;

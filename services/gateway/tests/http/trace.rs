@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::bench::{Bench, Plan, chat_body, limits, merged};
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_request_continues_its_callers_trace_and_its_stages_touch() {
     let receiver = testbed::OtlpReceiver::start().await;
     let settings = chassis::settings::TelemetrySettings {
@@ -50,7 +50,7 @@ async fn a_request_continues_its_callers_trace_and_its_stages_touch() {
     assert!((ttft_ms - spans_ms).abs() < 1.0, "{ttft_ms} ms, by spans {spans_ms} ms");
 }
 
-#[tokio::test]
+#[testbed::test]
 async fn without_export_a_callers_trace_is_handed_on() {
     let bench = Bench::start().await;
     let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

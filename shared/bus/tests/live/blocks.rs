@@ -33,9 +33,9 @@ fn hashes(numbers: std::ops::Range<u32>) -> Vec<BlockHash> {
     numbers.map(hash).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_block_put_twice_is_stored_once() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("prefill").await;
     let blocks = site.blocks(&bus).await;
     put(&blocks, 1, 10_000).await;
@@ -46,9 +46,9 @@ async fn a_block_put_twice_is_stored_once() {
     assert_eq!((counters.blocks_stored, counters.blocks_already_there), (1, 1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn of_eight_concurrent_puts_one_stores() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let mut puts = tokio::task::JoinSet::new();
     let first = site.bus("prefill").await;
     let stream = site.blocks(&first).await;
@@ -62,9 +62,9 @@ async fn of_eight_concurrent_puts_one_stores() {
     assert_eq!(stream.state().await.unwrap().frames, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn stored_blocks_come_at_once_and_missing_ones_when_stored() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let (prefill, decode) = (site.bus("prefill").await, site.bus("decode").await);
     let stored = site.blocks(&prefill).await;
     for n in 0..3 {
@@ -84,9 +84,9 @@ async fn stored_blocks_come_at_once_and_missing_ones_when_stored() {
     assert_eq!(decode.counters().blocks_pulled, 6);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn three_hundred_blocks_need_two_consumers_that_go_afterwards() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("both").await;
     let blocks = site.blocks(&bus).await;
     for n in 0..300 {
@@ -106,9 +106,9 @@ async fn three_hundred_blocks_need_two_consumers_that_go_afterwards() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_deleted_under_a_pull_is_made_anew_for_what_is_missing() {
-    let Some(site) = Site::start() else { return };
+#[testbed::test(multi_thread)]
+async fn a_consumer_deleted_under_a_pull_is_made_again_for_what_is_missing() {
+    let site = Site::start();
     let bus = site.bus("both").await;
     let blocks = site.blocks(&bus).await;
     put(&blocks, 0, 4_000).await;
@@ -124,9 +124,9 @@ async fn a_consumer_deleted_under_a_pull_is_made_anew_for_what_is_missing() {
     assert!(soon(pull.next()).await.is_none());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_block_of_several_frames_arrives_whole() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("both").await;
     let blocks = site.blocks(&bus).await;
     let bytes = (5 << 20) + 123;
@@ -138,9 +138,9 @@ async fn a_block_of_several_frames_arrives_whole() {
     arrivals(&mut pull, 1, bytes).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn waiting_ends_at_the_deadline() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("decode").await;
     let blocks = site.blocks(&bus).await;
     put(&blocks, 1, 1_000).await;
@@ -156,9 +156,9 @@ async fn waiting_ends_at_the_deadline() {
     assert_eq!(arrived.len() + missing.len(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_body_is_a_miss_and_the_kvstore_is_told() {
-    let Some(site) = Site::start() else { return };
+#[testbed::test(multi_thread)]
+async fn a_damaged_body_is_a_miss_and_is_reported_to_the_kvstore() {
+    let site = Site::start();
     let bus = site.bus("decode").await;
     let blocks = site.blocks(&bus).await;
     let mut discards = site.bus("kvstore").await.serve_store::<Discard>().await.unwrap();
@@ -183,8 +183,8 @@ async fn a_damaged_body_is_a_miss_and_the_kvstore_is_told() {
     arrivals(&mut pull, 1, 1_000).await;
     assert!(soon(pull.next()).await.is_none());
     assert_eq!(bus.counters().dropped(DropReason::Checksum), 1);
-    let told = soon(discards.next()).await.unwrap();
-    assert_eq!(told.message, Discard { fingerprint: fingerprint(), block: hash(1) });
+    let report = soon(discards.next()).await.unwrap();
+    assert_eq!(report.message, Discard { fingerprint: fingerprint(), block: hash(1) });
 
     blocks.delete(hash(1), u64::MAX).await.unwrap();
     put(&blocks, 1, 1_000).await;
@@ -192,9 +192,9 @@ async fn a_damaged_body_is_a_miss_and_the_kvstore_is_told() {
     arrivals(&mut pull, 1, 1_000).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn without_a_stream_both_ways_say_so() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let blocks = site.bus("both").await.blocks(&fingerprint());
     let put = soon(blocks.put(None, block(1, 10))).await.unwrap_err();
     assert!(matches!(put.kind, PutErrorKind::NoStream), "{put}");
@@ -202,9 +202,9 @@ async fn without_a_stream_both_ways_say_so() {
     assert!(matches!(pull, PullError::NoStream(_)), "{pull}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn pulling_nothing_ends_at_once() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let blocks = site.bus("both").await.blocks(&fingerprint());
     assert!(soon(blocks.pull(Vec::new()).await.unwrap().next()).await.is_none());
 }
@@ -213,16 +213,16 @@ async fn stored(index: &mut Index) -> (BlockHash, u64) {
     match soon(index.next()).await {
         IndexEvent::Stored { hash, sequence, frame, stored_at_ms } => {
             assert_eq!((frame.frame, frame.frames, frame.block_bytes), (0, 1, 700));
-            assert!(1_700_000_000_000 < stored_at_ms);
+            assert!(stored_at_ms > 1_700_000_000_000);
             (hash, sequence)
         }
         other => panic!("{other:?}"),
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn the_index_tells_what_is_stored_and_then_what_is_added() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("kvstore").await;
     let blocks = site.blocks(&bus).await;
     put(&blocks, 1, 700).await;
@@ -254,9 +254,9 @@ async fn fetched(blocks: &Blocks, wanted: Vec<BlockHash>, bytes: usize) -> Vec<B
     names
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_fetch_brings_what_is_stored_and_ends() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("both").await;
     let blocks = site.blocks(&bus).await;
     assert_eq!(fetched(&blocks, hashes(0..3), 1_000).await, []);
@@ -270,9 +270,9 @@ async fn a_fetch_brings_what_is_stored_and_ends() {
     assert_eq!(bus.counters().blocks_pulled, 350);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn what_does_not_fit_into_one_answer_is_fetched_with_the_next() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("both").await;
     let blocks = site.blocks(&bus).await;
     let bytes = (2 << 20) + 500_000;
@@ -286,9 +286,9 @@ async fn what_does_not_fit_into_one_answer_is_fetched_with_the_next() {
     assert_eq!(names, all);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_fetch_reports_damage_and_goes_on() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("decode").await;
     let blocks = site.blocks(&bus).await;
     let mut discards = site.bus("kvstore").await.serve_store::<Discard>().await.unwrap();
@@ -313,9 +313,9 @@ async fn a_fetch_reports_damage_and_goes_on() {
     assert_eq!(soon(discards.next()).await.unwrap().message.block, hash(1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_fetch_without_a_stream_says_so() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let blocks = site.bus("both").await.blocks(&fingerprint());
     let mut fetch = blocks.fetch(vec![hash(1)]).await.unwrap();
     let error = soon(fetch.next()).await.unwrap().unwrap_err();
@@ -323,9 +323,9 @@ async fn a_fetch_without_a_stream_says_so() {
     assert!(soon(fetch.next()).await.is_none());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_hears_the_blocks_that_are_put_for_it() {
-    let Some(site) = Site::start() else { return };
+#[testbed::test(multi_thread)]
+async fn a_worker_receives_the_blocks_that_are_put_for_it() {
+    let site = Site::start();
     let (prefill, decode) = (site.bus("prefill").await, site.bus("decode").await);
     let stored = site.blocks(&prefill).await;
     let (to, other) = ("decode-1".parse().unwrap(), "decode-2".parse().unwrap());
@@ -336,7 +336,7 @@ async fn a_worker_hears_the_blocks_that_are_put_for_it() {
     soon(stored.put(Some(&other), block(2, 5_000))).await.unwrap();
     soon(stored.put(None, block(3, 5_000))).await.unwrap();
     soon(stored.put(Some(&to), block(4, long))).await.unwrap();
-    // Stored by somebody before: it comes all the same.
+    // Stored before for another worker: it comes all the same.
     soon(stored.put(Some(&to), block(2, 5_000))).await.unwrap();
     let mut came = Vec::new();
     while came.len() < 3 {
@@ -351,9 +351,9 @@ async fn a_worker_hears_the_blocks_that_are_put_for_it() {
     assert!(soon(again.next()).await.is_none(), "nothing more is expected");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn junk_for_a_worker_is_counted_and_the_next_block_arrives() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let (bus, stranger) = (site.bus("both").await, site.stranger().await);
     let blocks = site.blocks(&bus).await;
     let to = "decode-1".parse().unwrap();
@@ -366,7 +366,7 @@ async fn junk_for_a_worker_is_counted_and_the_next_block_arrives() {
         stranger.publish(subject, "junk".into()).await.unwrap();
     }
     stranger.flush().await.unwrap();
-    eventually("the damaged frames are counted", async || 2 == bus.counters().dropped_total())
+    eventually("the damaged frames are counted", async || bus.counters().dropped_total() == 2)
         .await;
     soon(blocks.put(Some(&to), block(2, 100))).await.unwrap();
     assert_eq!(soon(expected.next()).await.unwrap().hash, hash(2));

@@ -1,4 +1,4 @@
-//! Bytes that nobody of ours sent, on every subject.
+//! Bytes that no service of ours sent, on every subject.
 
 use async_nats::HeaderMap;
 use bus::{Context, DropReason, IndexEvent, PresenceEvent};
@@ -11,9 +11,9 @@ use crate::site::{Site, block, fingerprint, hash, soon, state, worker};
 const JUNK: [&[u8]; 5] =
     [b"", b"\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"\x91\x91\x91\x91", b"{\"json\":1}"];
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn junk_requests_are_counted_and_never_answered() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("worker").await;
     let stranger = site.stranger().await;
     let mut answers = stranger.subscribe("answers").await.unwrap();
@@ -59,9 +59,9 @@ async fn junk_requests_are_counted_and_never_answered() {
     assert_eq!(bus.counters().dropped_total(), 17);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn junk_tokens_are_counted_and_the_next_batch_arrives() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("gateway").await;
     let gateway = "g".parse().unwrap();
     let mut tokens = bus.tokens(&gateway).await.unwrap();
@@ -76,9 +76,9 @@ async fn junk_tokens_are_counted_and_the_next_batch_arrives() {
     assert_eq!(bus.counters().dropped(DropReason::Malformed), JUNK.len() as u64);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn junk_presence_is_counted_and_the_next_worker_is_seen() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("gateway").await;
     let mut watch = bus.presence().watch();
     assert_eq!(soon(watch.next()).await, PresenceEvent::Synced);
@@ -100,9 +100,9 @@ async fn junk_presence_is_counted_and_the_next_worker_is_seen() {
     assert_eq!(bus.counters().dropped(DropReason::Subject), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn junk_frames_reach_neither_the_index_nor_a_pull() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("both").await;
     let blocks = site.blocks(&bus).await;
     let stranger = async_nats::jetstream::new(site.stranger().await);
@@ -138,22 +138,22 @@ async fn junk_frames_reach_neither_the_index_nor_a_pull() {
     assert_eq!(bus.counters().dropped(DropReason::Frame), 3);
 
     let mut index = blocks.index();
-    let mut told = Vec::new();
+    let mut stored = Vec::new();
     loop {
         match soon(index.next()).await {
             // Its header is well-formed; what lies about the body shows when it is read.
-            IndexEvent::Stored { hash, .. } => told.push(hash),
+            IndexEvent::Stored { hash, .. } => stored.push(hash),
             IndexEvent::CaughtUp => break,
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(told, [hash(2), hash(4)]);
+    assert_eq!(stored, [hash(2), hash(4)]);
     assert_eq!(bus.counters().dropped(DropReason::Subject), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_request_of_another_kind_is_malformed() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("kvstore").await;
     let mut releases = bus.serve_store::<Release>().await.unwrap();
     let stranger = site.stranger().await;

@@ -8,3 +8,5 @@ mod presence;
 mod requests;
 mod site;
 mod tokens;
+
+testbed::suite!();

@@ -13,9 +13,9 @@ fn release() -> Release {
     Release { fingerprint: fingerprint(), key }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn everything_goes_on_after_a_restart() {
-    let Some(mut site) = Site::start() else { return };
+    let mut site = Site::start();
     let bus = site.bus("worker").await;
     let blocks = site.blocks(&bus).await;
     soon(blocks.put(None, block(1, 1_000))).await.unwrap();
@@ -35,7 +35,7 @@ async fn everything_goes_on_after_a_restart() {
     site.server.restart().unwrap();
     eventually("the bus is connected again", async || bus.connected()).await;
 
-    // The bucket was in memory: the first announcement makes it anew.
+    // The bucket was in memory: the first announcement makes it again.
     eventually("an announcement succeeds", async || {
         bus.presence().announce(&state("w")).await.is_ok()
     })
@@ -52,7 +52,7 @@ async fn everything_goes_on_after_a_restart() {
     assert!(soon(pull.next()).await.is_none());
     loop {
         match soon(index.next()).await {
-            IndexEvent::Stored { hash: told, .. } => break assert_eq!(told, hash(2)),
+            IndexEvent::Stored { hash: stored, .. } => break assert_eq!(stored, hash(2)),
             IndexEvent::Restarted => panic!("the stream is in a file"),
             IndexEvent::CaughtUp | IndexEvent::Interrupted { .. } => {}
         }
@@ -65,9 +65,9 @@ async fn everything_goes_on_after_a_restart() {
     assert!(bus.counters().disconnects > 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_worker_that_died_in_the_outage_is_gone() {
-    let Some(mut site) = Site::start() else { return };
+    let mut site = Site::start();
     let bus = site.bus("gateway").await;
     let mut watch = bus.presence().watch();
     for name in ["dead", "alive"] {
@@ -95,9 +95,9 @@ async fn a_worker_that_died_in_the_outage_is_gone() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_made_anew_is_told_from_the_beginning() {
-    let Some(site) = Site::start() else { return };
+#[testbed::test(multi_thread)]
+async fn a_stream_made_again_is_read_from_the_beginning() {
+    let site = Site::start();
     let bus = site.bus("kvstore").await;
     let blocks = site.blocks(&bus).await;
     for n in 0..3 {
@@ -112,7 +112,7 @@ async fn a_stream_made_anew_is_told_from_the_beginning() {
     let mut restarted = false;
     loop {
         match soon(index.next()).await {
-            IndexEvent::Stored { hash: told, .. } => break assert_eq!(told, hash(9)),
+            IndexEvent::Stored { hash: stored, .. } => break assert_eq!(stored, hash(9)),
             IndexEvent::Restarted => restarted = true,
             IndexEvent::CaughtUp | IndexEvent::Interrupted { .. } => {}
         }
@@ -120,9 +120,9 @@ async fn a_stream_made_anew_is_told_from_the_beginning() {
     assert!(restarted);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn connecting_waits_for_the_server_or_the_stop() {
-    let Some(mut site) = Site::start() else { return };
+    let mut site = Site::start();
     site.server.stop().unwrap();
     let options = BusOptions {
         url: site.server.url().into(),
@@ -145,9 +145,9 @@ async fn connecting_waits_for_the_server_or_the_stop() {
     assert!(bus.unwrap().connected());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_announcement_nobody_takes_is_an_error() {
-    let Some(mut site) = Site::start() else { return };
+#[testbed::test(multi_thread)]
+async fn an_announcement_without_a_server_is_an_error() {
+    let mut site = Site::start();
     let bus = site.bus("worker").await;
     bus.presence().announce(&state("w")).await.unwrap();
     site.server.stop().unwrap();

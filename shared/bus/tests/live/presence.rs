@@ -14,9 +14,9 @@ async fn synced(watch: &mut Watch) -> Vec<PresenceEvent> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_worker_is_up_changes_and_withdraws() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let (seeing, saying) = (site.bus("gateway").await, site.bus("decode").await);
     let mut watch = seeing.presence().watch();
     assert_eq!(synced(&mut watch).await, []);
@@ -30,9 +30,9 @@ async fn a_worker_is_up_changes_and_withdraws() {
     assert_eq!(soon(watch.next()).await, PresenceEvent::Gone(state.worker));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_latecomer_is_told_who_is_there() {
-    let Some(site) = Site::start() else { return };
+#[testbed::test(multi_thread)]
+async fn a_late_watch_receives_the_workers_that_are_there() {
+    let site = Site::start();
     let bus = site.bus("decode").await;
     for name in ["a", "b", "c"] {
         bus.presence().announce(&state(name)).await.unwrap();
@@ -43,9 +43,9 @@ async fn a_latecomer_is_told_who_is_there() {
     assert_eq!(seen, [up("a"), up("c")]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_silent_worker_is_gone() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("decode").await;
     let mut watch = bus.presence().watch();
     synced(&mut watch).await;

@@ -18,9 +18,9 @@ fn cancel() -> Cancel {
     Cancel { key, reason: CancelReason::ClientGone }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_request_and_its_context_arrive_and_are_answered() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let (asking, serving) = (site.bus("gateway").await, site.bus("decode").await);
     let mut incoming = serving.serve_worker::<Cancel>(&worker("decode-1")).await.unwrap();
     let serve = async {
@@ -38,9 +38,9 @@ async fn a_request_and_its_context_arrive_and_are_answered() {
     assert_eq!(answer.unwrap(), Acknowledged {});
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_there_is_said_at_once() {
-    let Some(site) = Site::start() else { return };
+#[testbed::test(multi_thread)]
+async fn a_worker_that_is_gone_is_an_error_at_once() {
+    let site = Site::start();
     let bus = site.bus("gateway").await;
     // Longer than the test's patience: only an immediate answer can pass.
     let timeout = 10 * PATIENCE;
@@ -51,9 +51,9 @@ async fn nobody_there_is_said_at_once() {
     assert_eq!(error.class(), ErrorClass::Retry);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_silent_worker_is_a_timeout() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("gateway").await;
     let _unread = bus.serve_worker::<Cancel>(&worker("hung")).await.unwrap();
     let timeout = Duration::from_millis(50);
@@ -63,9 +63,9 @@ async fn a_silent_worker_is_a_timeout() {
     assert!(matches!(error.kind, RequestErrorKind::Timeout { timeout_ms: 50 }), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn an_unreadable_answer_is_an_error_of_its_own() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("gateway").await;
     let stranger = site.stranger().await;
     let mut asked = stranger.subscribe("tandem.v1.kvstore.status").await.unwrap();
@@ -88,9 +88,9 @@ async fn an_unreadable_answer_is_an_error_of_its_own() {
     assert_eq!(asked.unwrap_err().class(), ErrorClass::Internal);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn kvstores_share_the_requests() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("gateway").await;
     let (one, two) = (site.bus("kvstore-1").await, site.bus("kvstore-2").await);
     let mut serving = tokio::task::JoinSet::new();

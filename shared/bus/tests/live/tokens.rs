@@ -24,9 +24,9 @@ fn token(index: u32) -> Event {
     })
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn batches_arrive_in_order_at_their_gateway_only() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let (sending, receiving) = (site.bus("decode").await, site.bus("gateway").await);
     let gateway: GatewayId = "gateway-1".parse().unwrap();
     let other: GatewayId = "gateway-2".parse().unwrap();
@@ -41,18 +41,17 @@ async fn batches_arrive_in_order_at_their_gateway_only() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn a_batch_above_the_payload_limit_arrives_in_parts() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let bus = site.bus("both").await;
     let gateway: GatewayId = "gateway-1".parse().unwrap();
     let mut tokens = bus.tokens(&gateway).await.unwrap();
-    let failure = |request| {
+    let events = (0..100).map(|request| {
         let refusal = Refusal::new(ErrorClass::Retry, "x".repeat(100_000));
         Event::Failed(Failure { key: key(request), refusal })
-    };
-    let events: Vec<_> = (0..100).map(failure).collect();
-    let batch = TokenBatch { worker: worker("decode-1"), events };
+    });
+    let batch = TokenBatch { worker: worker("decode-1"), events: events.collect() };
     bus.send_tokens(&gateway, &batch).await.unwrap();
     let mut received = Vec::new();
     while received.len() < batch.events.len() {
@@ -61,9 +60,9 @@ async fn a_batch_above_the_payload_limit_arrives_in_parts() {
     assert_eq!(received, batch.events);
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[testbed::test(multi_thread)]
 async fn verdicts_reach_everyone_however_many_they_are() {
-    let Some(site) = Site::start() else { return };
+    let site = Site::start();
     let (gateway, worker) = (site.bus("gateway").await, site.bus("worker").await);
     let mut heard = worker.verdicts().await.unwrap();
     worker.synced().await.unwrap();

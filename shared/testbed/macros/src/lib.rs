@@ -10,14 +10,18 @@ const ALLOWED: &str = "#[allow(clippy::unwrap_used, clippy::expect_used, clippy:
 
 /// Registers a function as a test of a suite that `testbed::suite!` runs.
 ///
-/// An `async fn` runs on one thread, or with `#[testbed::test(multi_thread)]` beside two worker
-/// threads, as with `#[tokio::test]`.
+/// An `async fn` runs on one thread, as with `#[tokio::test]`: with `#[testbed::test(multi_thread)]`
+/// beside two worker threads, with `#[testbed::test(paused)]` in paused time.
 #[proc_macro_attribute]
 pub fn test(options: TokenStream, function: TokenStream) -> TokenStream {
     let runner = match options.to_string().as_str() {
         "" => "block_on",
         "multi_thread" => "block_on_threads",
-        other => return error(&format!("unknown option `{other}`; there is `multi_thread`")),
+        "paused" => "block_on_paused",
+        other => {
+            let known = "expected `multi_thread` or `paused`";
+            return error(&format!("unknown option `{other}`; {known}"));
+        }
     };
     let tokens: Vec<TokenTree> = function.into_iter().collect();
     let Some(at) = tokens.iter().position(|token| is_word(token, "fn")) else {
