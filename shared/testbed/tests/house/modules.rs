@@ -10,7 +10,7 @@ const CIRCULAR: &[&str] = &["shared/bus", "shared/chassis", "shared/provision"];
 /// Packages that still ship what only tests use.
 const SHIPPING_FIXTURES: &[&str] = &["shared/traces"];
 /// Packages that still hand out foreign crates.
-const REEXPORTING: &[&str] = &["shared/chassis"];
+const REEXPORTING: &[&str] = &[];
 
 /// A `crate::` or `super::` path, with the module it stands in.
 struct Use {
