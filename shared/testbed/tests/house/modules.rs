@@ -2,15 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::source::{Breach, Source, UNSHIPPED, after_test_attribute, hint, hold, sources};
+use crate::source::{Breach, Source, after_test_attribute, hold, sources};
 use crate::tokens::{Kind, Token, closing};
-
-/// Packages whose modules still import each other in circles.
-const CIRCULAR: &[&str] = &["shared/bus", "shared/chassis", "shared/provision"];
-/// Packages that still ship what only tests use.
-const SHIPPING_FIXTURES: &[&str] = &["shared/traces"];
-/// Packages that still hand out foreign crates.
-const REEXPORTING: &[&str] = &[];
 
 /// A `crate::` or `super::` path, with the module it stands in.
 struct Use {
@@ -156,13 +149,8 @@ fn no_modules_of_a_crate_import_each_other_in_a_circle() {
     }
     assert!(packages.len() >= 15, "only {} packages found", packages.len());
     let mut breaches = Vec::new();
-    for (package, files) in packages {
-        let circles = circles(&files);
-        let is_exempt = CIRCULAR.contains(&package);
-        if is_exempt && circles.is_empty() {
-            hint(&format!("{package} no longer needs its exemption"));
-        }
-        breaches.extend(circles.into_iter().filter(|_| !is_exempt));
+    for files in packages.into_values() {
+        breaches.extend(circles(&files));
     }
     assert!(
         breaches.is_empty(),
@@ -198,7 +186,10 @@ fn a_circle_is_found_through_groups_super_and_what_the_root_hands_on() {
 #[test]
 fn no_crate_hands_out_a_foreign_crate_whole() {
     let foreign = crate::crates::foreign();
-    hold(&[REEXPORTING, &UNSHIPPED].concat(), |source| {
+    hold(|source| {
+        if !source.is_shipped() {
+            return Vec::new();
+        }
         let tokens = source.code();
         let found = tokens.windows(4).filter(|window| {
             let [public, import, name, end] = window else { return false };
@@ -223,7 +214,7 @@ fn is_whole(tokens: &[Token], window: &[Token]) -> bool {
 #[test]
 fn no_fixture_is_shipped() {
     let names = ["fixture", "fixtures", "mock", "mocks", "testing", "test_support"];
-    hold(SHIPPING_FIXTURES, |source| {
+    hold(|source| {
         let mut found = Vec::new();
         if source.is_shipped() {
             let tokens = source.code();

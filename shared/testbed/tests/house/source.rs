@@ -1,6 +1,5 @@
 //! The source files of the workspace, and rules over them.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -41,7 +40,7 @@ impl Source {
 }
 
 /// Packages that only tests use.
-pub(crate) const UNSHIPPED: [&str; 4] =
+const UNSHIPPED: [&str; 4] =
     ["shared/testbed", "shared/testbed/macros", "shared/tinymodel", "shared/simulation"];
 
 /// Returns the first token of `#[cfg(test)] mod name {`.
@@ -102,25 +101,17 @@ fn collect(folder: &Path, package: &str, path: &str, sources: &mut Vec<Source>) 
     }
 }
 
-/// Asserts that no source breaks a rule, except in the packages that are `exempt` from it so far.
-pub(crate) fn hold(exempt: &[&str], rule: impl Fn(&Source) -> Vec<Breach>) {
+/// Asserts that no source breaks a rule.
+pub(crate) fn hold(rule: impl Fn(&Source) -> Vec<Breach>) {
     let mut breaches = Vec::new();
-    let mut excused: BTreeMap<String, usize> = BTreeMap::new();
     for source in sources() {
         let found = rule(&source);
-        if exempt.contains(&source.package.as_str()) {
-            *excused.entry(source.package).or_default() += found.len();
-            continue;
-        }
         let Source { package, path, .. } = source;
         breaches.extend(
             found.into_iter().map(|it| format!("{package}/{path}:{}: {}", it.line, it.text)),
         );
     }
     assert!(breaches.is_empty(), "{} breaches:\n{}", breaches.len(), breaches.join("\n"));
-    for (package, _) in excused.iter().filter(|(_, count)| **count == 0) {
-        hint(&format!("{package} no longer needs its exemption"));
-    }
 }
 
 /// Prints a line past the capture of the harness.
