@@ -76,9 +76,9 @@ fn max(one: Option<f64>, other: Option<f64>) -> Option<f64> {
 
 fn sender_times() -> ProcResult<BTreeMap<i32, (u64, u64)>> {
     let process = Process::myself()?;
+    let mut senders: Vec<Task> = process.tasks()?.flatten().collect();
     // A thread may end before it is read.
-    let is_sender = |task: &Task| task.stat().is_ok_and(|stat| stat.comm == SENDER_THREADS);
-    let mut senders: Vec<Task> = process.tasks()?.flatten().filter(is_sender).collect();
+    senders.retain(|task| task.stat().is_ok_and(|stat| stat.comm == SENDER_THREADS));
     if senders.is_empty() {
         senders.push(process.task_from_tid(rustix::thread::gettid().as_raw_pid())?);
     }

@@ -14,7 +14,7 @@ const SLEEPER: [&str; 3] = ["sh", "-c", "echo $$; exec sleep 300"];
 const DEAF: [&str; 3] = ["sh", "-c", "trap '' TERM; echo $$; while :; do sleep 0.05; done"];
 
 fn is_alive(pid: i32) -> bool {
-    // A process that nobody has reaped yet is in state Z; it is not alive.
+    // A process that is not reaped yet is in state Z; it is not alive.
     let stat = Process::new(pid).and_then(|process| process.stat());
     stat.is_ok_and(|stat| stat.state != 'Z')
 }
