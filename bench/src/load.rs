@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, ensure};
 use loadgen::plan::body::{BodyTemplate, Endpoint};
 use loadgen::plan::prompt::Prompt;
-use loadgen::send::client::{Call, Client};
+use loadgen::send::client::{Call, Client, ServerAddress};
 use loadgen::send::clock::Clock;
 use loadgen::send::identity::Identity;
 use loadgen::send::live::Live;
@@ -50,7 +50,7 @@ impl LoadClient {
     pub(super) async fn connect(base: &str) -> anyhow::Result<Self> {
         // Every request asks for a trace, which a gateway without an exporter ignores.
         let identity = Identity::random(1.0);
-        let client = Client::new(base, None, &[], CONNECT_TIMEOUT, &identity.run_id())?;
+        let client = Client::new(ServerAddress::at(base), CONNECT_TIMEOUT, &identity.run_id())?;
         let models = client.models(RESPONSE_TIMEOUT).await?;
         let model = models.into_iter().next().with_context(|| format!("{base} has no model"))?;
         Ok(Self {

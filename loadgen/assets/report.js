@@ -109,6 +109,22 @@
     ...base(), legend: { show: false }, grid: { left: 62, right: 20, top: 14, bottom: 44 }, xAxis: time(), yAxis: axis("output tokens/s", { nameGap: 44, min: 0 }), tooltip: binned("tokens/s"),
     series: [marked(line("received", steps(data.series.tokens, 1 / data.series.bin_s), colours.completed, { step: "end", areaStyle: { opacity: 0.15 } }))],
   });
+  // What the server said of itself: requests on the left axis, KV memory on the right one.
+  const server = () => {
+    const { samples } = data.server.metrics;
+    const points = (name, scale = 1) => samples.map((at) => [at.at_s, at[name] === null ? null : at[name] * scale]);
+    const has = (name) => samples.some((at) => at[name] !== null);
+    const drawn = [];
+    if (has("running")) drawn.push(line("running", points("running"), colours.sent));
+    if (has("waiting")) drawn.push(line("queued", points("waiting"), colours.queue));
+    if (has("kv_used")) drawn.push(line("KV memory", points("kv_used", 100), colours.fetch, { yAxisIndex: 1 }));
+    if (drawn.length) marked(drawn[0]);
+    const format = (items) => items.length ? tip(`${number(items[0].data[0])} s`, items.map((item) => [item.seriesName, `${number(item.data[1])}${item.seriesName === "KV memory" ? " %" : ""}`])) : "";
+    return {
+      ...base(), grid: { left: 62, right: 62, top: 34, bottom: 44 }, xAxis: time(), tooltip: tooltip(format, { trigger: "axis" }), series: drawn,
+      yAxis: [axis("requests", { nameGap: 44, min: 0 }), axis("KV memory, %", { nameGap: 36, min: 0, max: 100, splitLine: { show: false } })],
+    };
+  };
   const over = (metric) => () => {
     const band = data.series[`${metric}_ms`], half = data.series.bin_s / 2;
     const points = (values) => bins(values).map(([at, value]) => [at + half, value]);
@@ -265,7 +281,7 @@
       yAxis: axis("% of requests", { nameGap: 44, min: Math.max(0, Math.floor(100 * floor) - 5), max: 100 }), series: drawn,
     };
   };
-  const DRAW = { search, rates, flight, tokens, ttft_time: over("ttft"), tpot_time: over("tpot"), ttft_shape: shape("ttft"), tpot_shape: shape("tpot"), stages, stages_time, cache_time, lanes };
+  const DRAW = { search, rates, flight, tokens, server, ttft_time: over("ttft"), tpot_time: over("tpot"), ttft_shape: shape("ttft"), tpot_shape: shape("tpot"), stages, stages_time, cache_time, lanes };
 
   const shown = [];
   const watch = new ResizeObserver((entries) => entries.forEach((entry) => shown.find((s) => s.place === entry.target)?.chart.resize()));

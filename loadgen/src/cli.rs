@@ -3,6 +3,7 @@
 pub mod calibrate;
 pub mod compare;
 pub mod exit;
+pub mod file;
 pub mod null_server;
 pub mod report;
 pub mod run;

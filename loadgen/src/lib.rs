@@ -24,7 +24,7 @@
 //! use std::time::Duration;
 //!
 //! use loadgen::plan::body::Endpoint;
-//! use loadgen::send::client::{Call, Client};
+//! use loadgen::send::client::{Call, Client, ServerAddress};
 //! use loadgen::send::clock::Clock;
 //! use loadgen::send::identity::Identity;
 //! use loadgen::send::live::Live;
@@ -33,7 +33,7 @@
 //! # async fn one() -> Result<(), Box<dyn std::error::Error>> {
 //! let identity = Identity::random(0.0);
 //! let url = "http://127.0.0.1:8080";
-//! let client = Client::new(url, None, &[], Duration::from_secs(5), &identity.run_id())?;
+//! let client = Client::new(ServerAddress::at(url), Duration::from_secs(5), &identity.run_id())?;
 //! let clock = Clock::starting_in(Duration::ZERO);
 //! let body = br#"{"model":"m","prompt":"Hello","max_tokens":8,"stream":true}"#;
 //!

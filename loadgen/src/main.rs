@@ -3,14 +3,23 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use loadgen::cli::{Cli, execute};
+use loadgen::cli::{Cli, execute, file};
 use loadgen::send::clock::SENDER_THREADS;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
+/// Exit status after wrong usage, as clap has it.
+const USAGE: u8 = 2;
+
 #[expect(clippy::print_stdout, reason = "the report is the output of this program")]
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match file::expand(std::env::args_os().collect()) {
+        Ok(words) => Cli::parse_from(words),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
     allow_open_files();
     let done = match runtime(cli.command.threads()) {
         Ok(runtime) => runtime.block_on(execute(cli)),

@@ -6,6 +6,7 @@ pub mod body;
 pub mod prompt;
 pub mod schedule;
 pub mod series;
+pub mod turns;
 pub mod vocabulary;
 pub mod workload;
 

@@ -4,6 +4,7 @@
 pub mod bins;
 pub mod cache;
 pub mod cache_series;
+pub mod counting;
 pub mod counts;
 mod figures;
 pub mod goodput;
@@ -14,6 +15,7 @@ pub mod samples;
 pub mod saved;
 pub mod search;
 pub mod series;
+pub mod server;
 pub mod shapes;
 pub mod stage_series;
 pub mod stages;
@@ -28,12 +30,14 @@ use crate::send::slo::Slo;
 use crate::watch::annotate::Annotation;
 
 use cache::CacheReport;
+use counting::Counting;
 use counts::{Counts, ErrorCount, Slow, Throughput};
 pub use figures::{Latency, ScheduleReport};
 use goodput::Goodput;
 use samples::Samples;
 use search::SearchReport;
 use series::Series;
+use server::ServerReport;
 use shapes::Shapes;
 use stages::StageReport;
 use timeline::Timeline;
@@ -162,6 +166,9 @@ pub struct Report {
     pub window: WindowReport,
     /// Counts of requests.
     pub counts: Counts,
+    /// Fields, finish reasons and oddities of the answers.
+    #[serde(default)]
+    pub counting: Counting,
     /// Adherence to the schedule.
     pub schedule: ScheduleReport,
     /// Latencies.
@@ -176,6 +183,9 @@ pub struct Report {
     pub goodput: Option<Goodput>,
     /// Breakdown of the time to first token, if the server reports stages.
     pub stages: Option<StageReport>,
+    /// Gauges of the server, if it has any that are known.
+    #[serde(default)]
+    pub server: Option<ServerReport>,
     /// Search that the run was part of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchReport>,

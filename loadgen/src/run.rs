@@ -16,10 +16,12 @@ use chassis::{Settings, Tasks, Telemetry};
 use traces::units::Nanos;
 
 use crate::plan::Plan;
-use crate::plan::body::BodyTemplate;
+use crate::plan::body::{BodyTemplate, Endpoint};
+use crate::plan::turns::{History, Messages};
 use crate::report::output::write_file;
+use crate::report::server::ServerReport;
 use crate::report::{Limits, Mark, Report, Workload};
-use crate::send::client::{Client, ModelInfo};
+use crate::send::client::{Client, ClientError, ModelInfo};
 use crate::send::clock::Clock;
 use crate::send::identity::Identity;
 use crate::send::live::Live;
@@ -29,6 +31,7 @@ use crate::send::{OnFull, RunOutcome, Runner, SendOptions};
 use crate::watch::annotate::{self, Annotations, Planned};
 use crate::watch::exposition;
 use crate::watch::progress::Progress;
+use crate::watch::server::{self, Scraper};
 
 use crate::plan::workload::{self, Load, ServerLimits};
 pub use args::{RunArgs, SendingArgs, TargetArgs};
@@ -62,15 +65,21 @@ pub async fn measure(
     stop: mpsc::Receiver<String>,
 ) -> Result<Measurement> {
     let identity = Identity::random(args.sending.trace_ratio);
-    let TargetArgs { url, ca_file, headers, .. } = &args.target;
-    let client =
-        Client::new(url, ca_file.as_deref(), headers, CONNECT_TIMEOUT, &identity.run_id())?;
-    let model = choose_model(&client, &args.target).await?;
+    let client = Client::new(args.target.server(), CONNECT_TIMEOUT, &identity.run_id())?;
+    let (model, unlisted) = choose_model(&client, &args.target).await?;
     let endpoint = args.target.endpoint;
     let server = ServerLimits { context_tokens: model.max_model_len, vocabulary: model.vocab_size };
     let mut load = workload::build(&args.load, &args.replay, endpoint, server)?;
+    load.warnings.extend(unlisted);
     let template = template(&args.sending, &args.target, model.id.clone())?;
-    overhead::leave_room(&client, &template, &identity, &mut load).await;
+    let history = (endpoint == Endpoint::Chat && args.load.messages == Messages::Turns)
+        .then(|| History::of(&load.plan.requests));
+    let continued = history.as_ref().map_or(0, History::continued);
+    if continued > 0 {
+        load.prompt_note
+            .push_str(&format!(", {continued} of them with the turns before as messages"));
+    }
+    overhead::leave_room(&client, &template, &identity, continued > 0, &mut load).await;
     let workload = describe(args, &load, &model, &client);
     let Load { plan, prompts, warnings, .. } = load;
     for warning in &warnings {
@@ -87,30 +96,61 @@ pub async fn measure(
         exposition::start(listen, live.clone(), &mut tasks).await?;
     }
     let progress = Progress::new(args.reporting.progress, plan.requests.len());
+    // Of its own, so that a scrape takes no connection of a request.
+    let scraped = match args.target.metrics_server() {
+        Some(server) => {
+            let scraped = Client::new(server, CONNECT_TIMEOUT, client.run_id())?;
+            let checked = server::check(&scraped).await;
+            Some((scraped, checked))
+        }
+        None => None,
+    };
     let clock = Clock::starting_in(LEAD);
-    let pace = Pace { plan: plan.clone(), prompts, template, clock };
+    let scraper = scraped.map(|(client, checked)| Scraper::start(client, clock, checked));
+    let pace = Pace { plan: plan.clone(), prompts, history, template, clock };
     let tracer = telemetry.is_exporting().then(|| telemetry.tracer());
     let options = send_options(args);
     let annotations = Annotations::start(annotations, clock);
     let runner = Runner { client, options, identity, live, tracer };
     let outcome = runner.run(pace, stop, progress).await?;
     let annotations = annotations.end().await;
+    let server = match scraper {
+        Some(scraper) => Some(scraper.end().await),
+        None => None,
+    };
     telemetry.shutdown(EXPORT_LIMIT).await;
     tasks.run_until(std::future::ready(()), METRICS_LIMIT).await?;
     let mut report = Report::new(workload, &plan, &outcome, &limits(args));
     report.marks = annotations.iter().map(Mark::of).collect();
+    report.server = server.map(|metrics| ServerReport::of(metrics, &report.window));
     Ok(Measurement { plan, outcome, report })
 }
 
-async fn choose_model(client: &Client, target: &TargetArgs) -> Result<ModelInfo> {
-    let models = client.models(PREFLIGHT_TIMEOUT).await?;
-    let Some(wanted) = &target.model else {
-        return models.first().cloned().context("the server lists no model");
+/// Returns the model to request, with a warning if `--model` names one that the server does not
+/// list: many accept aliases, or list nothing at all, and the requests tell.
+async fn choose_model(client: &Client, target: &TargetArgs) -> Result<(ModelInfo, Option<String>)> {
+    let listed = client.models(PREFLIGHT_TIMEOUT).await;
+    let (wanted, unlisted) = match (&target.model, listed) {
+        (None, Ok(models)) => {
+            let first = models.into_iter().next();
+            return Ok((first.context("the server lists no model: name one with --model")?, None));
+        }
+        (None, Err(error @ ClientError::Models { .. })) => {
+            return Err(error).context("name the model with --model");
+        }
+        (Some(wanted), Err(error @ ClientError::Models { .. })) => (wanted, error.to_string()),
+        (_, Err(error)) => return Err(error.into()),
+        (Some(wanted), Ok(models)) => {
+            if let Some(model) = models.iter().find(|model| model.id == *wanted) {
+                return Ok((model.clone(), None));
+            }
+            let names: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
+            let names = names.join(", ");
+            (wanted, format!("the server does not list the model {wanted:?}, only: {names}"))
+        }
     };
-    models.iter().find(|model| model.id == *wanted).cloned().with_context(|| {
-        let names: Vec<&str> = models.iter().map(|model| model.id.as_str()).collect();
-        format!("the server has no model {wanted:?}, only: {}", names.join(", "))
-    })
+    let model = ModelInfo { id: wanted.clone(), max_model_len: None, vocab_size: None };
+    Ok((model, Some(format!("{unlisted}; its context is unknown, and the requests decide"))))
 }
 
 fn describe(args: &RunArgs, load: &Load, model: &ModelInfo, client: &Client) -> Workload {

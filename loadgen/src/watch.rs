@@ -3,3 +3,4 @@
 pub mod annotate;
 pub mod exposition;
 pub mod progress;
+pub mod server;

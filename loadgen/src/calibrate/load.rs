@@ -18,7 +18,7 @@ use crate::plan::body::{BodyTemplate, Endpoint};
 use crate::plan::prompt::{PromptForm, PromptMaker};
 use crate::plan::vocabulary::Alphabet;
 use crate::plan::{Phase, Plan};
-use crate::send::client::Client;
+use crate::send::client::{Client, ServerAddress};
 use crate::send::clock::{Clock, ThreadTimes};
 use crate::send::identity::Identity;
 use crate::send::live::Live;
@@ -77,7 +77,7 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
         extra: serde_json::Map::new(),
     };
     let identity = Identity::random(0.0);
-    let client = Client::new(&server.url, None, &[], CONNECT_TIMEOUT, &identity.run_id())?;
+    let client = Client::new(ServerAddress::at(&server.url), CONNECT_TIMEOUT, &identity.run_id())?;
     let options = SendOptions {
         endpoint: Endpoint::Completions,
         timeout: shape.stream() + Duration::from_secs(30),
@@ -89,7 +89,7 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
     let live = Arc::new(Live::default());
     let runner = Runner { client, options, identity, live, tracer: None };
     let clock = Clock::starting_in(LEAD);
-    let pace = Pace { plan: plan.clone(), prompts, template, clock };
+    let pace = Pace { plan: plan.clone(), prompts, history: None, template, clock };
     let (_stop, stopped) = mpsc::channel(1);
     let begin = Instant::from_std(clock.instant_of(nanos(shape.stream())));
     let watch = async {

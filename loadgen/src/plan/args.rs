@@ -7,6 +7,7 @@ use traces::Format;
 use traces::quantum::Dequantize;
 use traces::units::{Nanos, Range, Window};
 
+use crate::plan::turns::Messages;
 use crate::plan::{OnTooLong, Turns};
 
 /// Form of the prompts.
@@ -90,6 +91,9 @@ pub struct LoadArgs {
     /// Form of the prompts. Default: tokens on completions, text on chat.
     #[arg(long, value_enum)]
     pub prompt_as: Option<PromptAs>,
+    /// Messages of a chat that replays sessions.
+    #[arg(long, value_enum, default_value = "turns")]
+    pub messages: Messages,
     /// Tokenizer of the model (GGUF or tokenizer.json). Prompts then consist of its words.
     #[arg(long, value_name = "FILE")]
     pub vocab_tokenizer: Option<PathBuf>,

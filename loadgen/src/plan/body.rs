@@ -10,7 +10,7 @@ use crate::plan::prompt::Prompt;
 pub enum Endpoint {
     /// `POST /v1/completions`.
     Completions,
-    /// `POST /v1/chat/completions`, the prompt as one user message.
+    /// `POST /v1/chat/completions`.
     Chat,
 }
 
@@ -47,9 +47,11 @@ impl BodyTemplate {
         let prompt = match prompt {
             Prompt::Tokens(ids) => json!(ids),
             Prompt::Text(text) => json!(text),
+            Prompt::Chat(messages) => alternating(&messages),
         };
         match self.endpoint {
             Endpoint::Completions => body.insert("prompt".to_owned(), prompt),
+            Endpoint::Chat if prompt.is_array() => body.insert("messages".to_owned(), prompt),
             Endpoint::Chat => {
                 body.insert("messages".to_owned(), json!([{ "role": "user", "content": prompt }]))
             }
@@ -64,6 +66,13 @@ impl BodyTemplate {
         body.extend(self.extra.clone());
         Bytes::from(Value::Object(body).to_string())
     }
+}
+
+/// Returns messages of user and model in turns, the user first.
+fn alternating(texts: &[String]) -> Value {
+    let roles = ["user", "assistant"].into_iter().cycle();
+    let messages = texts.iter().zip(roles);
+    messages.map(|(text, role)| json!({ "role": role, "content": text })).collect()
 }
 
 #[cfg(test)]
@@ -90,5 +99,13 @@ mod tests {
         let body: Value =
             serde_json::from_slice(&chat.body(Prompt::Text("hi".to_owned()), 7)).unwrap();
         assert_eq!(body["messages"], json!([{ "role": "user", "content": "hi" }]));
+        let turns = Prompt::Chat(["a", "b", "c"].map(str::to_owned).to_vec());
+        let body: Value = serde_json::from_slice(&chat.body(turns, 7)).unwrap();
+        let expected = json!([
+            { "role": "user", "content": "a" },
+            { "role": "assistant", "content": "b" },
+            { "role": "user", "content": "c" },
+        ]);
+        assert_eq!(body["messages"], expected);
     }
 }

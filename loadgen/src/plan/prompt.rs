@@ -16,6 +16,17 @@ pub enum Prompt {
     Tokens(Vec<u32>),
     /// Text.
     Text(String),
+    /// Messages of a chat, which alternate between user and model.
+    Chat(Vec<String>),
+}
+
+/// Tokens that the chat template of a server adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TemplateTokens {
+    /// For a chat of one message.
+    pub first: u32,
+    /// For each further message.
+    pub further: u32,
 }
 
 /// A prompt that could not be made.
@@ -81,7 +92,7 @@ pub struct PromptMaker {
     form: PromptForm,
     key: [u8; 32],
     digits: usize,
-    template_tokens: u32,
+    template: TemplateTokens,
 }
 
 impl PromptMaker {
@@ -94,13 +105,14 @@ impl PromptMaker {
         let digits = std::iter::successors(Some(base), |reach| Some(reach.saturating_mul(base)));
         let digits = 1 + digits.take_while(|reach| *reach < origin.blocks).count();
         let key = *hasher.finalize().as_bytes();
-        Self { alphabet, form, key, digits, template_tokens: 0 }
+        Self { alphabet, form, key, digits, template: TemplateTokens::default() }
     }
 
     /// Shortens prompts by the `tokens` that the server's chat template adds, so that the server
-    /// receives as many as planned. The template comes first, so the first blocks are shortened.
-    pub fn with_template(self, tokens: u32) -> Self {
-        Self { template_tokens: tokens, ..self }
+    /// receives as many as planned. The template comes before each message, so the beginnings of
+    /// the messages are shortened.
+    pub fn with_template(self, template: TemplateTokens) -> Self {
+        Self { template, ..self }
     }
 
     /// Creates an alphabet for prompts of common words.
@@ -117,7 +129,7 @@ impl PromptMaker {
     /// Returns the token ids of a request's prompt (for common words: word numbers), at least one.
     pub fn tokens(&self, request: &PlannedRequest) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(request.input_tokens as usize);
-        let mut template = self.template_tokens.min(request.input_tokens.saturating_sub(1));
+        let mut template = self.template.first.min(request.input_tokens.saturating_sub(1));
         for block in &request.blocks {
             let room = template.min(block.tokens);
             template -= room;
@@ -126,18 +138,40 @@ impl PromptMaker {
         tokens
     }
 
+    /// Returns the prompt of a chat of several messages with these lengths, which sum to the input
+    /// tokens of the request.
+    pub fn chat(&self, request: &PlannedRequest, lengths: &[u32]) -> Result<Prompt, PromptError> {
+        let whole = Self { template: TemplateTokens::default(), ..self.clone() }.tokens(request);
+        let mut rest = &whole[..];
+        let mut messages = Vec::with_capacity(lengths.len());
+        for (at, length) in lengths.iter().enumerate() {
+            let (message, behind) = rest.split_at(rest.len().min(*length as usize));
+            rest = behind;
+            let template = if at == 0 { self.template.first } else { self.template.further };
+            let room = message.len().saturating_sub(1).min(template as usize);
+            messages.push(self.text(&message[room..])?);
+        }
+        Ok(Prompt::Chat(messages))
+    }
+
+    /// Returns the text of `tokens`, which are words unless there is a tokenizer.
+    fn text(&self, tokens: &[u32]) -> Result<String, PromptError> {
+        if let PromptForm::ExactText(vocabulary) = &self.form {
+            return exact_text(vocabulary.as_ref(), tokens);
+        }
+        let words: Vec<&str> = WORDS.split_whitespace().collect();
+        let chosen: Vec<&str> = tokens.iter().map(|token| words[*token as usize]).collect();
+        Ok(chosen.join(" "))
+    }
+
     /// Returns the prompt of a request as it is sent.
     pub fn prompt(&self, request: &PlannedRequest) -> Result<Prompt, PromptError> {
         let tokens = self.tokens(request);
         match &self.form {
             PromptForm::Tokens => Ok(Prompt::Tokens(tokens)),
-            PromptForm::ExactText(vocabulary) => {
-                exact_text(vocabulary.as_ref(), &tokens).map_err(|e| e.in_blocks(&request.blocks))
-            }
-            PromptForm::Words => {
-                let words: Vec<&str> = WORDS.split_whitespace().collect();
-                let chosen: Vec<&str> = tokens.iter().map(|t| words[*t as usize]).collect();
-                Ok(Prompt::Text(chosen.join(" ")))
+            PromptForm::ExactText(_) | PromptForm::Words => {
+                let text = self.text(&tokens).map_err(|e| e.in_blocks(&request.blocks))?;
+                Ok(Prompt::Text(text))
             }
         }
     }
@@ -192,7 +226,7 @@ pub struct Block {
     pub id: u64,
 }
 
-fn exact_text(vocabulary: &dyn Vocabulary, tokens: &[u32]) -> Result<Prompt, PromptError> {
+fn exact_text(vocabulary: &dyn Vocabulary, tokens: &[u32]) -> Result<String, PromptError> {
     let text = vocabulary.decode(tokens)?;
     let again = vocabulary.encode(&text)?;
     if again != tokens {
@@ -200,7 +234,7 @@ fn exact_text(vocabulary: &dyn Vocabulary, tokens: &[u32]) -> Result<Prompt, Pro
         let (wanted, got, place) = (tokens.len(), again.len(), String::new());
         return Err(PromptError::NotFaithful { wanted, got, at, place });
     }
-    Ok(Prompt::Text(text))
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -324,15 +358,34 @@ mod tests {
         assert!(error.ends_with("at the boundary of blocks 0 and 1 of the prompt"), "{error}");
     }
 
+    fn template(first: u32) -> TemplateTokens {
+        TemplateTokens { first, further: 0 }
+    }
+
+    #[test]
+    fn a_chat_is_cut_into_messages_that_leave_room_for_the_template() {
+        let alphabet = PromptMaker::word_alphabet(5).unwrap();
+        let maker = PromptMaker::new(alphabet, PromptForm::Words, &origin(5, [0; 32], 10));
+        let asked = request(&[0, 1, 2], 24, 8);
+        let Prompt::Text(whole) = maker.prompt(&asked).unwrap() else { panic!("not text") };
+        let whole: Vec<&str> = whole.split(' ').collect();
+        let plain = maker.chat(&asked, &[10, 6, 8]).unwrap();
+        let join = |range: std::ops::Range<usize>| whole[range].join(" ");
+        assert_eq!(plain, Prompt::Chat(vec![join(0..10), join(10..16), join(16..24)]));
+        let short = maker.with_template(TemplateTokens { first: 4, further: 7 });
+        let expected = Prompt::Chat(vec![join(4..10), join(15..16), join(23..24)]);
+        assert_eq!(short.chat(&asked, &[10, 6, 8]).unwrap(), expected);
+    }
+
     #[test]
     fn the_template_takes_the_place_of_the_first_tokens() {
         let asked = request(&[0, 1, 2], 24, 8);
-        let (plain, with) = (maker(1), maker(1).with_template(11));
+        let (plain, with) = (maker(1), maker(1).with_template(template(11)));
         let (whole, left) = (plain.tokens(&asked), with.tokens(&asked));
         assert_eq!(left.len(), 13);
         assert_eq!(left[..5], whole[8..13]);
         assert_eq!(left[5..], whole[16..]);
-        assert_eq!(maker(1).with_template(99).tokens(&asked).len(), 1);
+        assert_eq!(maker(1).with_template(template(99)).tokens(&asked).len(), 1);
     }
 
     #[test]

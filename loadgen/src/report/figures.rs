@@ -5,8 +5,8 @@ use traces::units::{NS_PER_S, Nanos};
 
 use super::measured::Measured;
 use super::{
-    FORMULAS, Limits, Report, SCHEMA_VERSION, SloBound, Workload, cache, counts, goodput, ms,
-    samples, series, shapes, stages, timeline, verdict,
+    FORMULAS, Limits, Report, SCHEMA_VERSION, SloBound, Workload, cache, counting, counts, goodput,
+    ms, samples, series, shapes, stages, timeline, verdict,
 };
 use crate::measure::expected::expected_hits;
 use crate::measure::intervals::Distribution;
@@ -62,8 +62,10 @@ impl Report {
         let throughput = counts::throughput(&run);
         let cores = outcome.cpu_s.map(|cpu| cpu / throughput.wall_s.max(1e-9));
         let errors = counts::errors(&outcome.records);
+        let counts = counts::counts(plan, outcome);
         let facts = verdict::Facts {
             schedule: &schedule,
+            completed: counts.completed,
             errors: &errors,
             lag_limit,
             drops_allowed: limits.drops_allowed,
@@ -77,13 +79,15 @@ impl Report {
             schema_version: SCHEMA_VERSION,
             verdict: verdict::judge(&facts),
             cut_short: outcome.cut_short.clone(),
-            counts: counts::counts(plan, outcome),
+            counting: counting::Counting::of(&outcome.records),
+            counts,
             cache: cache::cache(&run, &expected, limits.server_block_tokens),
             goodput: goodput::goodput(&run.records, &limits.slos, run.span_s()),
             slos: limits.slos.iter().map(SloBound::of).collect(),
             stages: stages::stages(&run),
             slowest: counts::slowest(&run, limits.slowest),
             marks: Vec::new(),
+            server: None,
             client_cpu_cores: cores,
             formulas: FORMULAS.map(str::to_owned).to_vec(),
             series: series::series(&run, &expected),

@@ -42,6 +42,8 @@ pub struct Verdict {
 pub struct Facts<'a> {
     /// Adherence to the schedule.
     pub schedule: &'a ScheduleReport,
+    /// Requests with a complete response.
+    pub completed: usize,
     /// Failures by class.
     pub errors: &'a [ErrorCount],
     /// Allowed p99 lag.
@@ -74,6 +76,16 @@ pub fn judge(facts: &Facts<'_>) -> Verdict {
     };
     if let Some(reason) = facts.cut_short {
         found(format!("the run was cut short: {reason}"), "let it run to its end");
+    }
+    if facts.completed == 0 {
+        let first = facts.errors.iter().max_by_key(|error| error.count);
+        let cause = first.map_or_else(String::new, |error| {
+            format!("; {} of them {}: {}", error.count, error.class, error.example)
+        });
+        found(
+            format!("the server answered no request{cause}"),
+            "there is nothing to measure until it does",
+        );
     }
     let limit_ms = facts.lag_limit.0 as f64 / NS_PER_MS as f64;
     if let Some(p99) = facts.schedule.lag_ms.quantiles.p99.filter(|p99| *p99 > limit_ms) {
@@ -163,6 +175,7 @@ mod tests {
     fn facts(schedule: &ScheduleReport) -> Facts<'_> {
         Facts {
             schedule,
+            completed: 1,
             errors: &[],
             lag_limit: Nanos(NS_PER_MS),
             drops_allowed: false,
@@ -192,6 +205,7 @@ mod tests {
             (Facts { cpu_cores: Some(1e6), ..facts(&good) }, "cores"),
             (Facts { busiest_thread: Some(0.81), ..facts(&good) }, "for 81 % of the time"),
             (Facts { cooldown_hit: true, ..facts(&good) }, "the load ended before"),
+            (Facts { completed: 0, ..facts(&good) }, "the server answered no request"),
             (Facts { starved: Some(0.3), ..facts(&late) }, "kept from a CPU for 30 %"),
         ] {
             let verdict = judge(&bad);

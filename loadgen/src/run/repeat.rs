@@ -1,7 +1,7 @@
 //! The command line of a run, to be run again, without secrets.
 
 /// Flags whose values may be secrets.
-const SECRET: [&str; 1] = ["--header"];
+const SECRET: [&str; 2] = ["--api-key", "--header"];
 
 /// Joins `words` for a shell. Values of headers become `…`.
 pub(super) fn command(words: impl Iterator<Item = String>) -> String {
@@ -52,6 +52,9 @@ mod tests {
             "--header=x-key: s3cret",
             "--extra-body",
             r#"{"a":"it's"}"#,
+            "--api-key",
+            "s3cret",
+            "--api-key=s3cret",
             "--rate",
             "5",
             "--header",
@@ -61,7 +64,7 @@ mod tests {
         assert!(!text.contains("s3cret"), "{text}");
         assert_eq!(
             text,
-            r#"loadgen run --header 'Authorization: …' '--header=x-key: …' --extra-body '{"a":"it'\''s"}' --rate 5 --header '…'"#
+            r#"loadgen run --header 'Authorization: …' '--header=x-key: …' --extra-body '{"a":"it'\''s"}' --api-key '…' '--api-key=…' --rate 5 --header '…'"#
         );
     }
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
+    InvalidHeaderValue,
+};
 use hyper::{Method, Request, Response, Uri};
 use serde::Deserialize;
 
@@ -23,6 +26,9 @@ use crate::send::tls::{Tls, TlsError};
 
 /// Largest number of bytes read of an error response or of the list of models.
 const PLAIN_BYTES_MAX: usize = 1 << 20;
+
+/// Types of the responses that are read whole.
+const PLAIN_TYPES: &str = "application/json, text/plain;version=0.0.4";
 
 /// A server that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +49,9 @@ pub enum ClientError {
     /// The server does not respond.
     #[error("no answer from {url}: {message}")]
     Unreachable { url: String, message: String },
+    /// The response is no metrics that are known.
+    #[error("{url} has no metrics to record: {message}")]
+    Metrics { url: String, message: String },
     /// The response is not a list of models.
     #[error("{url} does not list models: {message}")]
     Models { url: String, message: String },
@@ -81,16 +90,35 @@ pub struct Client {
     run_id: String,
 }
 
+/// Address of a server, and what every request to it carries.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerAddress<'a> {
+    /// Base URL, with or without `/v1`.
+    pub base: &'a str,
+    /// Certificates of the authorities that an `https` server is checked against, instead of the
+    /// system's.
+    pub ca_file: Option<&'a Path>,
+    /// Value of the header `authorization`.
+    pub authorization: Option<&'a HeaderValue>,
+    /// Further headers, NAME: VALUE. They replace those above.
+    pub headers: &'a [String],
+}
+
+impl<'a> ServerAddress<'a> {
+    /// Returns the server at `base`, without authorization or further headers.
+    pub fn at(base: &'a str) -> Self {
+        Self { base, ca_file: None, authorization: None, headers: &[] }
+    }
+}
+
 impl Client {
-    /// Creates a client for `base` (with or without `/v1`) that sends `headers` with every request.
-    /// An `https` server needs a certificate from an authority of the system, or of `ca_file`.
+    /// Creates a client for `server`. `run_id` is sent with every request.
     pub fn new(
-        base: &str,
-        ca_file: Option<&Path>,
-        headers: &[String],
+        server: ServerAddress<'_>,
         connect_timeout: Duration,
         run_id: &str,
     ) -> Result<Self, ClientError> {
+        let ServerAddress { base, ca_file, .. } = server;
         let base = base.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches('/');
         let wrong = || ClientError::Url(base.to_owned());
         let url: Uri = base.parse().map_err(|_| wrong())?;
@@ -110,7 +138,10 @@ impl Client {
         all.insert(HOST, own(url.authority().map_or(host, |authority| authority.as_str()))?);
         all.insert(TIMINGS_HEADER, HeaderValue::from_static(TIMINGS_STAGES));
         all.insert("baggage", own(&format!("loadgen.run_id={run_id}"))?);
-        for text in headers {
+        if let Some(value) = server.authorization {
+            all.insert(AUTHORIZATION, value.clone());
+        }
+        for text in server.headers {
             let (name, value) = header(text)?;
             all.insert(name, value);
         }
@@ -146,11 +177,7 @@ impl Client {
         }
         let url = format!("{}/v1/models", self.base);
         let models = |message: String| ClientError::Models { url: url.clone(), message };
-        let unreachable = |message| ClientError::Unreachable { url: url.clone(), message };
-        let asked = tokio::time::timeout(timeout, self.get("/v1/models")).await;
-        let (status, text) = asked
-            .map_err(|_| unreachable(format!("nothing after {timeout:?}")))?
-            .map_err(|failure| unreachable(failure.message))?;
+        let (status, text) = self.get("/v1/models", timeout).await?;
         if status != 200 {
             return Err(models(format!("http {status}: {}", shorten(&text))));
         }
@@ -158,9 +185,28 @@ impl Client {
         Ok(list.data)
     }
 
+    /// Fetches `/metrics` in Prometheus' text format.
+    pub async fn metrics(&self, timeout: Duration) -> Result<String, ClientError> {
+        let (status, text) = self.get("/metrics", timeout).await?;
+        if status != 200 {
+            let url = format!("{}/metrics", self.base);
+            return Err(ClientError::Metrics { url, message: format!("http {status}") });
+        }
+        Ok(text)
+    }
+
     /// Sends a `GET`; returns the status and the body of the response.
-    async fn get(&self, path: &str) -> Result<(u16, String), Failure> {
-        let request = self.request(Method::GET, path, Bytes::new())?;
+    async fn get(&self, path: &str, timeout: Duration) -> Result<(u16, String), ClientError> {
+        let unreachable =
+            |message| ClientError::Unreachable { url: format!("{}{path}", self.base), message };
+        let asked = tokio::time::timeout(timeout, self.fetch(path)).await;
+        let answer = asked.map_err(|_| unreachable(format!("nothing after {timeout:?}")))?;
+        answer.map_err(|failure| unreachable(failure.message))
+    }
+
+    async fn fetch(&self, path: &str) -> Result<(u16, String), Failure> {
+        let mut request = self.request(Method::GET, path, Bytes::new())?;
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(PLAIN_TYPES));
         let mut connection = self.pool.take().await.map_err(|e| no_connection(&e))?;
         let answer = connection.send(request, |_| {}).await.map_err(|e| broken(&e))?;
         let (status, mut body) = (answer.status().as_u16(), answer.into_body());
@@ -244,6 +290,9 @@ async fn read_stream(
         live.tokens((reply.tokens.len() - before) as u64);
         read.map_err(Failure::from)?;
     }
+    if let Some(data) = decoder.unfinished() {
+        reply.accept_unfinished(&data);
+    }
     reply.check_end().map_err(|e| StreamError::Reply(e).into())
 }
 
@@ -268,6 +317,8 @@ impl From<StreamError> for Failure {
                     ReplyError::Server(_) => FailureClass::SseError,
                     ReplyError::Malformed(_) => FailureClass::Malformed,
                     ReplyError::Truncated { .. } => FailureClass::Truncated,
+                    ReplyError::GivenUp { .. } => FailureClass::GivenUp,
+                    ReplyError::Empty { .. } => FailureClass::Empty,
                 };
                 (class, error.to_string())
             }
@@ -323,7 +374,7 @@ mod tests {
 
     #[test]
     fn what_is_not_http_is_refused() {
-        let client = |url: &str| Client::new(url, None, &[], Duration::from_secs(1), "r");
+        let client = |base: &str| Client::new(ServerAddress::at(base), Duration::from_secs(1), "r");
         for wrong in ["a", "http://", "http://a/?q=1", "ftp://a"] {
             assert!(matches!(client(wrong), Err(ClientError::Url(_))), "{wrong}");
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::plan::Plan;
 use crate::plan::body::BodyTemplate;
 use crate::plan::prompt::PromptMaker;
+use crate::plan::turns::History;
 use crate::send::clock::Clock;
 use crate::send::due::{DueQueue, Job, Step};
 use crate::send::turns::NextTurn;
@@ -26,6 +27,8 @@ pub struct Pace {
     pub plan: Arc<Plan>,
     /// Maker of the prompts.
     pub prompts: PromptMaker,
+    /// Earlier turns that the prompts of a chat are made of; `None` for prompts of one message.
+    pub history: Option<History>,
     /// Template of the bodies.
     pub template: BodyTemplate,
     /// Clock of the run.
@@ -35,7 +38,12 @@ pub struct Pace {
 impl Pace {
     fn job(&self, index: usize, intended_ns: i64) -> Job {
         let request = &self.plan.requests[index];
-        let prompt = self.prompts.prompt(request);
+        let messages =
+            self.history.as_ref().map(|history| history.messages(&self.plan.requests, index));
+        let prompt = match messages {
+            Some(lengths) if lengths.len() > 1 => self.prompts.chat(request, &lengths),
+            _ => self.prompts.prompt(request),
+        };
         let body = prompt.map(|prompt| self.template.body(prompt, request.output_tokens));
         Job { index, intended_ns, body: body.map_err(|e| e.to_string()) }
     }

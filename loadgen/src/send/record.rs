@@ -24,6 +24,10 @@ pub enum FailureClass {
     Malformed,
     /// A stream without `[DONE]`.
     Truncated,
+    /// An answer that the server gave up: finish_reason `abort`, `error` and the like.
+    GivenUp,
+    /// An answer without a token.
+    Empty,
     /// Not sent, because too many were in flight.
     Dropped,
     /// A prompt that could not be made.
@@ -43,6 +47,8 @@ impl FailureClass {
             Self::SseError => "sse error",
             Self::Malformed => "malformed",
             Self::Truncated => "truncated stream",
+            Self::GivenUp => "given up by the server",
+            Self::Empty => "empty answer",
             Self::Dropped => "dropped",
             Self::Prompt => "prompt",
             Self::Cancelled => "cancelled",

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Visitor};
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 
 use crate::send::sse::Event;
 use crate::send::stages::Timings;
@@ -34,6 +34,55 @@ pub enum ReplyError {
     /// The stream ended before `[DONE]`.
     #[error("the stream ended before [DONE], after {tokens} token chunks")]
     Truncated { tokens: usize },
+    /// The server gave the answer up.
+    #[error(
+        "the server ended the answer with finish_reason {reason:?}, after {tokens} token chunks"
+    )]
+    GivenUp { reason: String, tokens: usize },
+    /// The answer has no token.
+    #[error("the answer has no token (finish_reason {reason:?})")]
+    Empty { reason: String },
+}
+
+/// Field of a choice that carries tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenField {
+    /// `text` of a completion.
+    Text,
+    /// `delta.content` of a chat.
+    Content,
+    /// `delta.reasoning_content`.
+    ReasoningContent,
+    /// `delta.reasoning`, the newer name of the former.
+    Reasoning,
+    /// Names and arguments in `delta.tool_calls`, or in the older `delta.function_call`.
+    ToolCalls,
+    /// `delta.refusal`.
+    Refusal,
+}
+
+impl TokenField {
+    /// All fields.
+    pub const ALL: [Self; 6] = [
+        Self::Text,
+        Self::Content,
+        Self::ReasoningContent,
+        Self::Reasoning,
+        Self::ToolCalls,
+        Self::Refusal,
+    ];
+
+    /// Returns the name of the field in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Content => "content",
+            Self::ReasoningContent => "reasoning_content",
+            Self::Reasoning => "reasoning",
+            Self::ToolCalls => "tool_calls",
+            Self::Refusal => "refusal",
+        }
+    }
 }
 
 /// Content of one stream so far.
@@ -53,6 +102,12 @@ pub struct Reply {
     pub timings: Option<Timings>,
     /// True once `[DONE]` arrived.
     pub done: bool,
+    /// Chunks with text by field, in the order of `TokenField::ALL`.
+    pub chunks_by_field: [u32; TokenField::ALL.len()],
+    /// Chunks without a choice and without usage, which carry nothing.
+    pub empty_chunks: u32,
+    /// True if `[DONE]` lacked the blank line that ends an event.
+    pub unclosed_done: bool,
 }
 
 /// Finish reason of a choice.
@@ -62,6 +117,8 @@ pub enum FinishReason {
     Length,
     /// A stop string or the end-of-sequence token.
     Stop,
+    /// The server gave the answer up: `abort`, `error` and the like.
+    GivenUp(Box<str>),
     /// Any other reason of the server.
     Other(Box<str>),
 }
@@ -72,7 +129,7 @@ impl FinishReason {
         match self {
             Self::Length => "length",
             Self::Stop => "stop",
-            Self::Other(word) => word,
+            Self::GivenUp(word) | Self::Other(word) => word,
         }
     }
 }
@@ -82,6 +139,9 @@ impl From<&str> for FinishReason {
         match word {
             "length" => Self::Length,
             "stop" => Self::Stop,
+            "abort" | "aborted" | "cancelled" | "canceled" | "error" | "timeout" => {
+                Self::GivenUp(word.into())
+            }
             other => Self::Other(shorten(other).into()),
         }
     }
@@ -89,12 +149,17 @@ impl From<&str> for FinishReason {
 
 #[derive(Deserialize)]
 struct Chunk<'a> {
-    #[serde(borrow, default)]
-    choices: Vec<Choice<'a>>,
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
     usage: Option<UsageField>,
     error: Option<serde_json::Value>,
     /// Any value, because other servers use this name for other things.
     timings: Option<serde_json::Value>,
+    /// Keys by which a chunk without a choice is known.
+    id: Option<IgnoredAny>,
+    object: Option<IgnoredAny>,
+    model: Option<IgnoredAny>,
+    prompt_filter_results: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +177,31 @@ struct Delta {
     content: HasText,
     #[serde(default)]
     reasoning_content: HasText,
+    #[serde(default)]
+    reasoning: HasText,
+    #[serde(default)]
+    refusal: HasText,
+    tool_calls: Option<Vec<ToolCall>>,
+    function_call: Option<Function>,
+}
+
+#[derive(Deserialize)]
+struct ToolCall {
+    function: Option<Function>,
+}
+
+#[derive(Deserialize)]
+struct Function {
+    #[serde(default)]
+    name: HasText,
+    #[serde(default)]
+    arguments: HasText,
+}
+
+impl Function {
+    fn has_text(&self) -> bool {
+        self.name.0 || self.arguments.0
+    }
 }
 
 /// True if there is text. The text itself is not stored.
@@ -121,11 +211,11 @@ struct HasText(bool);
 impl<'de> Deserialize<'de> for HasText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;
-        impl Visitor<'_> for Text {
+        impl<'de> Visitor<'de> for Text {
             type Value = HasText;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or null")
+                f.write_str("a text, a list of parts or null")
             }
 
             fn visit_str<E>(self, text: &str) -> Result<HasText, E> {
@@ -134,6 +224,14 @@ impl<'de> Deserialize<'de> for HasText {
 
             fn visit_unit<E>(self) -> Result<HasText, E> {
                 Ok(HasText(false))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<HasText, A::Error> {
+                let mut any = false;
+                while parts.next_element::<IgnoredAny>()?.is_some() {
+                    any = true;
+                }
+                Ok(HasText(any))
             }
         }
         deserializer.deserialize_any(Text)
@@ -153,14 +251,38 @@ struct Details {
     cached_tokens: Option<u64>,
 }
 
-impl Choice<'_> {
-    fn has_text(&self) -> bool {
-        self.text.0 || self.delta.as_ref().is_some_and(|d| d.content.0 || d.reasoning_content.0)
+impl Delta {
+    fn calls_a_tool(&self) -> bool {
+        let calls = self.tool_calls.iter().flatten().filter_map(|call| call.function.as_ref());
+        calls.chain(&self.function_call).any(Function::has_text)
     }
+}
 
-    /// Returns whether this is the chat chunk that only opens the reply, without a token.
-    fn opens_only(&self) -> bool {
-        self.delta.is_some() && !self.has_text() && self.finish_reason.is_none()
+impl Choice<'_> {
+    /// Returns whether each field has text, in the order of `TokenField::ALL`.
+    fn texts(&self) -> [bool; TokenField::ALL.len()] {
+        let delta = self.delta.as_ref();
+        TokenField::ALL.map(|field| match (field, delta) {
+            (TokenField::Text, _) => self.text.0,
+            (_, None) => false,
+            (TokenField::Content, Some(delta)) => delta.content.0,
+            (TokenField::ReasoningContent, Some(delta)) => delta.reasoning_content.0,
+            (TokenField::Reasoning, Some(delta)) => delta.reasoning.0,
+            (TokenField::ToolCalls, Some(delta)) => delta.calls_a_tool(),
+            (TokenField::Refusal, Some(delta)) => delta.refusal.0,
+        })
+    }
+}
+
+impl Chunk<'_> {
+    /// Returns whether this is a chunk that servers send without a choice, for example with the
+    /// results of a content filter.
+    fn is_known_without_choice(&self) -> bool {
+        self.choices.is_some()
+            || self.id.is_some()
+            || self.object.is_some()
+            || self.model.is_some()
+            || self.prompt_filter_results.is_some()
     }
 }
 
@@ -182,18 +304,15 @@ impl Reply {
         if event.name == "error" {
             return Err(ReplyError::Server(shorten(event.data)));
         }
-        if chunk.choices.is_empty() && chunk.usage.is_none() {
-            return Err(ReplyError::Malformed(shorten(event.data)));
+        let has_choice = chunk.choices.as_ref().is_some_and(|choices| !choices.is_empty());
+        if !has_choice && chunk.usage.is_none() {
+            if !chunk.is_known_without_choice() {
+                return Err(ReplyError::Malformed(shorten(event.data)));
+            }
+            self.empty_chunks += 1;
         }
-        for choice in chunk.choices.into_iter().filter(|choice| !choice.opens_only()) {
-            self.first_choice_ns.get_or_insert(now_ns);
-            self.last_choice_ns = Some(now_ns);
-            if choice.has_text() {
-                self.tokens.push(now_ns);
-            }
-            if let Some(word) = choice.finish_reason.as_deref() {
-                self.finish_reason = Some(word.into());
-            }
+        for choice in chunk.choices.into_iter().flatten() {
+            self.accept_choice(&choice, now_ns);
         }
         // Stages split the time to the first token, so without one there are none.
         if let Some(timings) = chunk.timings.filter(|timings| {
@@ -212,15 +331,52 @@ impl Reply {
         Ok(())
     }
 
-    /// Checks that the stream, which has ended, was complete.
+    fn accept_choice(&mut self, choice: &Choice<'_>, now_ns: i64) {
+        let texts = choice.texts();
+        let has_text = texts.contains(&true);
+        if choice.delta.is_some() && !has_text && choice.finish_reason.is_none() {
+            // The chunk of a chat that only gives the role, without a token.
+            return;
+        }
+        self.first_choice_ns.get_or_insert(now_ns);
+        self.last_choice_ns = Some(now_ns);
+        if has_text {
+            self.tokens.push(now_ns);
+        }
+        for (count, has_text) in self.chunks_by_field.iter_mut().zip(texts) {
+            *count += u32::from(has_text);
+        }
+        if let Some(word) = choice.finish_reason.as_deref() {
+            self.finish_reason = Some(word.into());
+        }
+    }
+
+    /// Accepts the incomplete event at the clean end of a body if it is `[DONE]`: some servers
+    /// leave out the blank line after it.
+    pub fn accept_unfinished(&mut self, data: &str) {
+        if !self.done && data.trim() == "[DONE]" {
+            self.done = true;
+            self.unclosed_done = true;
+        }
+    }
+
+    /// Checks that the stream, which has ended, was complete, and that it is an answer: neither
+    /// given up by the server nor without any token.
     pub fn check_end(&self) -> Result<(), ReplyError> {
+        let tokens = self.tokens.len();
         if !self.done {
-            return Err(ReplyError::Truncated { tokens: self.tokens.len() });
+            return Err(ReplyError::Truncated { tokens });
         }
-        if self.finish_reason.is_none() {
-            return Err(ReplyError::Malformed("no choice gave a finish_reason".to_owned()));
+        match &self.finish_reason {
+            None => Err(ReplyError::Malformed("no choice gave a finish_reason".to_owned())),
+            Some(FinishReason::GivenUp(word)) => {
+                Err(ReplyError::GivenUp { reason: word.as_ref().to_owned(), tokens })
+            }
+            Some(reason) if tokens == 0 && self.output_tokens() == 0 => {
+                Err(ReplyError::Empty { reason: reason.as_str().to_owned() })
+            }
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// Returns the time of the first token or, without any text, of the first choice.
@@ -309,11 +465,81 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_without_text_still_has_a_first_token() {
-        let (reply, _) =
-            read(&[(r#"{"choices":[{"text":"","finish_reason":"length"}]}"#, 7), ("[DONE]", 8)]);
+    fn a_token_without_text_is_counted_by_the_server() {
+        let last = (r#"{"choices":[{"text":"","finish_reason":"length"}]}"#, 7);
+        let usage = (r#"{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#, 8);
+        let (reply, _) = read(&[last, usage, ("[DONE]", 9)]);
         assert_eq!(reply.check_end(), Ok(()));
         assert_eq!(reply.first_token_ns(), Some(7));
+    }
+
+    #[test]
+    fn every_field_of_an_answer_carries_tokens() {
+        for (field, delta) in [
+            (TokenField::Content, r#"{"content":"a"}"#),
+            (TokenField::Content, r#"{"content":[{"type":"text","text":"a"}]}"#),
+            (TokenField::ReasoningContent, r#"{"content":null,"reasoning_content":"a"}"#),
+            (TokenField::Reasoning, r#"{"content":"","reasoning":"a"}"#),
+            (TokenField::Refusal, r#"{"refusal":"I cannot"}"#),
+            (
+                TokenField::ToolCalls,
+                r#"{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":""}}]}"#,
+            ),
+            (
+                TokenField::ToolCalls,
+                r#"{"tool_calls":[{"index":0,"function":{"arguments":"{\"a"}}]}"#,
+            ),
+            (TokenField::ToolCalls, r#"{"function_call":{"arguments":"1"}}"#),
+        ] {
+            let opening = r#"{"choices":[{"delta":{"role":"assistant"},"finish_reason":null}]}"#;
+            let chunk = format!(r#"{{"choices":[{{"delta":{delta},"finish_reason":null}}]}}"#);
+            let (reply, result) = read(&[(opening, 1), (&chunk, 2)]);
+            assert_eq!((result, reply.first_token_ns()), (Ok(()), Some(2)), "{delta}");
+            let expected = TokenField::ALL.map(|other| u32::from(other == field));
+            assert_eq!(reply.chunks_by_field, expected, "{delta}");
+        }
+    }
+
+    #[test]
+    fn chunks_without_a_choice_are_passed_over() {
+        for chunk in [
+            r#"{"id":"","object":"","created":0,"model":"","choices":[],"prompt_filter_results":[]}"#,
+            r#"{"id":"x","choices":null}"#,
+            r#"{"object":"chat.completion.chunk"}"#,
+        ] {
+            let (reply, result) = read(&[(chunk, 1)]);
+            assert_eq!((result, reply.empty_chunks, reply.first_choice_ns), (Ok(()), 1, None));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_given_up_or_has_no_token_is_a_failure() {
+        for word in ["abort", "error", "cancelled", "timeout"] {
+            for text in ["", "a"] {
+                let last =
+                    format!(r#"{{"choices":[{{"text":"{text}","finish_reason":"{word}"}}]}}"#);
+                let (reply, _) = read(&[(&last, 1), ("[DONE]", 2)]);
+                let expected = ReplyError::GivenUp { reason: word.to_owned(), tokens: text.len() };
+                assert_eq!(reply.check_end(), Err(expected));
+            }
+        }
+        for usage in ["null", r#"{"prompt_tokens":5,"completion_tokens":0}"#] {
+            let last = format!(
+                r#"{{"choices":[{{"delta":{{}},"finish_reason":"stop"}}],"usage":{usage}}}"#
+            );
+            let (reply, _) = read(&[(&last, 1), ("[DONE]", 2)]);
+            assert_eq!(reply.check_end(), Err(ReplyError::Empty { reason: "stop".to_owned() }));
+        }
+    }
+
+    #[test]
+    fn only_done_may_lack_its_blank_line() {
+        let last = (r#"{"choices":[{"text":"a","finish_reason":"stop"}]}"#, 1);
+        let (mut reply, _) = read(&[last]);
+        reply.accept_unfinished(r#"{"choices":[]}"#);
+        assert_eq!(reply.check_end(), Err(ReplyError::Truncated { tokens: 1 }));
+        reply.accept_unfinished("[DONE]");
+        assert_eq!((reply.check_end(), reply.unclosed_done), (Ok(()), true));
     }
 
     #[test]

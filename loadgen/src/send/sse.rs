@@ -75,6 +75,18 @@ impl SseDecoder {
         Ok(())
     }
 
+    /// Returns the data of the event that the end of the body left incomplete, if it has any.
+    pub fn unfinished(&self) -> Option<String> {
+        let line = std::str::from_utf8(&self.line).ok()?;
+        let value =
+            line.strip_prefix("data:").map(|value| value.strip_prefix(' ').unwrap_or(value));
+        match (self.has_data, value) {
+            (true, None) => Some(self.data.clone()),
+            (true, Some(value)) => Some(format!("{}\n{value}", self.data)),
+            (false, value) => value.map(str::to_owned),
+        }
+    }
+
     /// Decodes the common case in place: nothing is buffered, and a whole `data: …` event of one
     /// line with two line feeds comes next. Returns its data and the rest.
     fn whole_event<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
@@ -150,6 +162,21 @@ mod tests {
         let named = ("error".to_owned(), "b\nc".to_owned());
         assert_eq!(decode(&[text.as_bytes()]), Ok(vec![data("a"), named, data("")]));
         assert_eq!(decode(&[b"data: unfinished\n"]), Ok(vec![]));
+    }
+
+    #[test]
+    fn the_end_of_a_body_leaves_an_event_unfinished() {
+        for (bytes, expected) in [
+            ("data: [DONE]\n", Some("[DONE]")),
+            ("data: [DONE]", Some("[DONE]")),
+            ("data:a\ndata: b", Some("a\nb")),
+            ("data: whole\n\n", None),
+            ("data: whole\n\n: comment", None),
+        ] {
+            let mut decoder = SseDecoder::default();
+            decoder.push(bytes.as_bytes(), |_| Ok::<_, SseError>(())).unwrap();
+            assert_eq!(decoder.unfinished().as_deref(), expected, "{bytes:?}");
+        }
     }
 
     #[test]

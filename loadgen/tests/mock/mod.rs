@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(crate) enum Act {
     NoStream,
     /// Closes the connection without a response.
     Close,
+    /// Sends these pieces of a stream, each after a wait, and ends the body cleanly.
+    Pieces(&'static [(Duration, &'static str)]),
 }
 
 /// A received completion request.
@@ -46,6 +48,7 @@ struct State {
     seen: Mutex<Vec<Seen>>,
     /// Hashes of all prefixes of whole 16-token blocks: an infinite prefix cache.
     stored: Mutex<HashSet<Vec<u64>>>,
+    lists_nothing: AtomicBool,
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
 }
@@ -78,6 +81,11 @@ impl Mock {
         self.state.seen.lock().unwrap()
     }
 
+    /// From now on, there is no list of models.
+    pub(crate) fn list_nothing(&self) {
+        self.state.lists_nothing.store(true, Ordering::SeqCst);
+    }
+
     /// Returns the largest number of completions in flight.
     pub(crate) fn most_in_flight(&self) -> usize {
         self.state.most_in_flight.load(Ordering::SeqCst)
@@ -100,10 +108,23 @@ async fn accept(
 async fn serve(mut stream: TcpStream, state: Arc<State>, behavior: Behavior, context: Option<u32>) {
     let mut buffer = Vec::new();
     while let Some((head, body)) = read_request(&mut stream, &mut buffer).await {
+        if head.starts_with("GET /v1/models") && state.lists_nothing.load(Ordering::SeqCst) {
+            plain(&mut stream, "404 Not Found", r#"{"detail":"Not Found"}"#).await;
+            continue;
+        }
         if head.starts_with("GET /v1/models") {
             let model = json!({ "id": "mock", "object": "model", "max_model_len": context });
             let list = json!({ "object": "list", "data": [model] }).to_string();
             plain(&mut stream, "200 OK", &list).await;
+            continue;
+        }
+        if head.starts_with("GET /metrics") {
+            let running = state.in_flight.load(Ordering::SeqCst);
+            let gauges = format!(
+                "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running {running}\n\
+                 vllm:num_requests_waiting{{engine=\"0\"}} 3\nvllm:kv_cache_usage_perc 0.5\n"
+            );
+            plain(&mut stream, "200 OK", &gauges).await;
             continue;
         }
         let body: Value = serde_json::from_slice(&body).unwrap();
@@ -168,6 +189,7 @@ async fn answer(stream: &mut TcpStream, state: &State, body: &Value, act: Act) -
         }
         Act::Hang => std::future::pending().await,
         Act::Close => return false,
+        Act::Pieces(pieces) => return send_pieces(stream, pieces).await,
         Act::Together(barrier) => {
             barrier.wait().await;
             (Pace::default(), asked, End::Done)
@@ -201,6 +223,25 @@ struct Pace {
     gap: Duration,
 }
 
+const STREAM_HEAD: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+
+async fn send_pieces(stream: &mut TcpStream, pieces: &[(Duration, &str)]) -> bool {
+    if stream.write_all(STREAM_HEAD.as_bytes()).await.is_err() {
+        return false;
+    }
+    for (wait, text) in pieces {
+        if !wait.is_zero() {
+            tokio::time::sleep(*wait).await;
+        }
+        let piece = format!("{:x}\r\n{text}\r\n", text.len());
+        if stream.write_all(piece.as_bytes()).await.is_err() {
+            return false;
+        }
+    }
+    stream.write_all(b"0\r\n\r\n").await.is_ok()
+}
+
 enum End {
     Done,
     Error,
@@ -209,9 +250,7 @@ enum End {
 }
 
 async fn stream_tokens(stream: &mut TcpStream, body: &Value, pace: Pace, tokens: usize) -> bool {
-    let head =
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-    if stream.write_all(head.as_bytes()).await.is_err() {
+    if stream.write_all(STREAM_HEAD.as_bytes()).await.is_err() {
         return false;
     }
     let chat = body["messages"].is_array();

@@ -91,11 +91,14 @@ fn verdict(report: &Report, out: &mut String) {
         line!(
             out,
             "<p>The generator kept its schedule: p99 lag {} ms of {} ms allowed, {:.1} % of the \
-             offered rate achieved. The figures describe the server{}.</p>",
+             offered rate achieved. The figures describe the server.{}</p>",
             number(report.schedule.lag_ms.quantiles.p99),
             number(Some(report.verdict.lag_limit_us as f64 / 1e3)),
             100.0 * report.schedule.achieved_rps / report.schedule.offered_rps.max(1e-12),
-            if report.counts.completed == 0 { ", which answered no request" } else { "" }
+            match report.counts.failed {
+                0 => String::new(),
+                failed => format!(" {failed} of {} requests failed.", report.counts.offered),
+            }
         );
     } else {
         line!(out, "<p>Do not compare these figures: they may describe the generator.</p><ul>");

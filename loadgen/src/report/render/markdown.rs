@@ -37,6 +37,19 @@ pub fn render(report: &Report) -> String {
         counts.cancelled,
         report.window.measured_requests
     );
+    let counting = &report.counting;
+    line!(
+        out,
+        "- chunks with text: {} · answers ended by: {}",
+        cell(&counting.fields()),
+        cell(&counting.reasons())
+    );
+    if let Some(server) = &report.server {
+        line!(out, "- server: {}", cell(&server.words()));
+    }
+    for oddity in counting.oddities() {
+        line!(out, "- {}", cell(&oddity));
+    }
     if let Some(goodput) = &report.goodput {
         let slos: Vec<&str> = goodput.per_slo.iter().map(|slo| slo.slo.as_str()).collect();
         line!(

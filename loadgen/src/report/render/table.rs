@@ -67,6 +67,15 @@ fn head(report: &Report, out: &mut String) {
         ms(schedule.lag_ms.quantiles.p99),
         ms(schedule.lag_ms.quantiles.max)
     );
+    let counting = &report.counting;
+    let oddities = counting.oddities().into_iter().map(|text| format!(" · {text}"));
+    line!(
+        out,
+        "counted   chunks with text: {} · answers ended by: {}{}",
+        counting.fields(),
+        counting.reasons(),
+        oddities.collect::<String>()
+    );
     window(&report.window, out);
     for warning in &load.warnings {
         line!(out, "warning   {warning}");
@@ -226,6 +235,9 @@ fn work(report: &Report, out: &mut String) {
             line!(out, "          {} failed and count as misses", goodput.failed);
         }
     }
+    if let Some(server) = &report.server {
+        line!(out, "server    {}", server.words());
+    }
     if let Some(cores) = report.client_cpu_cores {
         line!(out, "client    {cores:.2} cores busy");
     }
@@ -274,12 +286,12 @@ fn slowest(report: &Report) -> String {
 
 fn verdict(report: &Report, out: &mut String) {
     if report.verdict.valid {
-        let answered = match report.counts.completed {
-            0 => "; the server answered no request",
-            _ => "",
+        let failed = match report.counts.failed {
+            0 => String::new(),
+            failed => format!("; {failed} of {} requests failed", report.counts.offered),
         };
         let limit_ms = report.verdict.lag_limit_us as f64 / 1e3;
-        line!(out, "VALID     p99 lag within {limit_ms:.3} ms{answered}");
+        line!(out, "VALID     p99 lag within {limit_ms:.3} ms{failed}");
     }
     for reason in &report.verdict.reasons {
         line!(out, "INVALID   {reason}");

@@ -30,6 +30,7 @@ pub(super) fn data(report: &Report) -> Value {
         "timeline": report.timeline,
         "dots": dots(report),
         "search": report.search,
+        "server": report.server,
     })
 }
 
@@ -114,6 +115,7 @@ pub(super) fn render(report: &Report, out: &mut String) {
         over_time(report, name, chart, band, out);
     }
     cache_over_time(report, out);
+    server_over_time(report, out);
     line!(out, "</div><h2>Distributions</h2><div class=\"grid\">");
     shape("Time to first token", "ttft_shape", &report.shapes.ttft, out);
     shape("Time per output token", "tpot_shape", &report.shapes.tpot, out);
@@ -353,6 +355,27 @@ fn cache_over_time(report: &Report, out: &mut String) {
     );
     Figure { chart, title, caption, class: "", wide: true, empty: None }
         .render(&header, &rows, out);
+}
+
+fn server_over_time(report: &Report, out: &mut String) {
+    // A run without it was asked not to have it, or was saved by an older loadgen.
+    let Some(server) = &report.server else { return };
+    let samples = &server.metrics.samples;
+    let rows: Vec<Vec<String>> = samples
+        .iter()
+        .map(|sample| {
+            let kv_percent = sample.kv_used.map(|part| 100.0 * part);
+            [Some(sample.at_s), sample.running, sample.waiting, kv_percent].map(number).to_vec()
+        })
+        .collect();
+    let caption = format!("By its own /metrics: {}.", server.words());
+    let empty = samples.is_empty().then_some("Nothing was recorded.");
+    let title = "The server: running, queued, KV memory";
+    Figure { chart: "server", title, caption, class: "", wide: true, empty }.render(
+        &["at, s", "running", "queued", "KV memory %"],
+        &rows,
+        out,
+    );
 }
 
 fn lanes(report: &Report, out: &mut String) {

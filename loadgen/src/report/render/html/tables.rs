@@ -162,6 +162,10 @@ fn workload(report: &Report, out: &mut String) {
     let (load, window) = (&report.workload, &report.window);
     line!(out, "<h2>Workload</h2><div class=\"card\"><dl>");
     let context = load.context_tokens.map_or("unknown".to_owned(), |n| format!("{n} tokens"));
+    let oddities = match report.counting.oddities().join("; ") {
+        none if none.is_empty() => "nothing".to_owned(),
+        some => some,
+    };
     for (name, value) in [
         ("run again with", load.command.clone()),
         ("seed", load.seed.to_string()),
@@ -170,6 +174,9 @@ fn workload(report: &Report, out: &mut String) {
         ("prompts", load.prompts.clone()),
         ("model", load.model.clone()),
         ("context", context),
+        ("chunks with text", report.counting.fields()),
+        ("answers ended by", report.counting.reasons()),
+        ("out of the ordinary", oddities),
         (
             "window",
             format!(
