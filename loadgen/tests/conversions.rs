@@ -165,3 +165,20 @@ fn inspect_prints_one_object_or_tables() {
     assert!(tables.contains("1 requests have no output") && tables.contains("LRU cache"));
     assert_eq!(plain("fixtures/mooncake.jsonl").format, Format::Mooncake);
 }
+
+#[test]
+fn oddities_are_said_once_and_refused_if_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.jsonl");
+    let text = std::fs::read_to_string(fixture("fixtures/mooncake.jsonl")).unwrap();
+    std::fs::write(&path, text + "\n\n").unwrap();
+    let path = path.to_str().unwrap();
+    let said = "2 empty lines skipped (first: trace.jsonl, line 5)";
+    let tables = trace(&["inspect", path]).unwrap();
+    assert_eq!(tables.matches(said).count(), 1, "{tables}");
+    let object = trace(&["inspect", "--json", path]).unwrap();
+    let object: serde_json::Value = serde_json::from_str(&object).unwrap();
+    assert_eq!(object["oddities"], serde_json::json!([said]));
+    let error = trace(&["inspect", "--strict", path]).unwrap_err().to_string();
+    assert!(error.contains("trace.jsonl, line 5: the line is empty: expected a record"), "{error}");
+}

@@ -173,6 +173,14 @@ fn a_coarse_grid_and_a_generator_are_warned_of() {
 }
 
 #[test]
+fn oddities_of_a_trace_are_warnings_or_refused() {
+    let ragpulse = fixture("fixtures/ragpulse");
+    let warned = load(&format!("--trace {ragpulse}")).unwrap().warnings;
+    assert!(warned.iter().any(|w| w == "1 record out of order, sorted (0_trace.jsonl, line 3)"));
+    assert!(refused(&format!("--trace {ragpulse} --strict")).contains("0_trace.jsonl, line 3"));
+}
+
+#[test]
 fn a_small_vocabulary_bounds_the_token_ids_unless_they_were_given() {
     let note = |arguments: &str| load(arguments).unwrap().prompt_note;
     assert_eq!(note("--rate 5 --requests 3"), "token ids from 250..2000, exact");

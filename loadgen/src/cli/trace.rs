@@ -115,6 +115,9 @@ pub struct SourceArgs {
     /// Seed of every random choice.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Refuse a trace with oddities, which are otherwise counted.
+    #[arg(long)]
+    strict: bool,
 }
 
 /// A trace to write.
@@ -182,7 +185,7 @@ fn note(text: &str) {
 }
 
 fn inspect(from: &SourceArgs, json: bool) -> Result<String> {
-    let trace = from.read()?;
+    let trace = from.open()?;
     let stats = stats(&trace);
     if json {
         return Ok(serde_json::to_string_pretty(&summary::json(&stats))? + "\n");
@@ -191,17 +194,25 @@ fn inspect(from: &SourceArgs, json: bool) -> Result<String> {
 }
 
 impl SourceArgs {
+    /// Reads the trace, and prints what is to be known of it.
     fn read(&self) -> Result<Trace> {
+        let trace = self.open()?;
+        trace.notes.iter().for_each(|text| note(text));
+        trace.oddities.describe().iter().for_each(|text| note(text));
+        Ok(trace)
+    }
+
+    fn open(&self) -> Result<Trace> {
         let options = ReadOptions {
             format: self.format,
             block_tokens: self.trace_block,
             vocabulary: self.vocab_tokenizer.as_deref().map(vocabulary::open).transpose()?,
             window: self.window,
             seed: self.seed,
+            strict: self.strict,
         };
         let mut trace = traces::read(&self.path, &options)?;
         note(&format!("{}: {}", self.path.display(), trace.format.describe()));
-        trace.notes.iter().for_each(|text| note(text));
         if let Some(window) = self.window.filter(|_| !trace.generated) {
             cut(&mut trace, window)?;
         }

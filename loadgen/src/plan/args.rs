@@ -160,6 +160,9 @@ pub struct ReplayArgs {
     /// Tokens per block of a trace that does not state it. Default: the publisher's size.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub trace_block: Option<u32>,
+    /// Refuse a trace with oddities, which are otherwise counted.
+    #[arg(long, requires = "trace")]
+    pub strict: bool,
     /// Trace seconds per second of the replay.
     #[arg(long, default_value_t = 1.0)]
     pub speedup: f64,

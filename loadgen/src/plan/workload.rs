@@ -232,9 +232,11 @@ fn from_trace(
         vocabulary: load.vocab_tokenizer.as_deref().map(vocabulary::open).transpose()?,
         window,
         seed: load.seed,
+        strict: replay.strict,
     };
     let mut trace = traces::read(path, &options)?;
     warnings.extend(trace.notes.iter().cloned());
+    warnings.extend(trace.oddities.describe());
     begin_sessions(&mut trace, load, replay)?;
     let window = window.filter(|_| !trace.generated);
     let asked = Shape {

@@ -1,130 +1,106 @@
 //! CSV files with checked columns and cells.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use csv::StringRecord;
 
 use super::draft::Draft;
 use super::error::{Problem, TraceError};
-use super::fields::{seconds_ns, token_count};
-use super::input::Guarded;
+use super::fields::{seconds_ns, token_count, whole};
+use super::input::Lines;
+use super::oddity::Oddity;
 
 /// A CSV file with a valid header.
 pub(crate) struct Table {
-    reader: csv::Reader<Guarded>,
-    path: PathBuf,
+    lines: Lines,
     header: Vec<String>,
-    /// Number of the last line read.
-    line: u64,
 }
 
 /// A row of a table.
 pub(crate) struct Row<'a> {
     header: &'a [String],
     cells: StringRecord,
-    /// Number of the line in the file, from 1.
-    pub(crate) line: u64,
 }
 
-/// Splits a header line into column names, without a byte-order mark.
+/// Splits a line of CSV into cells.
+fn cells_of(line: &str) -> StringRecord {
+    if !line.contains('"') {
+        return line.split(',').collect();
+    }
+    let mut cells = StringRecord::new();
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(line.as_bytes());
+    // A line of valid text in memory is always a record.
+    reader.read_record(&mut cells).ok();
+    cells
+}
+
+/// Splits a header line into column names.
 pub(crate) fn header_of(line: &str) -> Vec<String> {
-    let line = line.trim_start_matches('\u{feff}').trim_end();
-    line.split(',').map(|name| name.trim().to_owned()).collect()
+    cells_of(line).iter().map(|name| name.trim().to_owned()).collect()
 }
 
 impl Table {
-    /// Opens a file that has the columns `needed`, perhaps those of `allowed`, and no other.
-    pub(crate) fn open(path: &Path, needed: &[&str], allowed: &[&str]) -> Result<Self, TraceError> {
-        let mut table = Self::without_header(path, &[])?;
-        let Some(row) = table.next_row()? else {
+    /// Opens a file that has the columns `needed` and perhaps those of `allowed`. Other columns are
+    /// an oddity.
+    pub(crate) fn open(
+        path: &Path,
+        needed: &[&str],
+        allowed: &[&str],
+        draft: &mut Draft,
+    ) -> Result<Self, TraceError> {
+        let mut lines = Lines::open(path, draft)?;
+        let Some(line) = lines.next_line(draft)? else {
             return Err(TraceError::Empty { path: path.to_owned() });
         };
-        let line: Vec<&str> = row.cells.iter().collect();
-        let header = header_of(&line.join(","));
-        let known =
-            header.iter().all(|name| needed.contains(&&**name) || allowed.contains(&&**name));
+        let header = header_of(line);
         let mut once = header.clone();
         once.sort_unstable();
         once.dedup();
         let whole = needed.iter().all(|name| header.iter().any(|column| column == name));
-        if !whole || !known || once.len() < header.len() {
-            let expected = format!("the columns {}", needed.join(","));
-            return Err(Problem::new("the header", header.join(","), expected).at(path, row.line));
+        let expected = format!("the columns {}", needed.join(","));
+        let problem = Problem::new("the header", header.join(","), expected);
+        if !whole || once.len() < header.len() {
+            return Err(draft.locate(problem));
         }
-        table.header = header;
-        Ok(table)
+        for name in header.iter().filter(|name| !needed.contains(&&***name)) {
+            if !allowed.contains(&&**name) {
+                let unknown = Oddity::UnknownField(name.clone());
+                draft.odd(unknown, problem.clone()).map_err(|problem| draft.locate(problem))?;
+            }
+        }
+        Ok(Self { lines, header })
+    }
+
+    /// Opens a file without a header whose columns are `names`.
+    pub(crate) fn without_header(
+        path: &Path,
+        names: &[&str],
+        draft: &mut Draft,
+    ) -> Result<Self, TraceError> {
+        let header = names.iter().map(|name| (*name).to_owned()).collect();
+        Ok(Self { lines: Lines::open(path, draft)?, header })
     }
 
     /// Passes every remaining row to `take`, and adds the digest of the file to `draft`.
     pub(crate) fn drain(
-        mut self,
+        self,
         draft: &mut Draft,
         mut take: impl FnMut(&Row<'_>, &mut Draft) -> Result<(), Problem>,
     ) -> Result<(), TraceError> {
-        let path = self.path.clone();
-        while let Some(row) = self.next_row()? {
-            take(&row, draft).map_err(|problem| problem.at(&path, row.line))?;
-        }
-        draft.add_digest(self.digest());
-        Ok(())
-    }
-
-    /// Opens a file without a header whose columns are `names`.
-    pub(crate) fn without_header(path: &Path, names: &[&str]) -> Result<Self, TraceError> {
-        let reader = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .quoting(false)
-            // A carriage return before the end of a line is trimmed with the spaces around a cell.
-            .terminator(csv::Terminator::Any(b'\n'))
-            .from_reader(Guarded::open(path, true)?);
-        let header = names.iter().map(|name| (*name).to_owned()).collect();
-        Ok(Self { reader, path: path.to_owned(), header, line: 0 })
-    }
-
-    /// Reads the next row; `None` at the end of the file.
-    pub(crate) fn next_row(&mut self) -> Result<Option<Row<'_>>, TraceError> {
-        let mut cells = StringRecord::new();
-        let line = self.reader.position().line();
-        match self.reader.read_record(&mut cells) {
-            Ok(false) => Ok(None),
-            Ok(true) => {
-                let line = cells.position().map_or(line, csv::Position::line);
-                self.line += 1;
-                if line > self.line {
-                    return Err(
-                        Problem::new("the line", "empty", "a row").at(&self.path, self.line)
-                    );
-                }
-                let row = Row { header: &self.header, cells, line };
-                if !self.header.is_empty() && row.cells.len() != self.header.len() {
-                    let expected = format!("{} columns", self.header.len());
-                    let found = format!("{} columns", row.cells.len());
-                    return Err(Problem::new("the row", found, expected).at(&self.path, line));
-                }
-                Ok(Some(row))
+        let Self { lines, header } = self;
+        lines.drain(draft, |line, draft| {
+            let row = Row { header: &header, cells: cells_of(line) };
+            if row.cells.len() != header.len() {
+                let expected = format!("{} columns", header.len());
+                let found = format!("{} columns", row.cells.len());
+                return Err(Problem::new("the row", found, expected));
             }
-            Err(error) => Err(self.refuse(error, line)),
-        }
-    }
-
-    fn refuse(&self, error: csv::Error, line: u64) -> TraceError {
-        let line = error.position().map_or(line, csv::Position::line);
-        match error.into_kind() {
-            csv::ErrorKind::Io(error) => {
-                Problem::new("the line", error, "lines and files within the limits")
-                    .at(&self.path, line)
+            if row.cells.iter().map(str::trim).eq(header.iter()) {
+                let problem = Problem::new("the row", "the header", "a record");
+                return draft.odd(Oddity::RepeatedHeader, problem);
             }
-            csv::ErrorKind::Utf8 { err, .. } => {
-                Problem::new("the line", err, "UTF-8").at(&self.path, line)
-            }
-            _ => Problem::new("the line", "broken", "a CSV row").at(&self.path, line),
-        }
-    }
-
-    /// Returns the digest of everything read so far.
-    pub(crate) fn digest(self) -> [u8; 32] {
-        self.reader.into_inner().digest()
+            take(&row, draft)
+        })
     }
 }
 
@@ -145,8 +121,8 @@ impl Row<'_> {
     /// Parses the cell as a whole number that is not negative.
     pub(crate) fn whole(&self, column: &str) -> Result<u64, Problem> {
         let cell = self.cell(column);
-        let expected = "a whole number, not negative";
-        cell.parse().map_err(|_| Problem::new(column, quoted(cell), expected))
+        let number = cell.parse().ok().or_else(|| cell.parse().ok().and_then(whole));
+        number.ok_or_else(|| Problem::new(column, quoted(cell), "a whole number, not negative"))
     }
 
     /// Parses the cell as a token count within the limits.

@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use serde::de::DeserializeSeed;
 
+use super::draft::Draft;
 use super::error::{Problem, TraceError};
-use super::input::Guarded;
+use super::input::{Guarded, skip_mark};
 
 /// Slot for the problem that stopped a sink, because an error of the parser only carries text.
 #[derive(Default)]
@@ -18,6 +19,11 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
+    /// Returns the line that the parser has reached.
+    pub(crate) fn line(&self) -> u64 {
+        self.line.get()
+    }
+
     /// Stores the problem and returns an error for the parser.
     pub(crate) fn note<E: serde::de::Error>(&mut self, problem: Problem) -> E {
         let error = E::custom(&problem);
@@ -30,6 +36,8 @@ impl Stop {
 pub(crate) trait Sink {
     /// Returns the slot for the problem that stopped the sink.
     fn stop(&mut self) -> &mut Stop;
+    /// Returns the trace that the documents are added to.
+    fn draft(&mut self) -> &mut Draft;
 }
 
 /// A reader that counts lines. The parser's own count is late, because it reads ahead.
@@ -47,14 +55,20 @@ impl Read for Counted {
     }
 }
 
-/// Passes every document of a file to `sink`; returns the digest of the file.
-pub(crate) fn read<S: Sink>(path: &Path, sink: &mut S) -> Result<[u8; 32], TraceError>
+/// Passes every document of a file to `sink`, and adds the digest of the file to its trace.
+pub(crate) fn read<S: Sink>(path: &Path, sink: &mut S) -> Result<(), TraceError>
 where
     for<'s, 'de> &'s mut S: DeserializeSeed<'de, Value = ()>,
 {
     let line = Rc::new(Cell::new(1));
     sink.stop().line = line.clone();
-    let mut file = Counted { file: BufReader::new(Guarded::open(path, false)?), line };
+    let draft = sink.draft();
+    draft.begin_file(path);
+    let mut file = BufReader::new(Guarded::open(path)?);
+    if skip_mark(&mut file).map_err(TraceError::io(path))? {
+        draft.skipped_mark().map_err(|problem| draft.locate(problem))?;
+    }
+    let mut file = Counted { file, line };
     let mut parser = serde_json::Deserializer::from_reader(&mut file);
     while parser.end().is_err() {
         if let Err(error) = DeserializeSeed::deserialize(&mut *sink, &mut parser) {
@@ -63,7 +77,8 @@ where
         }
     }
     drop(parser);
-    Ok(file.file.get_ref().digest())
+    sink.draft().add_digest(file.file.get_ref().digest());
+    Ok(())
 }
 
 fn locate(path: &Path, found: Option<(Problem, u64)>, error: &serde_json::Error) -> TraceError {

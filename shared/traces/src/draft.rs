@@ -1,26 +1,40 @@
 //! A trace while it is read: its requests, collected under limits.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
-use super::error::Problem;
-use super::trace::{BlockSizes, Record};
+use super::error::{Problem, TraceError};
+use super::oddity::{Oddities, Oddity};
+use super::trace::{BlockSizes, Format, Record, Trace};
 
-/// Largest number of requests in a trace.
-pub const RECORDS_MAX: usize = 10_000_000;
+/// Largest number of requests in a trace. The largest published one, a week of Azure's
+/// conversations, has 27 million.
+pub const RECORDS_MAX: usize = 30_000_000;
 /// Largest prompt or output, in tokens.
 pub const TOKENS_MAX: u32 = 1 << 24;
-/// Largest number of block references of all prompts together.
-const BLOCK_REFS_MAX: usize = 200_000_000;
+/// Largest number of block references of all prompts together. The largest published trace, the
+/// sessions of kv-cache-tester with their agents, has 214 million.
+const BLOCK_REFS_MAX: usize = 400_000_000;
 
-/// The most that a time stamp may go back behind an earlier one.
+/// Scope of the blocks that fill up prompts. No other scope reaches it.
+const FILLING: u32 = u32::MAX;
+
+/// The order of a file's time stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Never.
+    /// Ascending. Others are counted and sorted.
     Ascending,
-    /// By up to this many nanoseconds. Such requests are counted and sorted.
-    Within(i64),
-    /// By any amount: each session has a clock of its own.
+    /// Each session has a clock of its own.
     PerSession,
+}
+
+/// Names of a format's fields, for errors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names {
+    /// Field of the time stamp.
+    pub(crate) time: &'static str,
+    /// Field of the prompt's length.
+    pub(crate) prompt: &'static str,
 }
 
 /// A request as a format gives it.
@@ -42,15 +56,19 @@ pub(crate) struct Draft {
     arrivals: Vec<Arrival>,
     interner: Interner,
     sessions: HashMap<String, u32>,
-    session_count: u32,
+    /// Session that each session was joined to, itself for most.
+    joined: Vec<u32>,
     refs: usize,
+    named_prompts: usize,
     order: Order,
-    latest_ns: i64,
+    names: Names,
+    above_ns: i64,
     digests: Vec<[u8; 32]>,
-    /// Requests whose time stamp is earlier than the one before it.
-    pub(crate) out_of_order: usize,
-    /// Prompts whose blocks do not add up to the prompt's length.
-    pub(crate) coverage_bad: usize,
+    strict: bool,
+    path: PathBuf,
+    oddities: Oddities,
+    /// Number of the current line, from 1; 0 before the first.
+    pub(crate) line: u64,
     /// Tokens per block.
     pub(crate) sizes: BlockSizes,
     /// True if the trace has arrival times.
@@ -62,22 +80,73 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    pub(crate) fn new(order: Order) -> Self {
+    /// Creates an empty trace. If `strict`, oddities are errors.
+    pub(crate) fn new(order: Order, names: Names, strict: bool) -> Self {
         Self {
             arrivals: Vec::new(),
             interner: Interner::default(),
             sessions: HashMap::new(),
-            session_count: 0,
+            joined: Vec::new(),
             refs: 0,
+            named_prompts: 0,
             order,
-            latest_ns: i64::MIN,
+            names,
+            above_ns: i64::MIN,
             digests: Vec::new(),
-            out_of_order: 0,
-            coverage_bad: 0,
+            strict,
+            path: PathBuf::new(),
+            oddities: Oddities::default(),
+            line: 0,
             sizes: BlockSizes::None,
             timed: true,
             generated: false,
             notes: Vec::new(),
+        }
+    }
+
+    /// Begins the file at `path`.
+    pub(crate) fn begin_file(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+        self.line = 0;
+    }
+
+    /// Locates a problem at the current line.
+    pub(crate) fn locate(&self, problem: Problem) -> TraceError {
+        problem.at(&self.path, self.line.max(1))
+    }
+
+    /// Returns the error of reading the current file.
+    pub(crate) fn io_error(&self, source: std::io::Error) -> TraceError {
+        TraceError::Io { path: self.path.clone(), source }
+    }
+
+    /// Counts an oddity of the current line, or fails with `problem` if the reader is strict.
+    pub(crate) fn odd(&mut self, oddity: Oddity, problem: Problem) -> Result<(), Problem> {
+        if self.strict {
+            return Err(problem);
+        }
+        self.oddities.add(oddity, &self.path, self.line.max(1), problem);
+        Ok(())
+    }
+
+    /// Counts a byte-order mark that was skipped.
+    pub(crate) fn skipped_mark(&mut self) -> Result<(), Problem> {
+        let problem = Problem::new("the line", "behind a byte-order mark", "text without one");
+        self.odd(Oddity::ByteOrderMark, problem)
+    }
+
+    /// Returns a value that no request needs. Without `value`, its problem is an oddity.
+    pub(crate) fn optional<T>(
+        &mut self,
+        field: &str,
+        value: Result<T, Problem>,
+    ) -> Result<Option<T>, Problem> {
+        match value {
+            Ok(value) => Ok(Some(value)),
+            Err(problem) => {
+                self.odd(Oddity::UnusableValue(field.to_owned()), problem)?;
+                Ok(None)
+            }
         }
     }
 
@@ -91,10 +160,37 @@ impl Draft {
         ids.iter().map(|id| self.interner.intern(0, *id)).collect()
     }
 
+    /// Checks that `ids` block ids cover a prompt of blocks of `block_tokens` exactly. `field` names
+    /// the list. An empty prompt is not checked: `push` leaves it out.
+    pub(crate) fn check_coverage(
+        &mut self,
+        field: &str,
+        ids: usize,
+        input_tokens: u32,
+        block_tokens: u32,
+    ) -> Result<(), Problem> {
+        let blocks = input_tokens.div_ceil(block_tokens) as usize;
+        self.named_prompts += usize::from(ids > 0);
+        if ids == blocks || input_tokens == 0 {
+            return Ok(());
+        }
+        let oddity = match ids {
+            0 => Oddity::NoBlockIds,
+            _ if ids == (input_tokens / block_tokens) as usize => Oddity::PartialBlock,
+            _ => Oddity::Coverage,
+        };
+        let expected = format!(
+            "{blocks}, since {input_tokens} tokens make so many blocks of {block_tokens} (another \
+             size: --trace-block)"
+        );
+        self.odd(oddity, Problem::new(field, format!("a list of {ids} ids"), expected))
+    }
+
     /// Creates a session without a name.
     pub(crate) fn new_session(&mut self) -> u32 {
-        self.session_count += 1;
-        self.session_count - 1
+        let session = self.joined.len() as u32;
+        self.joined.push(session);
+        session
     }
 
     /// Returns the session with this name, creating it if needed.
@@ -107,32 +203,50 @@ impl Draft {
         session
     }
 
-    /// Adds a request. `field` names its time stamp in errors.
-    pub(crate) fn push(&mut self, arrival: Arrival, field: &str) -> Result<(), Problem> {
-        self.refs += arrival.blocks.len();
+    /// Makes two sessions one.
+    pub(crate) fn join(&mut self, one: u32, other: u32) {
+        let (one, other) = (root(&self.joined, one), root(&self.joined, other));
+        self.joined[one.max(other) as usize] = one.min(other);
+    }
+
+    /// Counts a request as out of order if `at_ns` is before `above_ns`, the time stamp above it.
+    /// `within` is the path of its fields in errors.
+    pub(crate) fn check_order(
+        &mut self,
+        within: &str,
+        at_ns: i64,
+        above_ns: i64,
+    ) -> Result<(), Problem> {
+        if at_ns >= above_ns {
+            return Ok(());
+        }
+        let back_s = above_ns.saturating_sub(at_ns) as f64 / 1e9;
+        let field = format!("{within}{}", self.names.time);
+        let value = format!("{back_s:.3} s before the time stamp above");
+        self.odd(Oddity::OutOfOrder, Problem::new(field, value, "time stamps in ascending order"))
+    }
+
+    /// Adds a request, unless its prompt is empty. `within` is the path of its fields in errors.
+    pub(crate) fn push(&mut self, arrival: Arrival, within: &str) -> Result<(), Problem> {
+        let blocks = match self.sizes.uniform() {
+            Some(block_tokens) => arrival.input_tokens.div_ceil(block_tokens) as usize,
+            None => arrival.blocks.len(),
+        };
+        self.refs += blocks;
         if self.arrivals.len() == RECORDS_MAX || self.refs > BLOCK_REFS_MAX {
             let expected = format!("at most {RECORDS_MAX} and {BLOCK_REFS_MAX} (see --window)");
             let value = format!("{} requests of {} blocks", self.arrivals.len() + 1, self.refs);
             return Err(Problem::new("the trace", value, expected));
         }
-        let back_ns = self.latest_ns.saturating_sub(arrival.at_ns).max(0);
-        let allowed_ns = match self.order {
-            Order::Ascending => 0,
-            Order::Within(ns) => ns,
-            Order::PerSession => i64::MAX,
-        };
-        if back_ns > allowed_ns {
-            let value = format!("{:.3} s before the time stamp above", back_ns as f64 / 1e9);
-            let expected = match self.order {
-                Order::Within(ns) => format!("at most {} s back", ns as f64 / 1e9),
-                _ => "time stamps in ascending order".to_owned(),
-            };
-            return Err(Problem::new(field, value, expected));
+        if self.order == Order::Ascending {
+            self.check_order(within, arrival.at_ns, self.above_ns)?;
+            self.above_ns = arrival.at_ns;
         }
-        if self.order != Order::PerSession {
-            self.out_of_order += usize::from(back_ns > 0);
+        if arrival.input_tokens == 0 {
+            let field = format!("{within}{}", self.names.prompt);
+            let expected = format!("tokens from 1 to {TOKENS_MAX}");
+            return self.odd(Oddity::EmptyPrompt, Problem::new(field, 0, expected));
         }
-        self.latest_ns = if back_ns > 0 { self.latest_ns } else { arrival.at_ns };
         self.arrivals.push(arrival);
         Ok(())
     }
@@ -142,18 +256,18 @@ impl Draft {
         self.digests.push(digest);
     }
 
-    /// Returns the number of requests so far.
-    pub(crate) fn len(&self) -> usize {
-        self.arrivals.len()
-    }
-
-    /// Returns the records in order of time, and the ids by block number.
-    pub(crate) fn finish(&mut self) -> (Vec<Record>, Vec<u64>) {
-        let mut arrivals = std::mem::take(&mut self.arrivals);
-        arrivals.sort_by_key(|arrival| arrival.at_ns);
-        let start_ns = arrivals.first().map_or(0, |first| first.at_ns);
-        let mut sessions = vec![Progress::default(); self.session_count as usize];
-        let records = arrivals.into_iter().map(|arrival| {
+    /// Returns the trace that was read from `path`.
+    pub(crate) fn finish(mut self, path: &Path, format: Format) -> Result<Trace, TraceError> {
+        if self.arrivals.is_empty() {
+            return Err(TraceError::Empty { path: path.to_owned() });
+        }
+        self.check_block_size()?;
+        self.arrivals.sort_by_key(|arrival| arrival.at_ns);
+        self.renumber();
+        self.fill().map_err(|problem| self.locate(problem))?;
+        let start_ns = self.arrivals.first().map_or(0, |first| first.at_ns);
+        let mut sessions = vec![Progress::default(); self.joined.len()];
+        let records = std::mem::take(&mut self.arrivals).into_iter().map(|arrival| {
             let at_ns = arrival.at_ns - start_ns;
             let progress = arrival.session.map(|s| &mut sessions[s as usize]);
             let (turn, think_ns) = progress.map_or((0, 0), |p| p.step(at_ns, &arrival));
@@ -167,15 +281,127 @@ impl Draft {
                 blocks: arrival.blocks,
             }
         });
-        (records.collect(), std::mem::take(&mut self.interner.ids))
+        let records = records.collect();
+        let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        Ok(Trace {
+            name: whole.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            format,
+            records,
+            digest: self.digest(),
+            block_ids: self.interner.ids,
+            timed: self.timed,
+            generated: self.generated,
+            oddities: self.oddities,
+            sizes: self.sizes,
+            notes: self.notes,
+        })
+    }
+
+    /// Refuses a block size that does not suit most prompts: it is not the size of this trace.
+    fn check_block_size(&self) -> Result<(), TraceError> {
+        let wrong = self.oddities.count(&Oddity::Coverage);
+        match self.oddities.refuse(&Oddity::Coverage) {
+            Some(error) if self.sizes.uniform().is_some() && wrong * 2 > self.named_prompts => {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Numbers sessions and blocks by their first appearance in the order of time, as in a file
+    /// without records out of order.
+    fn renumber(&mut self) {
+        for session in self.arrivals.iter_mut().filter_map(|arrival| arrival.session.as_mut()) {
+            *session = root(&self.joined, *session);
+        }
+        if self.order == Order::PerSession || self.oddities.count(&Oddity::OutOfOrder) == 0 {
+            return;
+        }
+        let mut sessions = Renumbering::new(self.joined.len());
+        let mut blocks = Renumbering::new(self.interner.ids.len());
+        for arrival in &mut self.arrivals {
+            arrival.session = arrival.session.map(|session| sessions.of(session));
+            arrival.blocks.iter_mut().for_each(|block| *block = blocks.of(*block));
+        }
+        self.interner.ids = blocks.pick(&self.interner.ids);
+        if let BlockSizes::Each(tokens) = &mut self.sizes {
+            *tokens = blocks.pick(tokens);
+        }
+    }
+
+    /// Fills prompts whose blocks do not reach their length with blocks that no other prompt has,
+    /// and cuts off what is over.
+    fn fill(&mut self) -> Result<(), Problem> {
+        if self.arrivals.iter().all(|arrival| arrival.blocks.is_empty()) {
+            self.sizes = BlockSizes::None;
+        }
+        let mut fillers = 0;
+        for arrival in &mut self.arrivals {
+            match &mut self.sizes {
+                BlockSizes::None => {}
+                BlockSizes::Uniform(block_tokens) => {
+                    let blocks = arrival.input_tokens.div_ceil(*block_tokens) as usize;
+                    arrival.blocks.truncate(blocks);
+                    while arrival.blocks.len() < blocks {
+                        fillers += 1;
+                        arrival.blocks.push(self.interner.intern(FILLING, fillers)?);
+                    }
+                }
+                BlockSizes::Each(tokens) => {
+                    let sum = arrival.blocks.iter().map(|b| u64::from(tokens[*b as usize])).sum();
+                    let missing = u64::from(arrival.input_tokens).saturating_sub(sum);
+                    if missing > 0 {
+                        fillers += 1;
+                        arrival.blocks.push(self.interner.intern(FILLING, fillers)?);
+                        tokens.push(missing as u32);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns the digest of all files.
-    pub(crate) fn digest(&self) -> [u8; 32] {
+    fn digest(&self) -> [u8; 32] {
         match self.digests[..] {
             [only] => only,
             _ => *blake3::hash(self.digests.as_flattened()).as_bytes(),
         }
+    }
+}
+
+/// Returns the session that `session` is a part of, after all joins.
+fn root(joined: &[u32], mut session: u32) -> u32 {
+    while joined[session as usize] != session {
+        session = joined[session as usize];
+    }
+    session
+}
+
+/// New numbers in order of first use.
+struct Renumbering {
+    /// New number by old number.
+    new: Vec<Option<u32>>,
+    /// Old numbers in their new order.
+    old: Vec<u32>,
+}
+
+impl Renumbering {
+    fn new(count: usize) -> Self {
+        Self { new: vec![None; count], old: Vec::new() }
+    }
+
+    fn of(&mut self, old: u32) -> u32 {
+        let next = self.old.len() as u32;
+        *self.new[old as usize].get_or_insert_with(|| {
+            self.old.push(old);
+            next
+        })
+    }
+
+    /// Returns the values of the old numbers in their new order.
+    fn pick<T: Copy>(&self, values: &[T]) -> Vec<T> {
+        self.old.iter().map(|old| values[*old as usize]).collect()
     }
 }
 

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::draft::TOKENS_MAX;
+use super::draft::{Draft, TOKENS_MAX};
 use super::error::Problem;
+use super::oddity::Oddity;
 use crate::units::NS_PER_S;
 
 /// Latest time, in seconds. 300 years and more would not fit the clock.
@@ -33,15 +34,16 @@ impl<'a> Fields<'a> {
         Self { object, within }
     }
 
-    /// Refuses fields with other names than `known`.
-    pub(crate) fn only(&self, known: &[&str]) -> Result<(), Problem> {
-        match self.object.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            None => Ok(()),
-            Some((name, value)) => {
-                let expected = format!("no such field, only {}", known.join(", "));
-                Err(Problem::new(self.name(name), value, expected))
-            }
+    /// Counts fields with other names than `known`.
+    pub(crate) fn only(&self, known: &[&str], draft: &mut Draft) -> Result<(), Problem> {
+        for (name, value) in self.object.iter().filter(|(name, _)| !known.contains(&name.as_str()))
+        {
+            let name = self.name(name);
+            let expected = format!("no such field, only {}", known.join(", "));
+            let problem = Problem::new(&*name, value, expected);
+            draft.odd(Oddity::UnknownField(name), problem)?;
         }
+        Ok(())
     }
 
     /// Returns the path of the field in its line.
@@ -62,7 +64,8 @@ impl<'a> Fields<'a> {
     pub(crate) fn whole(&self, field: &str) -> Result<u64, Problem> {
         let expected = "a whole number, not negative";
         let value = self.need(field, expected)?;
-        value.as_u64().ok_or_else(|| Problem::new(self.name(field), value, expected))
+        let number = value.as_u64().or_else(|| value.as_f64().and_then(whole));
+        number.ok_or_else(|| Problem::new(self.name(field), value, expected))
     }
 
     /// Reads a whole number that may be negative.
@@ -102,6 +105,11 @@ impl<'a> Fields<'a> {
         ids.collect()
     }
 
+    /// Reads a list of 64-bit ids; empty if the field is missing.
+    pub(crate) fn optional_ids(&self, field: &str) -> Result<Vec<u64>, Problem> {
+        if self.get(field).is_some() { self.ids(field) } else { Ok(Vec::new()) }
+    }
+
     /// Reads seconds that are not negative; returns nanoseconds.
     pub(crate) fn seconds(&self, field: &str) -> Result<i64, Problem> {
         let value = self.need(field, "seconds")?;
@@ -111,10 +119,22 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Reads seconds that may be missing.
-    pub(crate) fn optional_seconds(&self, field: &str) -> Result<Option<i64>, Problem> {
-        self.get(field).map(|_| self.seconds(field)).transpose()
+    /// Reads seconds that no request needs.
+    pub(crate) fn optional_seconds(
+        &self,
+        field: &str,
+        draft: &mut Draft,
+    ) -> Result<Option<i64>, Problem> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(_) => draft.optional(field, self.seconds(field)),
+        }
     }
+}
+
+/// Returns a number without a fraction that is not negative.
+pub(crate) fn whole(number: f64) -> Option<u64> {
+    (number >= 0.0 && number < 2_f64.powi(53) && number.fract() == 0.0).then_some(number as u64)
 }
 
 /// Converts `seconds` to nanoseconds, if they are within the limits.
@@ -127,21 +147,4 @@ pub(crate) fn seconds_ns(seconds: f64) -> Option<i64> {
 pub(crate) fn token_count(count: u64, least: u32) -> Result<u32, String> {
     let tokens = u32::try_from(count).ok().filter(|n| (least..=TOKENS_MAX).contains(n));
     tokens.ok_or_else(|| format!("tokens from {least} to {TOKENS_MAX}"))
-}
-
-/// Checks that a list of block ids covers the prompt exactly.
-pub(crate) fn check_coverage(
-    field: &str,
-    ids: usize,
-    input_tokens: u32,
-    block_tokens: u32,
-) -> Result<(), Problem> {
-    let blocks = input_tokens.div_ceil(block_tokens) as usize;
-    if ids == blocks {
-        return Ok(());
-    }
-    let expected = format!(
-        "{blocks}, for {input_tokens} tokens in blocks of {block_tokens} (another size: --trace-block)"
-    );
-    Err(Problem::new(field, format!("a list of {ids} ids"), expected))
 }

@@ -35,6 +35,8 @@ pub struct ReadOptions {
     pub window: Option<Window>,
     /// Seed of the generator.
     pub seed: u64,
+    /// True to refuse what a reader otherwise passes over and counts.
+    pub strict: bool,
 }
 
 /// A trace format. To add one, implement this trait, and add a line to [`of`] and a variant to

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::draft::Draft;
 use super::error::{Problem, TraceError};
+use super::oddity::Oddity;
 
 /// Longest line in a file with one record per line.
 pub(crate) const LINE_BYTES_MAX: u64 = 4 << 20;
@@ -14,18 +15,18 @@ const FILE_BYTES_MAX: u64 = 4 << 30;
 /// Largest number of files in a folder.
 const FOLDER_FILES_MAX: usize = 100_000;
 
+/// Mark that some programs write before UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A file that is hashed as it is read. Reading fails at a limit.
 pub(crate) struct Guarded {
     file: File,
     hasher: blake3::Hasher,
     left: u64,
-    line_limit: Option<u64>,
-    line: u64,
 }
 
 impl Guarded {
-    /// Opens `path`. The length of a line is limited only if `lines` are records.
-    pub(crate) fn open(path: &Path, lines: bool) -> Result<Self, TraceError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, TraceError> {
         let io = TraceError::io(path);
         let file = File::open(path).map_err(&io)?;
         let kind = file.metadata().map_err(&io)?;
@@ -35,27 +36,12 @@ impl Guarded {
                 "is a folder: expected a file",
             )));
         }
-        let line_limit = lines.then_some(LINE_BYTES_MAX);
-        Ok(Self { file, hasher: blake3::Hasher::new(), left: FILE_BYTES_MAX, line_limit, line: 0 })
+        Ok(Self { file, hasher: blake3::Hasher::new(), left: FILE_BYTES_MAX })
     }
 
     /// Returns the digest of everything read so far.
     pub(crate) fn digest(&self) -> [u8; 32] {
         *self.hasher.finalize().as_bytes()
-    }
-
-    fn check_lines(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(limit) = self.line_limit else { return Ok(()) };
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            self.line += piece.len() as u64;
-            if self.line > limit {
-                return Err(io::Error::other(format!("a line is longer than {limit} bytes")));
-            }
-            if piece.ends_with(b"\n") {
-                self.line = 0;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -66,50 +52,66 @@ impl Read for Guarded {
         self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
             io::Error::other(format!("the file is larger than {FILE_BYTES_MAX} bytes"))
         })?;
-        self.check_lines(&buffer[..read])?;
         Ok(read)
     }
+}
+
+/// Skips a byte-order mark at the beginning of a file; returns whether there was one.
+pub(crate) fn skip_mark(file: &mut impl BufRead) -> io::Result<bool> {
+    let marked = file.fill_buf()?.starts_with(BYTE_ORDER_MARK);
+    if marked {
+        file.consume(BYTE_ORDER_MARK.len());
+    }
+    Ok(marked)
 }
 
 /// Lines of a file with one record per line.
 pub(crate) struct Lines {
     reader: BufReader<Guarded>,
-    path: PathBuf,
     buffer: Vec<u8>,
-    number: u64,
 }
 
 impl Lines {
-    pub(crate) fn open(path: &Path) -> Result<Self, TraceError> {
-        // `next_line` checks the limit, because it has the number of the line.
-        let reader = BufReader::new(Guarded::open(path, false)?);
-        Ok(Self { reader, path: path.to_owned(), buffer: Vec::new(), number: 0 })
+    /// Opens the file at `path` as the next one of `draft`, which counts its lines.
+    pub(crate) fn open(path: &Path, draft: &mut Draft) -> Result<Self, TraceError> {
+        draft.begin_file(path);
+        Ok(Self { reader: BufReader::new(Guarded::open(path)?), buffer: Vec::new() })
     }
 
-    /// Reads the next line and its number; `None` at the end of the file.
-    pub(crate) fn next_line(&mut self) -> Result<Option<(u64, &str)>, TraceError> {
+    /// Reads the next line that is not empty; `None` at the end of the file.
+    pub(crate) fn next_line(&mut self, draft: &mut Draft) -> Result<Option<&str>, TraceError> {
+        loop {
+            if !self.read_line(draft)? {
+                return Ok(None);
+            }
+            if self.buffer.starts_with(BYTE_ORDER_MARK) {
+                self.buffer.drain(..BYTE_ORDER_MARK.len());
+                draft.skipped_mark().map_err(|problem| draft.locate(problem))?;
+            }
+            if !self.buffer.trim_ascii().is_empty() {
+                break;
+            }
+            let problem = Problem::new("the line", "empty", "a record");
+            draft.odd(Oddity::EmptyLine, problem).map_err(|problem| draft.locate(problem))?;
+        }
+        let text = std::str::from_utf8(&self.buffer).map_err(|error| {
+            let value = format!("broken at byte {}", error.valid_up_to() + 1);
+            draft.locate(Problem::new("the line", value, "UTF-8"))
+        })?;
+        Ok(Some(text.trim_end_matches(['\r', '\n'])))
+    }
+
+    /// Reads the next line to the buffer; false at the end of the file.
+    fn read_line(&mut self, draft: &mut Draft) -> Result<bool, TraceError> {
         self.buffer.clear();
         let mut bounded = (&mut self.reader).take(LINE_BYTES_MAX + 1);
-        let read =
-            bounded.read_until(b'\n', &mut self.buffer).map_err(TraceError::io(&self.path))?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        let bad = |value: String, expected: &str| {
-            Problem::new("the line", value, expected).at(&self.path, self.number)
-        };
+        let read = bounded.read_until(b'\n', &mut self.buffer).map_err(|e| draft.io_error(e))?;
+        draft.line += u64::from(read > 0);
         if read as u64 > LINE_BYTES_MAX {
-            return Err(bad("longer".to_owned(), &format!("at most {LINE_BYTES_MAX} bytes")));
+            let expected = format!("at most {LINE_BYTES_MAX} bytes");
+            return Err(draft.locate(Problem::new("the line", "longer", expected)));
         }
-        let bytes = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
-        let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
-        let text = std::str::from_utf8(bytes)
-            .map_err(|e| bad(format!("broken at byte {}", e.valid_up_to() + 1), "UTF-8"))?;
-        if text.trim().is_empty() {
-            return Err(bad("empty".to_owned(), "a record"));
-        }
-        Ok(Some((self.number, text)))
+        Ok(read > 0)
     }
 
     /// Passes every remaining line to `take`, and adds the digest of the file to `draft`.
@@ -118,9 +120,8 @@ impl Lines {
         draft: &mut Draft,
         mut take: impl FnMut(&str, &mut Draft) -> Result<(), Problem>,
     ) -> Result<(), TraceError> {
-        let path = self.path.clone();
-        while let Some((number, text)) = self.next_line()? {
-            take(text, draft).map_err(|problem| problem.at(&path, number))?;
+        while let Some(text) = self.next_line(draft)? {
+            take(text, draft).map_err(|problem| draft.locate(problem))?;
         }
         draft.add_digest(self.digest());
         Ok(())

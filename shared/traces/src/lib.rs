@@ -1,5 +1,5 @@
-//! Request traces: nine published formats, read strictly, changed without breaking what a replay
-//! depends on, and measured.
+//! Request traces: nine published formats, read as published, changed without breaking what a
+//! replay depends on, and measured.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), traces::TraceError> {
@@ -24,6 +24,7 @@ mod fields;
 mod formats;
 pub mod gaps;
 mod input;
+mod oddity;
 pub mod prefix;
 pub mod quantile;
 pub mod quantum;
@@ -44,6 +45,7 @@ use std::path::Path;
 pub use draft::{RECORDS_MAX, TOKENS_MAX};
 pub use error::{Problem, TraceError};
 pub use formats::ReadOptions;
+pub use oddity::{Oddities, Oddity};
 pub use trace::{BlockSizes, Format, Record, Trace};
 pub use vocabulary::{TokenizerError, Vocabulary};
 
@@ -53,23 +55,5 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<Trace, TraceError> {
         Some(format) => format,
         None => formats::detect(path)?,
     };
-    let mut draft = formats::of(format).read(path, options)?;
-    let (records, block_ids) = draft.finish();
-    if records.is_empty() {
-        return Err(TraceError::Empty { path: path.to_owned() });
-    }
-    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    Ok(Trace {
-        name: whole.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        format,
-        records,
-        block_ids,
-        digest: draft.digest(),
-        timed: draft.timed,
-        generated: draft.generated,
-        out_of_order: draft.out_of_order,
-        coverage_bad: draft.coverage_bad,
-        sizes: draft.sizes,
-        notes: draft.notes,
-    })
+    formats::of(format).read(path, options)?.finish(path, format)
 }

@@ -1,12 +1,12 @@
 //! The beginning of a file or folder, for the detection of its format.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 
 use super::columns::header_of;
 use super::error::TraceError;
@@ -24,6 +24,8 @@ pub(crate) struct Sample {
     pub(crate) columns: Vec<String>,
     /// Names of the fields of the first JSON object, as far as the sample has them.
     pub(crate) keys: Vec<String>,
+    /// Names of those fields that hold objects.
+    pub(crate) objects: Vec<String>,
     /// True if that object is the first of a list.
     pub(crate) is_list: bool,
     /// First characters, for errors.
@@ -64,36 +66,31 @@ impl Sample {
         let mut bytes = Vec::new();
         let file = std::fs::File::open(path).map_err(&io)?;
         file.take(SAMPLE_BYTES).read_to_end(&mut bytes).map_err(&io)?;
-        if bytes.is_empty() {
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_start_matches('\u{feff}').trim_start();
+        if text.is_empty() {
             return Err(TraceError::Empty { path: path.to_owned() });
         }
-        let text = String::from_utf8_lossy(&bytes);
         let line = text.lines().next().unwrap_or_default();
-        let (keys, is_list) = first_keys(&text);
-        let columns = header_of(line.get(..4096).unwrap_or(line));
-        let start = line.chars().take(SHOWN_CHARS).collect();
-        Ok(Self { files: Vec::new(), columns, keys, is_list, start })
+        let mut sample = Self {
+            columns: header_of(line.get(..4096).unwrap_or(line)),
+            start: line.chars().take(SHOWN_CHARS).collect(),
+            ..Self::default()
+        };
+        let mut parser = serde_json::Deserializer::from_str(text);
+        // A sample that is cut off ends in an error, and so does text that is not JSON. The fields
+        // found before the error count.
+        FirstObject { sample: &mut sample }.deserialize(&mut parser).ok();
+        Ok(sample)
     }
 }
 
-/// Finds the names of the fields of the first object in `text`, which may be cut off, and whether
-/// the object is in a list.
-fn first_keys(text: &str) -> (Vec<String>, bool) {
-    let found = Found::default();
-    let mut parser = serde_json::Deserializer::from_str(text);
-    // A sample that is cut off ends in an error, and so does text that is not JSON. The keys found
-    // before the error count.
-    (&found).deserialize(&mut parser).ok();
-    (found.keys.into_inner(), found.is_list.into_inner())
+/// A reader of the first object of a text, or of a list, that notes its fields in `sample`.
+struct FirstObject<'a> {
+    sample: &'a mut Sample,
 }
 
-#[derive(Default)]
-struct Found {
-    keys: RefCell<Vec<String>>,
-    is_list: RefCell<bool>,
-}
-
-impl<'de> DeserializeSeed<'de> for &Found {
+impl<'de> DeserializeSeed<'de> for FirstObject<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -101,7 +98,7 @@ impl<'de> DeserializeSeed<'de> for &Found {
     }
 }
 
-impl<'de> Visitor<'de> for &Found {
+impl<'de> Visitor<'de> for FirstObject<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,14 +107,16 @@ impl<'de> Visitor<'de> for &Found {
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
         while let Some(key) = object.next_key::<String>()? {
-            self.keys.borrow_mut().push(key);
-            object.next_value::<IgnoredAny>()?;
+            self.sample.keys.push(key.clone());
+            if object.next_value::<Value>()?.is_object() {
+                self.sample.objects.push(key);
+            }
         }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        self.is_list.replace(true);
+        self.sample.is_list = true;
         list.next_element_seed(self)?;
         while list.next_element::<IgnoredAny>()?.is_some() {}
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::oddity::Oddities;
 use super::quantum::{Quantum, quantum_of};
 use super::trace::{BlockSizes, Record, Trace};
 use crate::prefix::{Chains, InfiniteCache, LruCache};
@@ -98,16 +99,14 @@ pub struct TraceStats {
     pub requests: usize,
     /// Arrivals, if the trace has time stamps.
     pub pace: Option<Pace>,
-    /// Requests whose time stamp is earlier than the one before it.
-    pub out_of_order: usize,
+    /// Oddities that the reader passed over.
+    pub oddities: Oddities,
     /// Requests without any output token.
     pub zero_output: usize,
     /// Prompt lengths.
     pub input: Lengths,
     /// Output lengths.
     pub output: Lengths,
-    /// Prompts whose blocks do not add up to the prompt's length.
-    pub coverage_bad: usize,
     /// Sessions, if the trace names them.
     pub sessions: Option<Sessions>,
     /// Prefix reuse, if the format names blocks.
@@ -124,11 +123,10 @@ pub fn stats(trace: &Trace) -> TraceStats {
         format: trace.format.describe(),
         requests: records.len(),
         pace: trace.timed.then(|| pace(trace)),
-        out_of_order: trace.out_of_order,
+        oddities: trace.oddities.clone(),
         zero_output: records.iter().filter(|r| r.output_tokens == 0).count(),
         input: lengths(records.iter().map(|r| r.input_tokens)),
         output: lengths(records.iter().map(|r| r.output_tokens)),
-        coverage_bad: trace.coverage_bad,
         sessions: sessions(records),
         reuse: trace.sizes.any().then(|| reuse(records, &trace.sizes)),
         notes: trace.notes.clone(),

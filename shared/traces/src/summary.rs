@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+use super::oddity::Oddity;
 use super::stats::{Lengths, Reuse, TraceStats};
 use super::trace::BlockSizes;
 use crate::text::{line, table};
@@ -23,14 +24,16 @@ pub fn json(stats: &TraceStats) -> Value {
     put("ia_cv", json!(pace(&|p| p.ia_cv, 2)));
     put("peak10_rps", json!(pace(&|p| p.peak10_rps, 2)));
     put("peak60_rps", json!(pace(&|p| p.peak60_rps, 2)));
-    put("out_of_order", json!(stats.out_of_order));
+    put("out_of_order", json!(stats.oddities.count(&Oddity::OutOfOrder)));
     put("zero_output", json!(stats.zero_output));
     put("in", lengths(&stats.input));
     put("out", lengths(&stats.output));
     if let Some(reuse) = &stats.reuse {
         match reuse.block_tokens {
             Some(block_tokens) => {
-                put("coverage_bad", json!(stats.coverage_bad));
+                let uncovered = [Oddity::NoBlockIds, Oddity::PartialBlock, Oddity::Coverage];
+                let uncovered = uncovered.iter().map(|oddity| stats.oddities.count(oddity));
+                put("coverage_bad", json!(uncovered.sum::<usize>()));
                 put("reuse", prefix_reuse(reuse, block_tokens));
                 put(
                     "lru_token_hit_by_blocks",
@@ -46,6 +49,9 @@ pub fn json(stats: &TraceStats) -> Value {
                 put("reuse", chunk_reuse(stats, reuse));
             }
         }
+    }
+    if !stats.oddities.is_empty() {
+        put("oddities", json!(stats.oddities.describe()));
     }
     Value::Object(object)
 }
@@ -137,14 +143,11 @@ pub fn tables(stats: &TraceStats) -> String {
             quantum.largest_burst
         );
     }
-    for (count, what) in [
-        (stats.out_of_order, "requests stood behind a later one"),
-        (stats.zero_output, "requests have no output"),
-        (stats.coverage_bad, "prompts have blocks that do not add up to their length"),
-    ] {
-        if count > 0 {
-            line!(out, "{count} {what}");
-        }
+    if stats.zero_output > 0 {
+        line!(out, "{} requests have no output", stats.zero_output);
+    }
+    for oddity in stats.oddities.describe() {
+        line!(out, "odd: {oddity}");
     }
     for note in &stats.notes {
         line!(out, "note: {note}");

@@ -1,5 +1,7 @@
 //! A request trace: its format, its records and the sizes of their blocks.
 
+use super::oddity::Oddities;
+
 /// A trace format that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
@@ -126,10 +128,8 @@ pub struct Trace {
     pub timed: bool,
     /// True if the requests were drawn by a generator, within the requested window.
     pub generated: bool,
-    /// Requests whose time stamp is earlier than the one before it.
-    pub out_of_order: usize,
-    /// Prompts whose blocks do not add up to the prompt's length.
-    pub coverage_bad: usize,
+    /// Oddities that the reader passed over.
+    pub oddities: Oddities,
     /// Notes for a reader of the figures.
     pub notes: Vec<String>,
 }
@@ -154,8 +154,7 @@ mod synthetic {
                 digest: [0; 32],
                 timed: true,
                 generated: false,
-                out_of_order: 0,
-                coverage_bad: 0,
+                oddities: Oddities::default(),
                 notes: Vec::new(),
             }
         }

@@ -9,12 +9,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Capabilities, ReadOptions, TraceFormat};
 use crate::columns::{Row, Table};
-use crate::draft::{Arrival, Draft, Order};
+use crate::draft::{Arrival, Draft, Names, Order};
 use crate::error::{Problem, TraceError};
 use crate::sample::Sample;
 use crate::trace::Trace;
 
 const COLUMNS: [&str; 3] = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"];
+const NAMES: Names = Names { time: COLUMNS[0], prompt: COLUMNS[1] };
 /// Start of a written file: the day of the published trace.
 const START: DateTime = jiff::civil::date(2023, 11, 16).at(18, 0, 0, 0);
 
@@ -26,12 +27,12 @@ impl TraceFormat for Azure {
     }
 
     fn recognizes(&self, sample: &Sample) -> bool {
-        sample.columns.iter().eq(COLUMNS.iter())
+        COLUMNS.iter().all(|name| sample.columns.iter().any(|column| column == name))
     }
 
-    fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
-        let mut draft = Draft::new(Order::Ascending);
-        Table::open(path, &COLUMNS, &[])?.drain(&mut draft, record)?;
+    fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError> {
+        let mut draft = Draft::new(Order::Ascending, NAMES, options.strict);
+        Table::open(path, &COLUMNS, &[], &mut draft)?.drain(&mut draft, record)?;
         Ok(draft)
     }
 
@@ -68,15 +69,15 @@ fn record(row: &Row<'_>, draft: &mut Draft) -> Result<(), Problem> {
     let at_ns = time_ns(time).ok_or_else(|| {
         Problem::new(COLUMNS[0], format!("{time:?}"), "a time such as 2023-11-16 18:15:46.6805900")
     })?;
-    let input_tokens = row.tokens(COLUMNS[1], 1)?;
+    let input_tokens = row.tokens(COLUMNS[1], 0)?;
     let output_tokens = row.tokens(COLUMNS[2], 0)?;
-    draft.push(Arrival { at_ns, input_tokens, output_tokens, ..Default::default() }, COLUMNS[0])
+    draft.push(Arrival { at_ns, input_tokens, output_tokens, ..Default::default() }, "")
 }
 
 /// Parses `YYYY-MM-DD hh:mm:ss[.fraction][+hh:mm]`, in UTC by default, to nanoseconds since 1970.
 fn time_ns(text: &str) -> Option<i64> {
     let plain = text.len() >= 19
-        && text.as_bytes()[..19].iter().all(|b| b.is_ascii_digit() || b"-: ".contains(b));
+        && text.as_bytes()[..19].iter().all(|b| b.is_ascii_digit() || b"-: T".contains(b));
     let time = if !plain {
         return None;
     } else if text[19..].contains(['+', '-', 'Z']) {
@@ -99,6 +100,7 @@ mod tests {
         assert_eq!(time_ns("2023-11-16 18:15:46.68059"), Some(1_700_158_546_680_590_000));
         assert_eq!(time_ns("2024-02-29 00:00:00.1"), Some(1_709_164_800_100_000_000));
         assert_eq!(time_ns("2024-02-29 01:00:00.1+01:00"), Some(1_709_164_800_100_000_000));
+        assert_eq!(time_ns("2024-02-29T00:00:00.1Z"), Some(1_709_164_800_100_000_000));
         for bad in ["2023-02-29 00:00:00", "2023-02-28", "now", "", "2023-11-16 18:15:46.", "é"] {
             assert_eq!(time_ns(bad), None, "{bad}");
         }

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use super::{Capabilities, ReadOptions, TraceFormat};
 use crate::columns::{Row, Table};
-use crate::draft::{Arrival, Draft, Order};
+use crate::draft::{Arrival, Draft, Names, Order};
 use crate::error::{Problem, TraceError};
 use crate::sample::Sample;
 use crate::trace::Trace;
 
 const COLUMNS: [&str; 6] =
     ["Timestamp", "Model", "Request tokens", "Response tokens", "Total tokens", "Log Type"];
+const NAMES: Names = Names { time: COLUMNS[0], prompt: COLUMNS[2] };
 const SESSION_COLUMNS: [&str; 2] = ["Session ID", "Elapsed time"];
 
 pub(crate) struct BurstGpt;
@@ -26,9 +27,10 @@ impl TraceFormat for BurstGpt {
         COLUMNS.iter().all(|name| sample.columns.iter().any(|column| column == name))
     }
 
-    fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
-        let mut draft = Draft::new(Order::Ascending);
-        Table::open(path, &COLUMNS, &SESSION_COLUMNS)?.drain(&mut draft, record)?;
+    fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError> {
+        let mut draft = Draft::new(Order::Ascending, NAMES, options.strict);
+        let table = Table::open(path, &COLUMNS, &SESSION_COLUMNS, &mut draft)?;
+        table.drain(&mut draft, record)?;
         Ok(draft)
     }
 
@@ -75,25 +77,32 @@ fn services(trace: &Trace) -> Vec<String> {
     services
 }
 
+/// Reads one request. A failed one has no response tokens, and perhaps no prompt tokens.
 fn record(row: &Row<'_>, draft: &mut Draft) -> Result<(), Problem> {
     let at_ns = row.seconds(COLUMNS[0])?;
-    let input_tokens = row.tokens(COLUMNS[2], 1)?;
+    let input_tokens = row.tokens(COLUMNS[2], 0)?;
     let output_tokens = row.tokens(COLUMNS[3], 0)?;
-    let (total, sum) = (row.whole(COLUMNS[4])?, u64::from(input_tokens) + u64::from(output_tokens));
-    if total != sum {
+    let sum = u64::from(input_tokens) + u64::from(output_tokens);
+    let total = row.whole(COLUMNS[4]).and_then(|total| {
         let expected = format!("{sum}, the sum of {} and {}", COLUMNS[2], COLUMNS[3]);
-        return Err(Problem::new(COLUMNS[4], total, expected));
-    }
+        if total == sum { Ok(()) } else { Err(Problem::new(COLUMNS[4], total, expected)) }
+    });
+    draft.optional(COLUMNS[4], total)?;
     for column in [COLUMNS[1], COLUMNS[5]] {
         if row.cell(column).is_empty() {
-            return Err(Problem::new(column, "empty", "a name"));
+            let problem = Problem::new(column, "empty", "a name");
+            draft.optional::<()>(column, Err(problem))?;
         }
     }
     let session = Some(row.cell(SESSION_COLUMNS[0])).filter(|name| !name.is_empty());
     let session = session.map(|name| draft.session(name));
-    let elapsed = row.cell(SESSION_COLUMNS[1]);
-    let service_ns = if elapsed.is_empty() { None } else { Some(row.seconds(SESSION_COLUMNS[1])?) };
+    let elapsed = SESSION_COLUMNS[1];
+    let service_ns = if row.cell(elapsed).is_empty() {
+        None
+    } else {
+        draft.optional(elapsed, row.seconds(elapsed))?
+    };
     let arrival =
         Arrival { at_ns, input_tokens, output_tokens, session, service_ns, ..Default::default() };
-    draft.push(arrival, COLUMNS[0])
+    draft.push(arrival, "")
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{ReadOptions, TraceFormat};
-use crate::draft::{Arrival, Draft, Order, TOKENS_MAX};
+use crate::draft::{Arrival, Draft, Names, Order};
 use crate::error::{Problem, TraceError};
 use crate::fields::{Fields, object, seconds_ns};
 use crate::input::{Lines, files_of};
+use crate::oddity::Oddity;
 use crate::sample::Sample;
 use crate::trace::BlockSizes;
 
@@ -17,8 +18,7 @@ const FIELDS: [&str; 5] = ["timestamp", "input_length", "output_length", "hash_i
 /// The parts of a prompt, in order.
 const PARTS: [&str; 5] = ["sys_prompt", "passages_ids", "history", "web_search", "user_input"];
 const TRACE_FILE: &str = "0_trace.jsonl";
-/// The published file has one request after a later one.
-const BACKWARDS_NS: i64 = 3_600_000_000_000;
+const NAMES: Names = Names { time: "timestamp", prompt: "input_length" };
 
 pub(crate) struct RagPulse;
 
@@ -29,36 +29,30 @@ impl TraceFormat for RagPulse {
 
     fn recognizes(&self, sample: &Sample) -> bool {
         let named = sample.files.iter().any(|name| name == TRACE_FILE);
-        named || (!sample.is_list && sample.has(&FIELDS) && sample.keys.len() == FIELDS.len())
+        let chunked = sample.objects.iter().any(|field| field == "hash_ids");
+        named || (!sample.is_list && sample.has(&FIELDS) && chunked)
     }
 
-    fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
-        let mut draft = Draft::new(Order::Within(BACKWARDS_NS));
+    fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError> {
+        let mut draft = Draft::new(Order::Ascending, NAMES, options.strict);
         let (trace, folder) = if path.is_dir() {
             (path.join(TRACE_FILE), path.to_owned())
         } else {
             (path.to_owned(), path.parent().map_or(PathBuf::from("."), Path::to_owned))
         };
         let mut chunks = Chunks::default();
-        let lines = Lines::open(&trace)?;
         let tables = files_of(&folder)?;
         for table in tables.iter().filter(|table| is_table(table) && **table != trace) {
-            chunks.read(table, &mut draft)?;
+            let lines = Lines::open(table, &mut draft)?;
+            lines.drain(&mut draft, |text, _| chunks.chunk(text))?;
         }
+        let lines = Lines::open(&trace, &mut draft)?;
         if chunks.tokens.is_empty() {
             let expected = "tables such as 1_sys_prompt.jsonl beside the trace";
             return Err(Problem::new("the folder", "without chunk lengths", expected).at(&trace, 1));
         }
         lines.drain(&mut draft, |text, draft| chunks.record(text, draft))?;
         draft.sizes = BlockSizes::Each(chunks.sizes);
-        if draft.coverage_bad > 0 {
-            draft.notes.push(format!(
-                "in {} of {} requests the chunks do not add up to input_length: what is over is \
-                 cut off, what is missing is filled with tokens that no other prompt has",
-                draft.coverage_bad,
-                draft.len()
-            ));
-        }
         Ok(draft)
     }
 }
@@ -76,14 +70,9 @@ struct Chunks {
     tokens: HashMap<u64, u32>,
     /// Tokens by block number.
     sizes: Vec<u32>,
-    fillers: u64,
 }
 
 impl Chunks {
-    fn read(&mut self, table: &Path, draft: &mut Draft) -> Result<(), TraceError> {
-        Lines::open(table)?.drain(draft, |text, _| self.chunk(text))
-    }
-
     /// Reads a line such as `{"sys_prompt_id": 8302, "token_length": 512}`.
     fn chunk(&mut self, text: &str) -> Result<(), Problem> {
         let object = object(text)?;
@@ -107,9 +96,9 @@ impl Chunks {
     fn record(&mut self, text: &str, draft: &mut Draft) -> Result<(), Problem> {
         let object = object(text)?;
         let fields = Fields::new(&object, "");
-        fields.only(&FIELDS)?;
+        fields.only(&FIELDS, draft)?;
         let at_ns = seconds(&fields)?;
-        let input_tokens = fields.tokens("input_length", 1)?;
+        let input_tokens = fields.tokens("input_length", 0)?;
         let output_tokens = fields.tokens("output_length", 0)?;
         let parts = match fields.get("hash_ids") {
             Some(Value::Object(parts)) => parts,
@@ -119,7 +108,7 @@ impl Chunks {
             }
         };
         let parts = Fields::new(parts, "hash_ids.");
-        parts.only(&PARTS)?;
+        parts.only(&PARTS, draft)?;
         let mut blocks = Vec::new();
         let mut sum = 0_u64;
         for part in PARTS {
@@ -129,33 +118,24 @@ impl Chunks {
                     Problem::new(format!("hash_ids.{part}[{at}]"), id, expected)
                 })?;
                 if tokens > 0 && sum < u64::from(input_tokens) {
-                    blocks.push(self.block(draft, 0, id, tokens)?);
+                    blocks.push(self.block(draft, id, tokens)?);
                 }
                 sum += u64::from(tokens);
             }
         }
         if sum != u64::from(input_tokens) {
-            draft.coverage_bad += 1;
-        }
-        if let Some(missing) = u64::from(input_tokens).checked_sub(sum).filter(|n| *n > 0) {
-            self.fillers += 1;
-            let missing = u32::try_from(missing).unwrap_or(TOKENS_MAX);
-            blocks.push(self.block(draft, 1, self.fillers, missing)?);
+            let expected = format!("{input_tokens} tokens, as in input_length");
+            let problem = Problem::new("hash_ids", format!("chunks of {sum} tokens"), expected);
+            draft.odd(Oddity::Coverage, problem)?;
         }
         let session = Some(draft.session(fields.text("session_id")?));
         let arrival =
             Arrival { at_ns, input_tokens, output_tokens, session, blocks, ..Default::default() };
-        draft.push(arrival, "timestamp")
+        draft.push(arrival, "")
     }
 
-    fn block(
-        &mut self,
-        draft: &mut Draft,
-        scope: u32,
-        id: u64,
-        tokens: u32,
-    ) -> Result<u32, Problem> {
-        let number = draft.block(scope, id)?;
+    fn block(&mut self, draft: &mut Draft, id: u64, tokens: u32) -> Result<u32, Problem> {
+        let number = draft.block(0, id)?;
         if self.sizes.len() == number as usize {
             self.sizes.push(tokens);
         }

@@ -8,16 +8,20 @@ use serde_json::{Map, Value};
 
 use super::{ReadOptions, TraceFormat};
 use crate::columns::{Row, Table};
-use crate::draft::{Arrival, Draft, Order, TOKENS_MAX};
+use crate::draft::{Arrival, Draft, Names, Order, TOKENS_MAX};
 use crate::error::{Problem, TraceError};
+use crate::fields::{token_count, whole};
 use crate::gaps::Gaps;
-use crate::input::{Guarded, files_of};
+use crate::input::{Guarded, files_of, skip_mark};
 use crate::random::{RngStream, Stream};
 use crate::rate::{Clock, Rate, Steps};
 use crate::sample::Sample;
 use crate::units::{NS_PER_S, Nanos, Window};
 
 const COLUMNS: [&str; 6] = ["window start", "rate", "cv", "pattern", "shape", "scale"];
+const NAMES: Names = Names { time: COLUMNS[0], prompt: "input_tokens" };
+/// Parts of the prompts of clients that send more than text.
+const PARTS: [&str; 4] = ["text_tokens", "image_tokens", "audio_tokens", "video_tokens"];
 /// Length of the only window of a client.
 const WINDOW_S: f64 = 600.0;
 /// Largest rate of one client, in requests per second.
@@ -37,7 +41,7 @@ impl TraceFormat for ServeGen {
     }
 
     fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError> {
-        let mut draft = Draft::new(Order::PerSession);
+        let mut draft = Draft::new(Order::PerSession, NAMES, options.strict);
         draft.generated = true;
         let window = options.window.unwrap_or(Window { from: Nanos(0), to: None });
         let mut without_lengths = 0;
@@ -51,7 +55,7 @@ impl TraceFormat for ServeGen {
                 continue;
             }
             let drawn = client.draw(window, options.seed, number as u64, &mut draft);
-            drawn.map_err(|problem| problem.at(trace, 1))?;
+            drawn.map_err(|problem| draft.locate(problem))?;
         }
         draft.notes.push(format!("requests are drawn with seed {}", options.seed));
         if without_lengths > 0 {
@@ -71,8 +75,17 @@ fn dataset_of(file: &Path) -> Option<PathBuf> {
 /// Distributions of prompt and output lengths from a time on.
 struct Lengths {
     from_s: f64,
-    input: Weights,
+    /// Parts of the prompt, drawn one by one.
+    input: Vec<Weights>,
     output: Weights,
+}
+
+impl Lengths {
+    /// Returns the sum of the parts of a prompt at these fractions of their weights.
+    fn input_at(&self, units: [f64; PARTS.len()]) -> u32 {
+        let parts = self.input.iter().zip(units).map(|(weights, unit)| weights.at(unit));
+        parts.sum::<u32>().clamp(1, TOKENS_MAX)
+    }
 }
 
 /// Values with their cumulative weights.
@@ -92,12 +105,16 @@ struct Client {
     steps: Steps,
     gaps: Vec<Gaps>,
     lengths: Vec<Lengths>,
+    /// Number of parts of the prompts.
+    parts: usize,
 }
 
 impl Client {
     fn read(path: &Path, lengths: Vec<Lengths>, draft: &mut Draft) -> Result<Self, TraceError> {
-        let mut client = Self { steps: Steps::default(), gaps: Vec::new(), lengths };
-        Table::without_header(path, &COLUMNS)?.drain(draft, |row, _| client.window(row))?;
+        let parts = lengths.iter().map(|lengths| lengths.input.len()).max().unwrap_or(0);
+        let mut client = Self { steps: Steps::default(), gaps: Vec::new(), lengths, parts };
+        let table = Table::without_header(path, &COLUMNS, draft)?;
+        table.drain(draft, |row, _| client.window(row))?;
         let steps = &mut client.steps;
         let Some((last_s, _)) = steps.steps.last().copied() else {
             return Err(TraceError::Empty { path: path.to_owned() });
@@ -159,18 +176,19 @@ impl Client {
             if window.to.is_some_and(|to| at_ns >= to.0) {
                 break;
             }
-            let input = inputs.unit();
+            let mut input = [0.0; PARTS.len()];
+            input[..self.parts].fill_with(|| inputs.unit());
             let output = outputs.unit();
             if at_ns >= window.from.0 {
                 let known = self.lengths.partition_point(|lengths| lengths.from_s <= at_s);
                 let lengths = &self.lengths[known.saturating_sub(1)];
                 let arrival = Arrival {
                     at_ns,
-                    input_tokens: lengths.input.at(input).max(1),
+                    input_tokens: lengths.input_at(input),
                     output_tokens: lengths.output.at(output),
                     ..Default::default()
                 };
-                draft.push(arrival, COLUMNS[0])?;
+                draft.push(arrival, "")?;
             }
             expected += self.gaps[clock.step()].draw(&mut gaps);
         }
@@ -180,14 +198,17 @@ impl Client {
 
 /// Reads the lengths of a client for each window. Windows without lengths are left out.
 fn lengths(path: &Path, draft: &mut Draft) -> Result<Vec<Lengths>, TraceError> {
-    let mut file = BufReader::new(Guarded::open(path, false)?);
+    draft.begin_file(path);
+    let mut file = BufReader::new(Guarded::open(path)?);
+    if skip_mark(&mut file).map_err(TraceError::io(path))? {
+        draft.skipped_mark().map_err(|problem| draft.locate(problem))?;
+    }
     let mut text = String::new();
     let read = (&mut file).take(DATASET_BYTES_MAX + 1).read_to_string(&mut text);
     read.map_err(TraceError::io(path))?;
-    let refuse =
-        |field: &str, value: &str, expected: &str| Problem::new(field, value, expected).at(path, 1);
     if text.len() as u64 > DATASET_BYTES_MAX {
-        return Err(refuse("the file", "longer", &format!("at most {DATASET_BYTES_MAX} bytes")));
+        let expected = format!("at most {DATASET_BYTES_MAX} bytes");
+        return Err(draft.locate(Problem::new("the file", "longer", expected)));
     }
     draft.add_digest(file.get_ref().digest());
     let windows: Map<String, Value> = serde_json::from_str(&text).map_err(|e| {
@@ -196,17 +217,28 @@ fn lengths(path: &Path, draft: &mut Draft) -> Result<Vec<Lengths>, TraceError> {
     })?;
     let mut lengths = Vec::new();
     for (start, fields) in &windows {
-        let from_s = start.parse::<u32>().map_err(|_| refuse("window", start, "seconds"))?;
-        let weights = |name: &str| {
-            let field = format!("{start}.{name}");
-            weights(&field, fields.get(name)).map_err(|problem| problem.at(path, 1))
-        };
-        if let (Some(input), Some(output)) = (weights("input_tokens")?, weights("output_tokens")?) {
-            lengths.push(Lengths { from_s: f64::from(from_s), input, output });
-        }
+        let window = lengths_of(start, fields).map_err(|problem| draft.locate(problem))?;
+        lengths.extend(window);
     }
     lengths.sort_by(|a, b| a.from_s.total_cmp(&b.from_s));
     Ok(lengths)
+}
+
+/// Reads the lengths of a window; returns `None` if there are none.
+fn lengths_of(start: &str, fields: &Value) -> Result<Option<Lengths>, Problem> {
+    let from_s = start.parse::<u32>().map_err(|_| Problem::new("window", start, "seconds"))?;
+    let mut names: Vec<&str> = PARTS.into_iter().filter(|n| fields.get(n).is_some()).collect();
+    if names.is_empty() || fields.get(NAMES.prompt).is_some() {
+        names = vec![NAMES.prompt];
+    }
+    let weights_of = |name: &str| weights(&format!("{start}.{name}"), fields.get(name));
+    let mut input = Vec::new();
+    for name in names {
+        let Some(weights) = weights_of(name)? else { return Ok(None) };
+        input.push(weights);
+    }
+    let output = weights_of("output_tokens")?;
+    Ok(output.map(|output| Lengths { from_s: f64::from(from_s), input, output }))
 }
 
 /// Parses `"{100: 0.25, 200: 0.75}"`; returns `None` for an empty set.
@@ -223,7 +255,8 @@ fn weights(field: &str, value: Option<&Value>) -> Result<Option<Weights>, Proble
     let mut weights = Vec::new();
     for pair in inside.trim_end_matches(',').split(',') {
         let (tokens, part) = pair.split_once(':').ok_or_else(bad)?;
-        let tokens = tokens.trim().parse::<u32>().ok().filter(|n| *n <= TOKENS_MAX);
+        let tokens = tokens.trim().parse().ok().and_then(whole);
+        let tokens = tokens.and_then(|tokens| token_count(tokens, 0).ok());
         let part = part.trim().parse::<f64>().ok().filter(|p| (0.0..=1.0).contains(p));
         let (Some(tokens), Some(part)) = (tokens, part) else { return Err(bad()) };
         sum += part;

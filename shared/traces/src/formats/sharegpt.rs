@@ -10,14 +10,17 @@ use serde_json::{Map, Value};
 
 use super::{ReadOptions, TraceFormat};
 use crate::documents::{self, Sink, Stop};
-use crate::draft::{Arrival, Draft, Order};
+use crate::draft::{Arrival, Draft, Names, Order};
 use crate::error::{Problem, TraceError};
 use crate::fields::{Fields, token_count};
+use crate::oddity::Oddity;
 use crate::random::mix;
 use crate::sample::Sample;
 use crate::trace::BlockSizes;
 use crate::vocabulary::Vocabulary;
 
+/// Nothing, since the field of a prompt depends on the entry.
+const NAMES: Names = Names { time: "", prompt: "" };
 const BLOCK_TOKENS: u32 = 16;
 /// Bytes per token, as an estimate for use without a tokenizer.
 const BYTES_PER_TOKEN: usize = 4;
@@ -34,7 +37,7 @@ impl TraceFormat for ShareGpt {
     }
 
     fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError> {
-        let mut draft = Draft::new(Order::Ascending);
+        let mut draft = Draft::new(Order::Ascending, NAMES, options.strict);
         let block_tokens = options.block_tokens.unwrap_or(BLOCK_TOKENS);
         draft.sizes = BlockSizes::Uniform(block_tokens);
         draft.timed = false;
@@ -48,9 +51,8 @@ impl TraceFormat for ShareGpt {
         let stop = Stop::default();
         let mut texts =
             Texts { draft: &mut draft, stop, vocabulary, block_tokens, entries: 0, skipped: 0 };
-        let digest = documents::read(path, &mut texts)?;
+        documents::read(path, &mut texts)?;
         let skipped = texts.skipped;
-        draft.add_digest(digest);
         if skipped > 0 {
             draft.notes.push(format!("{skipped} conversations hold no answer and were left out"));
         }
@@ -71,6 +73,10 @@ struct Texts<'a> {
 impl Sink for Texts<'_> {
     fn stop(&mut self) -> &mut Stop {
         &mut self.stop
+    }
+
+    fn draft(&mut self) -> &mut Draft {
+        self.draft
     }
 }
 
@@ -107,12 +113,21 @@ impl Texts<'_> {
     fn entry(&mut self, object: &Map<String, Value>) -> Result<(), Problem> {
         let within = format!("entry {}: ", self.entries);
         self.entries += 1;
+        self.draft.line = self.stop.line();
         let fields = Fields::new(object, &within);
         if fields.get("conversations").is_some() {
             return self.conversation(&fields);
         }
         let prompt = fields.text("prompt")?;
-        let output_tokens = fields.tokens("output_tokens", 1)?;
+        let output_tokens = match fields.get("output_tokens") {
+            Some(_) => fields.tokens("output_tokens", 1)?,
+            None => {
+                let name = fields.name("output_tokens");
+                let problem = Problem::new(name, "missing", "a whole number, not negative");
+                self.draft.odd(Oddity::NoOutputLength, problem)?;
+                0
+            }
+        };
         let tokens = self.tokens(&fields.name("prompt"), prompt)?;
         self.push(&fields.name("prompt"), &tokens, output_tokens, None)
     }
@@ -129,7 +144,8 @@ impl Texts<'_> {
             };
             let within = format!("{name}.");
             let message = Fields::new(message, &within);
-            let tokens = self.tokens(&message.name("value"), message.text("value")?)?;
+            let Some(text) = self.draft.optional("value", message.text("value"))? else { continue };
+            let tokens = self.tokens(&message.name("value"), text)?;
             let answers =
                 matches!(message.text("from")?, "gpt" | "assistant" | "chatgpt" | "bing" | "bard");
             if answers && !said.is_empty() && !tokens.is_empty() {
@@ -166,7 +182,7 @@ impl Texts<'_> {
         output_tokens: u32,
         session: Option<u32>,
     ) -> Result<(), Problem> {
-        let input_tokens = token_count(prompt.len() as u64, 1)
+        let input_tokens = token_count(prompt.len() as u64, 0)
             .map_err(|expected| Problem::new(field, prompt.len(), expected))?;
         let mut chain = 0;
         let mut blocks = Vec::new();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Capabilities, ReadOptions, TraceFormat};
 use crate::columns::{Row, Table};
-use crate::draft::{Arrival, Draft, Order};
+use crate::draft::{Arrival, Draft, Names, Order};
 use crate::error::{Problem, TraceError};
 use crate::sample::Sample;
 use crate::trace::Trace;
@@ -20,6 +20,8 @@ const COLUMNS: [&str; 7] = [
     "token_size",
 ];
 
+const NAMES: Names = Names { time: COLUMNS[3], prompt: COLUMNS[5] };
+
 pub(crate) struct Splitwise;
 
 impl TraceFormat for Splitwise {
@@ -31,9 +33,9 @@ impl TraceFormat for Splitwise {
         COLUMNS.iter().all(|name| sample.columns.iter().any(|column| column == name))
     }
 
-    fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
-        let mut draft = Draft::new(Order::Ascending);
-        Table::open(path, &COLUMNS, &[])?.drain(&mut draft, record)?;
+    fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError> {
+        let mut draft = Draft::new(Order::Ascending, NAMES, options.strict);
+        Table::open(path, &COLUMNS, &[], &mut draft)?.drain(&mut draft, record)?;
         Ok(draft)
     }
 
@@ -59,14 +61,14 @@ impl TraceFormat for Splitwise {
 
 fn record(row: &Row<'_>, draft: &mut Draft) -> Result<(), Problem> {
     for column in &COLUMNS[..3] {
-        row.whole(column)?;
+        draft.optional(column, row.whole(column))?;
     }
     let batch = row.whole(COLUMNS[4])?;
     if batch != 1 {
         return Err(Problem::new(COLUMNS[4], batch, "1: a request is one prompt"));
     }
     let at_ns = row.seconds(COLUMNS[3])?;
-    let input_tokens = row.tokens(COLUMNS[5], 1)?;
+    let input_tokens = row.tokens(COLUMNS[5], 0)?;
     let output_tokens = row.tokens(COLUMNS[6], 0)?;
-    draft.push(Arrival { at_ns, input_tokens, output_tokens, ..Default::default() }, COLUMNS[3])
+    draft.push(Arrival { at_ns, input_tokens, output_tokens, ..Default::default() }, "")
 }

@@ -10,17 +10,15 @@ use serde_json::{Map, Value, json};
 
 use super::{Capabilities, ReadOptions, TraceFormat, block_ids};
 use crate::documents::{self, Sink, Stop};
-use crate::draft::{Arrival, Draft, Order};
+use crate::draft::{Arrival, Draft, Names, Order};
 use crate::error::{Problem, TraceError};
-use crate::fields::{Fields, check_coverage};
+use crate::fields::{Fields, seconds_ns};
 use crate::input::files_of;
 use crate::sample::Sample;
 use crate::trace::{BlockSizes, Trace};
 
 const BLOCK_TOKENS: u32 = 64;
-/// The most that a time stamp may go back within a session. Pairs of a streamed and a plain request are
-/// written in either order.
-const BACKWARDS_NS: i64 = 60_000_000_000;
+const NAMES: Names = Names { time: "t", prompt: "in" };
 
 pub(crate) struct Weka;
 
@@ -33,8 +31,8 @@ impl TraceFormat for Weka {
         sample.has(&["requests", "block_size"])
     }
 
-    fn read(&self, path: &Path, _options: &ReadOptions) -> Result<Draft, TraceError> {
-        let mut draft = Draft::new(Order::PerSession);
+    fn read(&self, path: &Path, options: &ReadOptions) -> Result<Draft, TraceError> {
+        let mut draft = Draft::new(Order::PerSession, NAMES, options.strict);
         let mut files = vec![path.to_owned()];
         if path.is_dir() {
             files = files_of(path)?;
@@ -42,8 +40,7 @@ impl TraceFormat for Weka {
         }
         for file in &files {
             let mut session = Session { draft: &mut draft, stop: Stop::default(), context: None };
-            let digest = documents::read(file, &mut session)?;
-            draft.add_digest(digest);
+            documents::read(file, &mut session)?;
         }
         Ok(draft)
     }
@@ -113,6 +110,10 @@ impl Sink for Session<'_> {
     fn stop(&mut self) -> &mut Stop {
         &mut self.stop
     }
+
+    fn draft(&mut self) -> &mut Draft {
+        self.draft
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for &mut Session<'_> {
@@ -150,7 +151,7 @@ impl<'de> Visitor<'de> for &mut Session<'_> {
                 "requests" => {
                     let context = self.open(&head).map_err(|problem| self.stop.note(problem))?;
                     self.context = Some(context);
-                    session.next_value_seed(Requests { session: self, context, latest_ns: 0 })?;
+                    session.next_value_seed(Requests { session: self, context, above_ns: 0 })?;
                 }
                 _ => {
                     session.next_value::<IgnoredAny>()?;
@@ -168,7 +169,7 @@ impl<'de> Visitor<'de> for &mut Session<'_> {
 struct Requests<'s, 'a> {
     session: &'s mut Session<'a>,
     context: Context,
-    latest_ns: i64,
+    above_ns: i64,
 }
 
 impl<'de> DeserializeSeed<'de> for Requests<'_, '_> {
@@ -190,7 +191,7 @@ impl<'de> Visitor<'de> for Requests<'_, '_> {
         let mut at = 0;
         while let Some(request) = list.next_element::<Map<String, Value>>()? {
             let within = format!("requests[{at}].");
-            let taken = self.session.request(&request, &within, self.context, &mut self.latest_ns);
+            let taken = self.session.request(&request, &within, self.context, &mut self.above_ns);
             taken.map_err(|problem| self.session.stop.note(problem))?;
             at += 1;
         }
@@ -227,15 +228,13 @@ impl Session<'_> {
         request: &Map<String, Value>,
         within: &str,
         context: Context,
-        latest_ns: &mut i64,
+        above_ns: &mut i64,
     ) -> Result<(), Problem> {
         let fields = Fields::new(request, within);
+        self.draft.line = self.stop.line();
         let at_ns = fields.seconds("t")?;
-        if *latest_ns - at_ns > BACKWARDS_NS {
-            let expected = "at most 60 s before the request above";
-            return Err(Problem::new(fields.name("t"), at_ns as f64 / 1e9, expected));
-        }
-        *latest_ns = at_ns.max(*latest_ns);
+        self.draft.check_order(within, at_ns, *above_ns)?;
+        *above_ns = at_ns;
         match fields.text("type")? {
             "n" | "s" => self.push(&fields, context, at_ns),
             "subagent" => self.subagent(&fields, context, at_ns),
@@ -246,8 +245,9 @@ impl Session<'_> {
         }
     }
 
-    /// Reads the requests of an agent. They are a session of their own, whose clock starts with the
-    /// agent, and they share the blocks of the session that started it.
+    /// Reads the requests of an agent. They are a session of their own that shares the blocks of the
+    /// session that started it. Their clock is that session's or, in older traces, starts with the
+    /// agent: then the first of them is earlier than the agent.
     fn subagent(
         &mut self,
         fields: &Fields<'_>,
@@ -255,34 +255,39 @@ impl Session<'_> {
         at_ns: i64,
     ) -> Result<(), Problem> {
         let within = fields.name("requests");
-        let session = self.draft.new_session();
-        let context = Context { session, start_ns: context.start_ns + at_ns, ..context };
-        let mut latest_ns = 0;
-        for (at, value) in fields.list("requests")?.iter().enumerate() {
+        let requests = fields.list("requests")?;
+        let first_s = requests.first().and_then(|request| request.get("t")?.as_f64());
+        let relative = first_s.and_then(seconds_ns).is_some_and(|first_ns| first_ns < at_ns);
+        let start_ns = context.start_ns + if relative { at_ns } else { 0 };
+        let context = Context { session: self.draft.new_session(), start_ns, ..context };
+        let mut above_ns = 0;
+        for (at, value) in requests.iter().enumerate() {
             let Value::Object(request) = value else {
                 return Err(Problem::new(format!("{within}[{at}]"), value, "a request"));
             };
-            self.request(request, &format!("{within}[{at}]."), context, &mut latest_ns)?;
+            self.request(request, &format!("{within}[{at}]."), context, &mut above_ns)?;
         }
         Ok(())
     }
 
     fn push(&mut self, fields: &Fields<'_>, context: Context, at_ns: i64) -> Result<(), Problem> {
-        let input_tokens = fields.tokens("in", 1)?;
+        let input_tokens = fields.tokens("in", 0)?;
         let output_tokens = fields.tokens("out", 0)?;
-        let ids = fields.ids("hash_ids")?;
-        check_coverage(&fields.name("hash_ids"), ids.len(), input_tokens, context.block_tokens)?;
+        let ids = fields.optional_ids("hash_ids")?;
+        let field = fields.name("hash_ids");
+        self.draft.check_coverage(&field, ids.len(), input_tokens, context.block_tokens)?;
         let blocks = ids.iter().map(|id| self.draft.block(context.scope, *id));
+        let blocks = blocks.collect::<Result<_, _>>()?;
         let arrival = Arrival {
             at_ns: context.start_ns + at_ns,
             input_tokens,
             output_tokens,
             session: Some(context.session),
-            think_ns: fields.optional_seconds("think_time")?,
-            service_ns: fields.optional_seconds("api_time")?,
-            blocks: blocks.collect::<Result<_, _>>()?,
+            think_ns: fields.optional_seconds("think_time", self.draft)?,
+            service_ns: fields.optional_seconds("api_time", self.draft)?,
+            blocks,
         };
-        self.draft.push(arrival, &fields.name("t"))
+        self.draft.push(arrival, &fields.name(""))
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "what helps a test may fail like a test")]
 
 mod any_bytes;
+mod odd;
 mod refused;
 
 use std::fs;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use traces::stats::stats;
 use traces::units::NS_PER_S;
-use traces::{BlockSizes, Format, ReadOptions, Trace, TraceError, read, summary};
+use traces::{BlockSizes, Format, Oddity, ReadOptions, Record, Trace, TraceError, read, summary};
 
 const FIXTURES: [(&str, Format); 11] = [
     ("mooncake.jsonl", Format::Mooncake),
@@ -40,10 +41,33 @@ fn read_text(name: &str, bytes: &[u8]) -> Result<Trace, TraceError> {
 }
 
 fn read_as(name: &str, bytes: &[u8], format: Option<Format>) -> Result<Trace, TraceError> {
+    read_with(name, bytes, &ReadOptions { format, ..ReadOptions::default() })
+}
+
+fn read_with(name: &str, bytes: &[u8], options: &ReadOptions) -> Result<Trace, TraceError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     fs::write(&path, bytes).unwrap();
-    read(&path, &ReadOptions { format, ..ReadOptions::default() })
+    read(&path, options)
+}
+
+/// Replaces `old` in the text of a fixture.
+fn edited(name: &str, old: &str, new: &str) -> String {
+    let text = fs::read_to_string(fixture(name)).unwrap();
+    assert!(text.contains(old), "{name} holds no {old}");
+    text.replacen(old, new, 1)
+}
+
+/// Copies a fixture that is a folder, with `old` replaced in one of its files.
+fn edited_folder(name: &str, file: &str, old: &str, new: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture(name)).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let text = edited(&format!("{name}/{file}"), old, new);
+    fs::write(folder.path().join(file), text).unwrap();
+    folder
 }
 
 fn times_ms(trace: &Trace) -> Vec<i64> {
@@ -72,7 +96,7 @@ fn mooncake_has_milliseconds_and_64_bit_names() {
     assert_eq!(times_ms(&trace), [0, 350, 350, 2100]);
     assert_eq!(trace.block_ids, [0, 1, 2, 3, u64::MAX]);
     assert_eq!(trace.records[3].blocks, [0, 1, 2]);
-    let small = ReadOptions { block_tokens: Some(500), ..ReadOptions::default() };
+    let small = ReadOptions { block_tokens: Some(500), strict: true, ..ReadOptions::default() };
     let error = read(&fixture("mooncake.jsonl"), &small).unwrap_err().to_string();
     assert!(error.contains("line 2: hash_ids is a list of 3 ids: expected 4"), "{error}");
 }
@@ -147,7 +171,8 @@ fn a_file_may_hold_several_sessions() {
 fn ragpulse_has_chunks_of_their_own_length() {
     let trace = of("ragpulse");
     assert_eq!(times_ms(&trace), [0, 11_000, 13_000]);
-    assert_eq!((trace.out_of_order, trace.coverage_bad), (1, 1));
+    let count = |oddity| trace.oddities.count(&oddity);
+    assert_eq!((count(Oddity::OutOfOrder), count(Oddity::Coverage)), (1, 1));
     let tokens =
         |at: usize| trace.sizes.split(&trace.records[at]).map(|(_, t)| t).collect::<Vec<_>>();
     assert_eq!(tokens(0), [20, 4, 16, 12, 10, 8]);
