@@ -180,8 +180,8 @@ impl Draft {
             _ => Oddity::Coverage,
         };
         let expected = format!(
-            "{blocks}, since {input_tokens} tokens make so many blocks of {block_tokens} (another \
-             size: --trace-block)"
+            "{blocks}, for {input_tokens} tokens in blocks of {block_tokens} (another size: \
+             --trace-block)"
         );
         self.odd(oddity, Problem::new(field, format!("a list of {ids} ids"), expected))
     }

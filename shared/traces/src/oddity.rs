@@ -84,7 +84,7 @@ struct Occurrences {
     path: PathBuf,
     /// Line of the first occurrence, from 1.
     line: u64,
-    /// What a strict reader refuses at the first occurrence.
+    /// Problem that a strict reader reports at the first occurrence.
     problem: Problem,
 }
 
@@ -97,8 +97,13 @@ pub struct Oddities {
 impl Oddities {
     /// Counts an oddity at a line of a file.
     pub(crate) fn add(&mut self, oddity: Oddity, path: &Path, line: u64, problem: Problem) {
-        let first = || Occurrences { count: 0, path: path.to_owned(), line, problem };
-        self.found.entry(oddity).or_insert_with(first).count += 1;
+        let occurrences = self.found.entry(oddity).or_insert_with(|| Occurrences {
+            count: 0,
+            path: path.to_owned(),
+            line,
+            problem,
+        });
+        occurrences.count += 1;
     }
 
     /// Returns the number of oddities of this kind.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use traces::stats::stats;
 use traces::units::NS_PER_S;
-use traces::{BlockSizes, Format, Oddity, ReadOptions, Record, Trace, TraceError, read, summary};
+use traces::{BlockSizes, Format, Oddity, ReadOptions, Trace, TraceError, read, summary};
 
 const FIXTURES: [(&str, Format); 11] = [
     ("mooncake.jsonl", Format::Mooncake),
