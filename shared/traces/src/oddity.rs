@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Problem, TraceError};
 
+/// Largest number of kinds that are told apart. A file may invent any number of field names.
+const KINDS_MAX: usize = 40;
+
 /// A deviation from a format that does not keep a trace from being read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Oddity {
@@ -96,7 +99,11 @@ pub struct Oddities {
 
 impl Oddities {
     /// Counts an oddity at a line of a file.
-    pub(crate) fn add(&mut self, oddity: Oddity, path: &Path, line: u64, problem: Problem) {
+    pub(crate) fn add(&mut self, mut oddity: Oddity, path: &Path, line: u64, problem: Problem) {
+        let full = self.found.len() >= KINDS_MAX && !self.found.contains_key(&oddity);
+        if full && matches!(oddity, Oddity::UnknownField(_)) {
+            oddity = Oddity::UnknownField("of another name".to_owned());
+        }
         let occurrences = self.found.entry(oddity).or_insert_with(|| Occurrences {
             count: 0,
             path: path.to_owned(),
@@ -131,5 +138,24 @@ impl Oddities {
     pub(crate) fn refuse(&self, oddity: &Oddity) -> Option<TraceError> {
         let first = self.found.get(oddity)?;
         Some(first.problem.clone().at(&first.path, first.line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn field_names_are_told_apart_up_to_a_limit() {
+        let mut oddities = Oddities::default();
+        for at in 0..1_000 {
+            let oddity = Oddity::UnknownField(format!("f{at}"));
+            oddities.add(oddity, Path::new("x.jsonl"), at, Problem::new("f", 1, "no such field"));
+        }
+        let described = oddities.describe();
+        assert_eq!(described.len(), KINDS_MAX + 1);
+        let others =
+            "unknown field of another name ignored in 960 places (first: x.jsonl, line 40)";
+        assert!(described.iter().any(|sentence| sentence == others), "{described:?}");
     }
 }
