@@ -67,8 +67,7 @@ fn check(device: &str, tokens: usize, allowed: &Allowed) {
 
 #[testbed::test]
 fn integer_activations_change_no_clear_choice() {
-    let tokens = Extent::from_env().pick(WINDOW / 2, 8 * WINDOW);
-    check("cpu", tokens, &EIGHT_BITS);
+    check("cpu", Extent::from_env().pick(2, 8) * WINDOW, &EIGHT_BITS);
 }
 
 #[testbed::test]
