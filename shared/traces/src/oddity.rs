@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Problem, TraceError};
 
-/// Largest number of kinds that are told apart. A file may invent any number of field names.
+/// Largest number of kinds that are counted apart. A file may invent any number of field names.
 const KINDS_MAX: usize = 40;
 
 /// A deviation from a format that does not keep a trace from being read.
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn field_names_are_told_apart_up_to_a_limit() {
+    fn field_names_are_counted_apart_up_to_a_limit() {
         let mut oddities = Oddities::default();
         for at in 0..1_000 {
             let oddity = Oddity::UnknownField(format!("f{at}"));
