@@ -52,7 +52,10 @@ fn a_file_is_fetched_once_and_then_found() {
     let lines = Mutex::new(Vec::new());
     let path = cache.obtain(&pin, &|line| lines.lock().unwrap().push(line.to_owned())).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"weights");
-    assert_eq!(lines.lock().unwrap().len(), 2, "said that it fetches and that it checked");
+    let mut lines = lines.into_inner().unwrap();
+    // On a busy machine pip takes long enough for lines about its progress.
+    lines.retain(|line| !line.starts_with("fetched "));
+    assert_eq!(lines.len(), 2, "said that it fetches and that it checked: {lines:?}");
 
     fs::remove_file(folder.path().join("tiny-1.0-py3-none-any.whl")).unwrap();
     assert_eq!(cache.obtain(&pin, &|line| panic!("fetched again: {line}")).unwrap(), path);
