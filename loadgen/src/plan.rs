@@ -3,10 +3,10 @@
 pub mod args;
 pub mod arrivals;
 pub mod body;
+pub mod messages;
 pub mod prompt;
 pub mod schedule;
 pub mod series;
-pub mod turns;
 pub mod vocabulary;
 pub mod workload;
 

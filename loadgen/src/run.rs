@@ -17,7 +17,7 @@ use traces::units::Nanos;
 
 use crate::plan::Plan;
 use crate::plan::body::{BodyTemplate, Endpoint};
-use crate::plan::turns::{History, Messages};
+use crate::plan::messages::{History, Messages};
 use crate::report::output::write_file;
 use crate::report::server::ServerReport;
 use crate::report::{Limits, Mark, Report, Workload};
@@ -72,9 +72,11 @@ pub async fn measure(
     let mut load = workload::build(&args.load, &args.replay, endpoint, server)?;
     load.warnings.extend(unlisted);
     let template = template(&args.sending, &args.target, model.id.clone())?;
-    let history = (endpoint == Endpoint::Chat && args.load.messages == Messages::Turns)
-        .then(|| History::of(&load.plan.requests));
-    let continued = history.as_ref().map_or(0, History::continued);
+    let history = match (endpoint, args.load.messages) {
+        (Endpoint::Chat, Messages::Turns) => History::of(&load.plan.requests),
+        _ => History::default(),
+    };
+    let continued = history.continued();
     if continued > 0 {
         load.prompt_note
             .push_str(&format!(", {continued} of them with the turns before as messages"));

@@ -15,6 +15,7 @@ use super::child::Server;
 use super::{Shape, Step, TTFT};
 use crate::plan::arrivals::{Arrivals, Bounds, intended_times};
 use crate::plan::body::{BodyTemplate, Endpoint};
+use crate::plan::messages::History;
 use crate::plan::prompt::{PromptForm, PromptMaker};
 use crate::plan::vocabulary::Alphabet;
 use crate::plan::{Phase, Plan};
@@ -89,7 +90,7 @@ pub(super) async fn drive(server: &Server, shape: &Shape) -> Result<Step> {
     let live = Arc::new(Live::default());
     let runner = Runner { client, options, identity, live, tracer: None };
     let clock = Clock::starting_in(LEAD);
-    let pace = Pace { plan: plan.clone(), prompts, history: None, template, clock };
+    let pace = Pace { plan: plan.clone(), prompts, history: History::default(), template, clock };
     let (_stop, stopped) = mpsc::channel(1);
     let begin = Instant::from_std(clock.instant_of(nanos(shape.stream())));
     let watch = async {

@@ -7,7 +7,7 @@ use traces::Format;
 use traces::quantum::Dequantize;
 use traces::units::{Nanos, Range, Window};
 
-use crate::plan::turns::Messages;
+use crate::plan::messages::Messages;
 use crate::plan::{OnTooLong, Turns};
 
 /// Form of the prompts.

@@ -44,18 +44,17 @@ impl BodyTemplate {
     pub fn body(&self, prompt: Prompt, max_tokens: u32) -> Bytes {
         let mut body = Map::new();
         body.insert("model".to_owned(), json!(self.model));
-        let prompt = match prompt {
-            Prompt::Tokens(ids) => json!(ids),
-            Prompt::Text(text) => json!(text),
-            Prompt::Chat(messages) => alternating(&messages),
+        let prompt = match (self.endpoint, prompt) {
+            (_, Prompt::Chat(messages)) => alternating(&messages),
+            (Endpoint::Chat, Prompt::Text(text)) => alternating(&[text]),
+            (Endpoint::Completions, Prompt::Text(text)) => json!(text),
+            (_, Prompt::Tokens(ids)) => json!(ids),
         };
-        match self.endpoint {
-            Endpoint::Completions => body.insert("prompt".to_owned(), prompt),
-            Endpoint::Chat if prompt.is_array() => body.insert("messages".to_owned(), prompt),
-            Endpoint::Chat => {
-                body.insert("messages".to_owned(), json!([{ "role": "user", "content": prompt }]))
-            }
+        let field = match self.endpoint {
+            Endpoint::Completions => "prompt",
+            Endpoint::Chat => "messages",
         };
+        body.insert(field.to_owned(), prompt);
         body.insert("max_tokens".to_owned(), json!(max_tokens));
         body.insert("temperature".to_owned(), json!(self.temperature));
         body.insert("stream".to_owned(), json!(true));

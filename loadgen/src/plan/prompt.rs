@@ -45,9 +45,15 @@ pub enum PromptError {
 }
 
 impl PromptError {
+    /// Adds the place within the prompt.
+    fn within(self, place: String) -> Self {
+        let Self::NotFaithful { wanted, got, at, .. } = self else { return self };
+        Self::NotFaithful { wanted, got, at, place }
+    }
+
     /// Adds the block, or the boundary of two blocks, at which the text differs.
     fn in_blocks(self, blocks: &[Block]) -> Self {
-        let Self::NotFaithful { wanted, got, at, .. } = self else { return self };
+        let Self::NotFaithful { at, .. } = self else { return self };
         let mut end = 0;
         let starts: Vec<usize> = blocks
             .iter()
@@ -63,7 +69,7 @@ impl PromptError {
         } else {
             format!("in block {block}")
         };
-        Self::NotFaithful { wanted, got, at, place }
+        self.within(place)
     }
 }
 
@@ -128,8 +134,13 @@ impl PromptMaker {
 
     /// Returns the token ids of a request's prompt (for common words: word numbers), at least one.
     pub fn tokens(&self, request: &PlannedRequest) -> Vec<u32> {
+        self.tokens_behind(self.template.first, request)
+    }
+
+    /// Returns the token ids of a request's prompt without the first `template` ones.
+    fn tokens_behind(&self, template: u32, request: &PlannedRequest) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(request.input_tokens as usize);
-        let mut template = self.template.first.min(request.input_tokens.saturating_sub(1));
+        let mut template = template.min(request.input_tokens.saturating_sub(1));
         for block in &request.blocks {
             let room = template.min(block.tokens);
             template -= room;
@@ -138,10 +149,10 @@ impl PromptMaker {
         tokens
     }
 
-    /// Returns the prompt of a chat of several messages with these lengths, which sum to the input
-    /// tokens of the request.
+    /// Returns the prompt of a chat of messages with these lengths, which sum to the input tokens of
+    /// the request. A message is the same in every prompt that has it at the same place.
     pub fn chat(&self, request: &PlannedRequest, lengths: &[u32]) -> Result<Prompt, PromptError> {
-        let whole = Self { template: TemplateTokens::default(), ..self.clone() }.tokens(request);
+        let whole = self.tokens_behind(0, request);
         let mut rest = &whole[..];
         let mut messages = Vec::with_capacity(lengths.len());
         for (at, length) in lengths.iter().enumerate() {
@@ -149,7 +160,8 @@ impl PromptMaker {
             rest = behind;
             let template = if at == 0 { self.template.first } else { self.template.further };
             let room = message.len().saturating_sub(1).min(template as usize);
-            messages.push(self.text(&message[room..])?);
+            let text = self.text(&message[room..]);
+            messages.push(text.map_err(|error| error.within(format!("in message {at}")))?);
         }
         Ok(Prompt::Chat(messages))
     }
@@ -375,6 +387,9 @@ mod tests {
         let short = maker.with_template(TemplateTokens { first: 4, further: 7 });
         let expected = Prompt::Chat(vec![join(4..10), join(15..16), join(23..24)]);
         assert_eq!(short.chat(&asked, &[10, 6, 8]).unwrap(), expected);
+        // The turn before sent the first message alone.
+        let before = short.chat(&request(&[0, 1], 10, 8), &[10]).unwrap();
+        assert_eq!(before, Prompt::Chat(vec![join(4..10)]));
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::plan::Plan;
-use crate::plan::body::BodyTemplate;
+use crate::plan::body::{BodyTemplate, Endpoint};
+use crate::plan::messages::History;
 use crate::plan::prompt::PromptMaker;
-use crate::plan::turns::History;
 use crate::send::clock::Clock;
 use crate::send::due::{DueQueue, Job, Step};
 use crate::send::turns::NextTurn;
@@ -27,8 +27,8 @@ pub struct Pace {
     pub plan: Arc<Plan>,
     /// Maker of the prompts.
     pub prompts: PromptMaker,
-    /// Earlier turns that the prompts of a chat are made of; `None` for prompts of one message.
-    pub history: Option<History>,
+    /// Earlier turns that the prompts of a chat are made of.
+    pub history: History,
     /// Template of the bodies.
     pub template: BodyTemplate,
     /// Clock of the run.
@@ -38,11 +38,12 @@ pub struct Pace {
 impl Pace {
     fn job(&self, index: usize, intended_ns: i64) -> Job {
         let request = &self.plan.requests[index];
-        let messages =
-            self.history.as_ref().map(|history| history.messages(&self.plan.requests, index));
-        let prompt = match messages {
-            Some(lengths) if lengths.len() > 1 => self.prompts.chat(request, &lengths),
-            _ => self.prompts.prompt(request),
+        let prompt = match self.template.endpoint {
+            Endpoint::Completions => self.prompts.prompt(request),
+            Endpoint::Chat => {
+                let lengths = self.history.messages(&self.plan.requests, index);
+                self.prompts.chat(request, &lengths)
+            }
         };
         let body = prompt.map(|prompt| self.template.body(prompt, request.output_tokens));
         Job { index, intended_ns, body: body.map_err(|e| e.to_string()) }
